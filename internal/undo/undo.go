@@ -1,0 +1,44 @@
+// Package undo takes back the steps of a transaction that failed, newest first.
+//
+//	func add(ctx context.Context) (err error) {
+//		var u undo.Stack
+//		defer u.OnError(ctx, &err)
+//		if err = create(ctx); err != nil {
+//			return err
+//		}
+//		u.Push(remove) // after the step succeeded
+//		return use(ctx)
+//	}
+package undo
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Timeout bounds the whole of an undo; the deadline of the caller no longer counts then.
+const Timeout = 20 * time.Second
+
+// Stack holds what must be called if the transaction fails. The zero value is ready to use.
+type Stack struct{ steps []func(context.Context) error }
+
+// Push adds a step that takes back what was just done.
+func (s *Stack) Push(step func(context.Context) error) { s.steps = append(s.steps, step) }
+
+// OnError runs the steps if *err is set and joins their errors to it. It is to be deferred, once; a panic passes
+// through after the steps ran. The context of the steps lives on after ctx was cancelled.
+func (s *Stack) OnError(ctx context.Context, err *error) {
+	p := recover()
+	if *err == nil && p == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), Timeout)
+	defer cancel()
+	for i := len(s.steps) - 1; i >= 0; i-- {
+		*err = errors.Join(*err, s.steps[i](ctx))
+	}
+	if p != nil {
+		panic(p)
+	}
+}

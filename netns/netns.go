@@ -1,0 +1,309 @@
+//go:build linux
+
+// Package netns makes a network namespace a value that is passed to whoever works in it.
+//
+// A [NS] holds a descriptor of the namespace and, until it is closed, the sockets that other packages opened in it
+// ([NS.Keep]). No code "goes into" a namespace: a thread enters it only to create a socket and comes back. The one
+// exception is [NS.Do], for /proc/sys and child processes, which runs on a thread of its own that is thrown away.
+//
+// Out of scope: other kinds of namespaces, and what is inside of one.
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Dir is where pinned namespaces live, as ip-netns(8) has it.
+const Dir = "/run/netns"
+
+// ErrNotNamespace says that a path exists and is not a network namespace: a plain file, a directory, a FIFO, another
+// kind of namespace, or a pinned name whose mount is gone.
+var ErrNotNamespace = errors.New("not a network namespace")
+
+// NS is an open network namespace. It keeps the namespace alive until it is closed. All methods may be called from
+// several goroutines at once; none may be called after Close. The zero value is not usable.
+type NS struct {
+	fd   int
+	path string
+	ino  uint64
+
+	mu   sync.Mutex
+	kept map[any]io.Closer
+}
+
+// Open opens the namespace at path, such as /run/netns/blue or /proc/1234/ns/net. It never blocks and has no side
+// effect on what the path names, be it a FIFO or a device. A missing path is [io/fs.ErrNotExist], anything that is not a
+// network namespace [ErrNotNamespace].
+func Open(path string) (*NS, error) {
+	// O_PATH touches nothing but the name; only a file of nsfs is then opened for real.
+	p, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open namespace", Path: path, Err: err}
+	}
+	defer unix.Close(p)
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(p, &st); err != nil {
+		return nil, &fs.PathError{Op: "statfs", Path: path, Err: err}
+	}
+	if st.Type != unix.NSFS_MAGIC && st.Type != unix.PROC_SUPER_MAGIC {
+		return nil, fmt.Errorf("%s: %w", path, ErrNotNamespace)
+	}
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", p), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open namespace", Path: path, Err: err}
+	}
+	return fromFd(fd, path)
+}
+
+// Current opens the namespace of the calling thread.
+func Current() (*NS, error) {
+	const self = "/proc/thread-self/ns/net"
+	fd, err := unix.Open(self, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open namespace", Path: self, Err: err}
+	}
+	return fromFd(fd, self)
+}
+
+func fromFd(fd int, path string) (*NS, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return nil, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	if kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE); err != nil || kind != unix.CLONE_NEWNET {
+		unix.Close(fd)
+		return nil, fmt.Errorf("%s: %w", path, ErrNotNamespace)
+	}
+	return &NS{fd: fd, path: path, ino: st.Ino}, nil
+}
+
+// New makes a namespace without a name. It ends when the last of its descriptors, processes and mounts is gone. Needs
+// CAP_SYS_ADMIN.
+func New() (*NS, error) {
+	var ns *NS
+	err := onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("unshare(CLONE_NEWNET): %w", err)
+		}
+		var err error
+		ns, err = Current()
+		return err
+	})
+	return ns, err
+}
+
+// Create makes a namespace and pins it under [Dir], where ip-netns(8) finds it by name. A name that is taken is
+// [io/fs.ErrExist].
+func Create(name string) (*NS, error) {
+	path, err := pin(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(Dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := shareDir(); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|os.O_EXCL, 0o444)
+	if err != nil {
+		return nil, err
+	}
+	f.Close()
+	ns, err := New()
+	if err == nil {
+		if err = unix.Mount(fmt.Sprintf("/proc/self/fd/%d", ns.Fd()), path, "none", unix.MS_BIND, ""); err == nil {
+			ns.path = path
+			return ns, nil
+		}
+		err = &fs.PathError{Op: "mount namespace", Path: path, Err: err}
+		ns.Close()
+	}
+	return nil, errors.Join(err, os.Remove(path))
+}
+
+// Remove unpins the namespace of that name. One that is not there is [io/fs.ErrNotExist].
+func Remove(name string) error {
+	path, err := pin(name)
+	if err != nil {
+		return err
+	}
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && err != unix.EINVAL {
+		return &fs.PathError{Op: "unmount", Path: path, Err: err}
+	}
+	return os.Remove(path)
+}
+
+// List returns the names of the pinned namespaces, sorted. Files below [Dir] that are no namespaces are left out.
+func List() ([]string, error) {
+	entries, err := os.ReadDir(Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		ns, err := Open(filepath.Join(Dir, e.Name()))
+		if err != nil {
+			continue
+		}
+		ns.Close()
+		names = append(names, e.Name())
+	}
+	return names, nil
+}
+
+func pin(name string) (string, error) {
+	if name == "" || name == "." || name == ".." || filepath.Base(name) != name || len(name) > 255 {
+		return "", fmt.Errorf("namespace name %q: want one path element of at most 255 bytes", name)
+	}
+	return filepath.Join(Dir, name), nil
+}
+
+// shareDir makes Dir a shared mount, so that a pin made in one mount namespace is seen, and removed, in all of them.
+// ip-netns(8) does the same.
+func shareDir() error {
+	err := unix.Mount("", Dir, "none", unix.MS_SHARED|unix.MS_REC, "")
+	if err == unix.EINVAL { // not a mount point yet
+		if err = unix.Mount(Dir, Dir, "none", unix.MS_BIND|unix.MS_REC, ""); err == nil {
+			err = unix.Mount("", Dir, "none", unix.MS_SHARED|unix.MS_REC, "")
+		}
+	}
+	if err != nil {
+		return &fs.PathError{Op: "share mount", Path: Dir, Err: err}
+	}
+	return nil
+}
+
+// Fd is the descriptor of the namespace; it stays owned by ns.
+func (ns *NS) Fd() int { return ns.fd }
+
+// Path is what the namespace was opened by: for [New] and [Current] a path that only the thread that called understands.
+func (ns *NS) Path() string { return ns.path }
+
+// Same reports whether both are the same namespace.
+func (ns *NS) Same(other *NS) bool { return ns.ino == other.ino }
+
+// Cookie identifies the namespace until the next reboot, unlike its inode number, which is reused at once
+// (SO_NETNS_COOKIE in socket(7), Linux 5.14).
+func (ns *NS) Cookie() (uint64, error) {
+	fd, err := ns.Socket(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	c, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return 0, fmt.Errorf("getsockopt(SO_NETNS_COOKIE): %w", err)
+	}
+	return c, nil
+}
+
+// Socket creates a close-on-exec socket in the namespace. The arguments are those of socket(2).
+func (ns *NS) Socket(domain, typ, proto int) (fd int, err error) {
+	typ |= unix.SOCK_CLOEXEC
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		var here unix.Stat_t
+		if err = unix.Stat("/proc/thread-self/ns/net", &here); err != nil {
+			runtime.UnlockOSThread()
+			return
+		}
+		if here.Ino == ns.ino {
+			fd, err = unix.Socket(domain, typ, proto)
+			runtime.UnlockOSThread()
+			return
+		}
+		home, e := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if e != nil {
+			err = e
+			runtime.UnlockOSThread()
+			return
+		}
+		defer unix.Close(home)
+		if err = unix.Setns(ns.Fd(), unix.CLONE_NEWNET); err != nil {
+			runtime.UnlockOSThread()
+			return
+		}
+		fd, err = unix.Socket(domain, typ, proto)
+		if unix.Setns(home, unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread() // else the thread ends with this goroutine
+		}
+	}()
+	<-done
+	if err != nil {
+		return -1, fmt.Errorf("socket in namespace %s: %w", ns.path, err)
+	}
+	return fd, nil
+}
+
+// Do calls f on a thread that is in the namespace and is thrown away afterwards. f must not start goroutines that
+// depend on the namespace: they run elsewhere.
+func (ns *NS) Do(f func() error) error {
+	return onThread(func() error {
+		if err := unix.Setns(ns.Fd(), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("setns %s: %w", ns.path, err)
+		}
+		return f()
+	})
+}
+
+// onThread calls f on a thread of its own. The goroutine ends while locked, which ends the thread: nothing that f did
+// to it can reach other goroutines.
+func onThread(f func() error) (err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		err = f()
+	}()
+	<-done
+	return err
+}
+
+// Keep returns what was opened under key before, or opens it now; Close closes it. Packages use it to open one socket
+// for a namespace however often they are called.
+func (ns *NS) Keep(key any, open func() (io.Closer, error)) (io.Closer, error) {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	if c, ok := ns.kept[key]; ok {
+		return c, nil
+	}
+	c, err := open()
+	if err != nil {
+		return nil, err
+	}
+	if ns.kept == nil {
+		ns.kept = map[any]io.Closer{}
+	}
+	ns.kept[key] = c
+	return c, nil
+}
+
+// Close closes the namespace and what was kept in it. The namespace itself stays if something else holds it.
+func (ns *NS) Close() error {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	var errs []error
+	for _, c := range ns.kept {
+		errs = append(errs, c.Close())
+	}
+	ns.kept = nil
+	errs = append(errs, unix.Close(ns.fd))
+	ns.fd = -1
+	return errors.Join(errs...)
+}
