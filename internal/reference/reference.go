@@ -1,0 +1,177 @@
+//go:build linux
+
+// Package reference builds the programs that cniblocks is measured and tested against: the plugins of
+// containernetworking/plugins and cnitool, from their Go modules, static.
+//
+// It needs the go command, and on the first call either the modules in the module cache or a module proxy in reach, so
+// call it before entering a network namespace without a way out. For tests and benchmarks only.
+package reference
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Version is the version of containernetworking/plugins that Build builds.
+const Version = "v1.9.1"
+
+// CNIVersion is the version of containernetworking/cni whose cnitool Build builds.
+const CNIVersion = "v1.3.1"
+
+const (
+	pluginsModule = "github.com/containernetworking/plugins/plugins/"
+	cniModule     = "github.com/containernetworking/cni/"
+)
+
+// packages maps the name of a program to its import path.
+var packages = map[string]string{
+	"bridge": pluginsModule + "main/bridge", "dummy": pluginsModule + "main/dummy",
+	"host-device": pluginsModule + "main/host-device", "ipvlan": pluginsModule + "main/ipvlan",
+	"loopback": pluginsModule + "main/loopback", "macvlan": pluginsModule + "main/macvlan",
+	"ptp": pluginsModule + "main/ptp", "tap": pluginsModule + "main/tap", "vlan": pluginsModule + "main/vlan",
+	"dhcp": pluginsModule + "ipam/dhcp", "host-local": pluginsModule + "ipam/host-local",
+	"static": pluginsModule + "ipam/static", "bandwidth": pluginsModule + "meta/bandwidth",
+	"firewall": pluginsModule + "meta/firewall", "portmap": pluginsModule + "meta/portmap",
+	"sbr": pluginsModule + "meta/sbr", "tuning": pluginsModule + "meta/tuning", "vrf": pluginsModule + "meta/vrf",
+	"cnitool": cniModule + "cnitool",
+}
+
+// Names lists what Build can build, sorted.
+func Names() []string {
+	names := make([]string, 0, len(packages))
+	for name := range packages {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Build returns a directory that holds at least the named programs, ready for CNI_PATH; without names it is all of
+// [Names]. What is missing is built first, and kept in [os.UserCacheDir] for the next call. Several processes may call it
+// at once: one builds, the others wait, and no program is ever seen half written.
+func Build(names ...string) (dir string, err error) {
+	if len(names) == 0 {
+		names = Names()
+	}
+	for _, name := range names {
+		if packages[name] == "" {
+			return "", fmt.Errorf("reference program %q is not known: use one of %s", name, strings.Join(Names(), ", "))
+		}
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("no cache directory for the reference programs (set HOME or XDG_CACHE_HOME): %w", err)
+	}
+	return buildIn(filepath.Join(cache, "cniblocks", "reference-"+Version, toolchain()), names)
+}
+
+// toolchain names what besides the version decides what a program looks like.
+func toolchain() string {
+	version, _, _ := strings.Cut(runtime.Version(), " ")
+	return version + "-" + runtime.GOARCH
+}
+
+// buildIn puts the named programs in dir, where they are not there yet.
+func buildIn(dir string, names []string) (string, error) {
+	if missing, err := missingIn(dir, names); err != nil || len(missing) == 0 {
+		return dir, err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("reference programs: %w", err)
+	}
+	unlock, err := lock(filepath.Join(dir, ".lock"))
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	missing, err := missingIn(dir, names)
+	if err != nil || len(missing) == 0 {
+		return dir, err
+	}
+	if err := install(dir, missing); err != nil {
+		return "", err
+	}
+	return dir, nil
+}
+
+func missingIn(dir string, names []string) (missing []string, err error) {
+	for _, name := range names {
+		_, err := os.Stat(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			missing = append(missing, name)
+		} else if err != nil {
+			return nil, fmt.Errorf("reference programs: %w", err)
+		}
+	}
+	return missing, nil
+}
+
+// lock waits for the exclusive lock on path, which ends with this process at the latest.
+func lock(path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("lock of the reference programs: %w", err)
+	}
+	for {
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, &fs.PathError{Op: "flock", Path: path, Err: err}
+	}
+	return func() { f.Close() }, nil
+}
+
+// install builds the named programs beside dir's and moves them in by rename.
+func install(dir string, names []string) error {
+	tmp, err := os.MkdirTemp(dir, ".build-")
+	if err != nil {
+		return fmt.Errorf("reference programs: %w", err)
+	}
+	defer os.RemoveAll(tmp)
+
+	// The go command takes packages of one module at a time.
+	var plugins, tools []string
+	for _, name := range names {
+		if pkg := packages[name]; strings.HasPrefix(pkg, pluginsModule) {
+			plugins = append(plugins, pkg+"@"+Version)
+		} else {
+			tools = append(tools, pkg+"@"+CNIVersion)
+		}
+	}
+	if err := errors.Join(goInstall(tmp, plugins), goInstall(tmp, tools)); err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := os.Rename(filepath.Join(tmp, name), filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("reference programs: %w", err)
+		}
+	}
+	return nil
+}
+
+func goInstall(bin string, pkgs []string) error {
+	if len(pkgs) == 0 {
+		return nil
+	}
+	cmd := exec.Command("go", append([]string{"install", "-trimpath", "-ldflags", "-s -w"}, pkgs...)...)
+	cmd.Dir = bin // outside every module
+	cmd.Env = append(os.Environ(), "GOBIN="+bin, "CGO_ENABLED=0", "GO111MODULE=on", "GOWORK=off", "GOFLAGS=",
+		"GOOS="+runtime.GOOS, "GOARCH="+runtime.GOARCH)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s (needs the go command, and the module cache or a module proxy): %w\n%s",
+			strings.Join(pkgs, " "), err, out)
+	}
+	return nil
+}
