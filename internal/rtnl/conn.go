@@ -1,0 +1,282 @@
+//go:build linux
+
+// Package rtnl is the one place that knows rtnetlink(7): typed requests and replies over a socket that is bound to a
+// network namespace for life.
+//
+// Writes go out in batches: all messages of a [Conn.Do] are one system call, and one acknowledgement answers them.
+// "Not there" is [io/fs.ErrNotExist] whatever errno the kernel chose, "taken" is [io/fs.ErrExist]. Dumps that the kernel
+// reports as interrupted are repeated.
+package rtnl
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/netns"
+)
+
+var native = binary.NativeEndian
+
+const (
+	headerLen   = 16
+	receiveSize = 64 << 10 // the kernel's dumps use at most 32 KiB a message
+	batchSize   = 96 << 10 // below half of the default send buffer
+	dumpRetries = 20
+)
+
+// Conn is an rtnetlink socket in one namespace. It may be used by several goroutines.
+type Conn struct {
+	mu     sync.Mutex
+	fd     int
+	seq    uint32
+	strict bool
+	buf    []byte
+}
+
+type connKey struct{}
+
+// Open returns the socket of this process in ns. It is closed with ns.
+func Open(ns *netns.NS) (*Conn, error) {
+	c, err := ns.Keep(connKey{}, func() (io.Closer, error) { return dial(ns, 0) })
+	if err != nil {
+		return nil, err
+	}
+	return c.(*Conn), nil
+}
+
+func dial(ns *netns.NS, groups uint32) (*Conn, error) {
+	fd, err := ns.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	if groups != 0 {
+		if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
+			unix.Close(fd)
+			return nil, fmt.Errorf("bind rtnetlink socket: %w", err)
+		}
+	}
+	// Both only make errors shorter and clearer; a kernel without them is none that we support.
+	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1)
+	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
+	return &Conn{fd: fd}, nil
+}
+
+// Close closes the socket. What [Open] returned is closed by its namespace.
+func (c *Conn) Close() error { return unix.Close(c.fd) }
+
+// Error is a refusal by the kernel.
+type Error struct {
+	Op    string // what was asked, such as "add link veth0"
+	Errno unix.Errno
+	Text  string // the kernel's own explanation, may be empty
+}
+
+func (e *Error) Error() string {
+	if e.Text != "" {
+		return fmt.Sprintf("%s: %v (%s)", e.Op, e.Errno, e.Text)
+	}
+	return fmt.Sprintf("%s: %v", e.Op, e.Errno)
+}
+
+func (e *Error) Unwrap() error { return e.Errno }
+
+// Is makes one kind of the many errnos that say "not there".
+func (e *Error) Is(target error) bool {
+	if target != fs.ErrNotExist {
+		return false
+	}
+	switch e.Errno {
+	case unix.ENODEV, unix.ESRCH, unix.ENXIO, unix.EADDRNOTAVAIL:
+		return true
+	}
+	return false
+}
+
+// Do sends the messages, in order, in as few system calls as their size allows, and waits until the kernel has carried
+// them out. A message that fails does not keep later ones from being carried out; the errors of all are joined.
+func (c *Conn) Do(msgs ...*Msg) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var errs []error
+	for len(msgs) > 0 {
+		n, size := 0, 0
+		for n < len(msgs) && (n == 0 || size+len(msgs[n].b) <= batchSize) {
+			size += len(msgs[n].b)
+			n++
+		}
+		if err := c.batch(msgs[:n], size); err != nil {
+			errs = append(errs, err)
+		}
+		msgs = msgs[n:]
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Conn) batch(msgs []*Msg, size int) error {
+	first := c.seq + 1
+	out := make([]byte, 0, size)
+	for i, m := range msgs {
+		c.seq++
+		flags := m.flags | unix.NLM_F_REQUEST
+		if i == len(msgs)-1 {
+			flags |= unix.NLM_F_ACK // an error is always acknowledged, success only where it is asked for
+		}
+		m.seal(flags, c.seq)
+		out = append(out, m.b...)
+	}
+	if err := c.send(out); err != nil {
+		return fmt.Errorf("%s: %w", msgs[0].op, err)
+	}
+	var errs []error
+	last := c.seq
+	err := c.receive(func(h header, body []byte) (bool, error) {
+		i := int(h.seq - first)
+		if i < 0 || i >= len(msgs) {
+			return false, nil
+		}
+		if h.typ != unix.NLMSG_ERROR {
+			if msgs[i].reply != nil {
+				msgs[i].reply(body)
+			}
+			return false, nil
+		}
+		if err := ackError(msgs[i].op, h, body); err != nil {
+			errs = append(errs, err)
+		}
+		return h.seq == last, nil
+	})
+	return errors.Join(append(errs, err)...)
+}
+
+// dump sends a request and calls parse with each answer until the end, and once more from the start if the kernel says
+// that its state changed meanwhile.
+func dump[T any](c *Conn, m *Msg, parse func(body []byte) (v T, keep bool, err error)) ([]T, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.strict {
+		_ = unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
+		c.strict = true
+	}
+	for try := 0; ; try++ {
+		c.seq++
+		m.seal(unix.NLM_F_REQUEST|unix.NLM_F_DUMP, c.seq)
+		if err := c.send(m.b); err != nil {
+			return nil, fmt.Errorf("%s: %w", m.op, err)
+		}
+		var all []T
+		var failed error
+		interrupted := false
+		err := c.receive(func(h header, body []byte) (bool, error) {
+			if h.seq != c.seq {
+				return false, nil
+			}
+			interrupted = interrupted || h.flags&unix.NLM_F_DUMP_INTR != 0
+			switch h.typ {
+			case unix.NLMSG_DONE:
+				if len(body) >= 4 && int32(native.Uint32(body)) < 0 {
+					return true, &Error{Op: m.op, Errno: unix.Errno(-int32(native.Uint32(body)))}
+				}
+				return true, nil
+			case unix.NLMSG_ERROR:
+				return true, ackError(m.op, h, body)
+			}
+			v, keep, err := parse(body)
+			if err != nil && failed == nil {
+				failed = fmt.Errorf("%s: %w", m.op, err)
+			}
+			if err == nil && keep {
+				all = append(all, v)
+			}
+			return false, nil
+		})
+		if (interrupted || errors.Is(err, unix.EINTR)) && try < dumpRetries {
+			continue
+		}
+		if err == nil {
+			err = failed
+		}
+		if err == nil && interrupted {
+			err = fmt.Errorf("%s: the kernel's state changed during each of %d dumps", m.op, dumpRetries)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return all, nil
+	}
+}
+
+func (c *Conn) send(b []byte) error {
+	for {
+		err := unix.Sendto(c.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+type header struct {
+	typ, flags uint16
+	seq        uint32
+}
+
+// receive hands every message to f until f says that it was the last or fails.
+func (c *Conn) receive(f func(h header, body []byte) (done bool, err error)) error {
+	if c.buf == nil {
+		c.buf = make([]byte, receiveSize)
+	}
+	for {
+		n, flags, err := recv(c.fd, c.buf)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("receive from rtnetlink: %w", err)
+		}
+		if flags&unix.MSG_TRUNC != 0 {
+			return fmt.Errorf("receive from rtnetlink: a message is longer than %d bytes", len(c.buf))
+		}
+		for b := c.buf[:n]; len(b) >= headerLen; {
+			size := int(native.Uint32(b))
+			if size < headerLen || size > len(b) {
+				return errors.New("receive from rtnetlink: malformed message")
+			}
+			h := header{native.Uint16(b[4:]), native.Uint16(b[6:]), native.Uint32(b[8:])}
+			done, err := f(h, b[headerLen:size])
+			if done || err != nil {
+				return err
+			}
+			b = b[min(align(size), len(b)):]
+		}
+	}
+}
+
+func recv(fd int, b []byte) (n, flags int, err error) {
+	n, _, flags, _, err = unix.Recvmsg(fd, b, nil, 0)
+	return n, flags, err
+}
+
+func ackError(op string, h header, body []byte) error {
+	if len(body) < 4 {
+		return fmt.Errorf("%s: malformed acknowledgement", op)
+	}
+	errno := -int32(native.Uint32(body))
+	if errno == 0 {
+		return nil
+	}
+	e := &Error{Op: op, Errno: unix.Errno(errno)}
+	const flagAckTLVs = 0x200
+	if h.flags&flagAckTLVs != 0 && len(body) > 4+headerLen {
+		for t, v := range attrs(body[4+headerLen:]) {
+			if t == unix.NLMSGERR_ATTR_MSG {
+				e.Text = cstring(v)
+			}
+		}
+	}
+	return e
+}
