@@ -1,0 +1,145 @@
+package cni
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/cniblocks/cniblocks/internal/nearest"
+)
+
+// common are the keys that every netconf may have (specification, section 1 and section 3, "Deriving").
+var common = []string{"cniVersion", "cniVersions", "name", "type", "capabilities", "ipam", "dns", "args", "runtimeConfig",
+	"prevResult", "disableCheck", "disableGC", "loadOnlyInlinedPlugins"}
+
+// Decode reads the configuration into v, a pointer to a struct with json tags. A value of a wrong kind is an error that
+// names the key; a key that v does not have is only a warning that names the nearest one that it has: other plugins
+// ignore such keys too. Below args and runtimeConfig any key is welcome: they are meant for several plugins.
+func (r *Request) Decode(v any) error {
+	if err := json.Unmarshal(r.Config, v); err != nil {
+		return decodeError(err)
+	}
+	r.warnUnknown("", r.Config, reflect.TypeOf(v).Elem(), common)
+	return nil
+}
+
+// DecodeKey reads what stands under one key of the configuration, like [Request.Decode]. A key that is not there leaves v
+// as it is.
+func (r *Request) DecodeKey(key string, v any) error {
+	var top map[string]json.RawMessage
+	if err := json.Unmarshal(r.Config, &top); err != nil {
+		return decodeError(err)
+	}
+	raw, ok := top[key]
+	if !ok {
+		return nil
+	}
+	if err := json.Unmarshal(raw, v); err != nil {
+		return decodeError(err)
+	}
+	r.warnUnknown(key, raw, reflect.TypeOf(v).Elem(), nil)
+	return nil
+}
+
+func decodeError(err error) error {
+	var kind *json.UnmarshalTypeError
+	var syntax *json.SyntaxError
+	switch {
+	case errors.As(err, &kind):
+		return Errorf(ErrConfig, "netconf: key %q is a JSON %s; want %s", kind.Field, kind.Value, words(kind.Type))
+	case errors.As(err, &syntax):
+		return Errorf(ErrDecode, "netconf: not JSON at byte %d: %w", syntax.Offset, err)
+	}
+	return Errorf(ErrConfig, "netconf: %w", err)
+}
+
+func words(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int, reflect.Int64, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return "a whole number"
+	case reflect.String:
+		return "a string"
+	case reflect.Slice, reflect.Array:
+		return "a list"
+	}
+	return "an object"
+}
+
+func (r *Request) warnUnknown(at string, raw json.RawMessage, t reflect.Type, more []string) {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch {
+	case reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()):
+		return
+	case t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct:
+		var list []json.RawMessage
+		if json.Unmarshal(raw, &list) == nil {
+			for _, one := range list {
+				r.warnUnknown(at, one, t.Elem(), nil)
+			}
+		}
+		return
+	case t.Kind() != reflect.Struct:
+		return
+	}
+	var have map[string]json.RawMessage
+	if json.Unmarshal(raw, &have) != nil {
+		return
+	}
+	known := map[string]reflect.Type{}
+	fields(t, known)
+	names := slices.Clone(more)
+	for k := range known {
+		names = append(names, k)
+	}
+	slices.Sort(names)
+	for key, value := range have {
+		i := slices.IndexFunc(names, func(n string) bool { return strings.EqualFold(n, key) })
+		switch {
+		case i >= 0 && (names[i] == "args" || names[i] == "runtimeConfig" || bytes.Equal(value, []byte("null"))):
+		case i >= 0 && known[names[i]] != nil:
+			r.warnUnknown(join(at, key), value, known[names[i]], nil)
+		case i >= 0, strings.ContainsAny(key, "/."):
+		default:
+			if near, ok := nearest.Of(key, slices.Values(names)); ok {
+				r.Warn("netconf: key %q is not known and ignored; did you mean %q?", join(at, key), near)
+			} else {
+				r.Warn("netconf: key %q is not known and ignored", join(at, key))
+			}
+		}
+	}
+}
+
+func join(at, key string) string {
+	if at == "" {
+		return key
+	}
+	return at + "." + key
+}
+
+// fields collects the JSON keys of a struct, those of embedded structs included.
+func fields(t reflect.Type, into map[string]reflect.Type) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case f.Anonymous && name == "":
+			e := f.Type
+			if e.Kind() == reflect.Pointer {
+				e = e.Elem()
+			}
+			fields(e, into)
+		case name == "-" || !f.IsExported():
+		case name == "":
+			into[f.Name] = f.Type
+		default:
+			into[name] = f.Type
+		}
+	}
+}

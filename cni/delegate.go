@@ -1,0 +1,98 @@
+package cni
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Delegates are the plugins that are linked into this program, by type.
+type Delegates map[string]Plugin
+
+// maxDepth bounds how many plugins call one another; a longer chain is a configuration that never ends.
+const maxDepth = 8
+
+// Delegate finds the plugin of a type (specification, section 4). One that is linked in runs in this process, unless
+// CNI_PATH has another program of that name: an administrator's own binary wins. What is in neither place is an
+// [ErrNotAvailable] that says where was looked.
+func (r *Request) Delegate(typ string) (Plugin, error) {
+	if typ == "" || typ == "." || typ == ".." || strings.ContainsAny(typ, "/\x00") || len(typ) > 255 {
+		return nil, Errorf(ErrConfig, "netconf: key \"type\" of a delegate is %q; want the file name of a plugin", clip(typ))
+	}
+	linked := r.Delegates[typ]
+	if linked != nil && r.depth >= maxDepth {
+		return nil, Errorf(ErrConfig, "delegate %q: more than %d plugins call one another", typ, maxDepth)
+	}
+	self := selfInfo
+	for _, dir := range r.Path {
+		path := filepath.Join(dir, typ)
+		st, err := os.Stat(path)
+		if err != nil || !st.Mode().IsRegular() || st.Mode()&0o111 == 0 {
+			continue
+		}
+		if own, err := self(); linked != nil && err == nil && os.SameFile(st, own) {
+			return inProcess{linked}, nil
+		}
+		return executable(path), nil
+	}
+	if linked != nil {
+		return inProcess{linked}, nil
+	}
+	return nil, Errorf(ErrNotAvailable, "delegate %q is neither linked in nor in CNI_PATH (%s): install it there or correct the key \"type\"",
+		typ, strings.Join(r.Path, ", "))
+}
+
+func selfInfo() (os.FileInfo, error) { return os.Stat("/proc/self/exe") }
+
+// IPAM finds the plugin that the key "ipam" names; nil if it names none. It gets the whole configuration (specification,
+// section 4).
+func (r *Request) IPAM() (Plugin, error) {
+	var c struct {
+		IPAM struct {
+			Type string `json:"type"`
+		} `json:"ipam"`
+	}
+	if err := json.Unmarshal(r.Config, &c); err != nil {
+		return nil, decodeError(err)
+	}
+	if c.IPAM.Type == "" {
+		return nil, nil
+	}
+	return r.Delegate(c.IPAM.Type)
+}
+
+// inProcess keeps a linked-in plugin to what an executed one would get and give: its own copy of the request, and a
+// result in the version of the configuration.
+type inProcess struct{ p Plugin }
+
+func (d inProcess) request(r *Request, v Verb) *Request {
+	if r.warnings == nil {
+		r.warnings = &[]string{}
+	}
+	c := *r
+	c.Verb = v
+	c.depth++
+	return &c
+}
+
+func (d inProcess) Add(ctx context.Context, r *Request) (*Result, error) {
+	res, err := d.p.Add(ctx, d.request(r, ADD))
+	if err != nil {
+		return nil, err
+	}
+	return res.As(r.Version), nil
+}
+
+func (d inProcess) Del(ctx context.Context, r *Request) error { return d.p.Del(ctx, d.request(r, DEL)) }
+
+func (d inProcess) Check(ctx context.Context, r *Request) error {
+	return d.p.Check(ctx, d.request(r, CHECK))
+}
+
+func (d inProcess) Status(ctx context.Context, r *Request) error {
+	return d.p.Status(ctx, d.request(r, STATUS))
+}
+
+func (d inProcess) GC(ctx context.Context, r *Request) error { return d.p.GC(ctx, d.request(r, GC)) }

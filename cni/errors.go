@@ -1,0 +1,86 @@
+package cni
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"syscall"
+)
+
+// Code is an error code of the CNI specification, section "Error".
+type Code uint
+
+// The codes that the specification reserves.
+const (
+	ErrVersion          Code = 1  // incompatible CNI version
+	ErrUnsupportedField Code = 2  // the message names key and value
+	ErrUnknownContainer Code = 3  // no such container: the runtime need not clean up
+	ErrEnvironment      Code = 4  // a CNI_ variable is missing or wrong
+	ErrIO               Code = 5  // reading, writing or the kernel failed
+	ErrDecode           Code = 6  // the configuration is no JSON
+	ErrConfig           Code = 7  // the configuration is wrong
+	ErrTryAgain         Code = 11 // transient: try again later
+	ErrNotAvailable     Code = 50 // STATUS: an ADD would fail now
+	ErrLimited          Code = 51 // STATUS: an ADD would fail, and containers that are there are limited
+	ErrInternal         Code = 999
+)
+
+// Error is a failure with its code. The message says what was done to what, and what to do.
+type Error struct {
+	Code    Code
+	Msg     string
+	Details string // may be empty
+	err     error
+}
+
+// Errorf makes an error with a code; %w wraps as in [fmt.Errorf].
+func Errorf(code Code, format string, a ...any) error {
+	err := fmt.Errorf(format, a...)
+	return &Error{Code: code, Msg: err.Error(), err: errors.Unwrap(err)}
+}
+
+func (e *Error) Error() string {
+	if e.Details != "" {
+		return e.Msg + "; " + e.Details
+	}
+	return e.Msg
+}
+
+func (e *Error) Unwrap() error { return e.err }
+
+// CodeOf is the code that an error stands for: its own if an [Error] is in its chain, [ErrTryAgain] if time ran out,
+// [ErrIO] if the kernel refused something, else [ErrInternal].
+func CodeOf(err error) Code {
+	var e *Error
+	var errno syscall.Errno
+	switch {
+	case errors.As(err, &e):
+		return e.Code
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return ErrTryAgain
+	case errors.As(err, &errno):
+		return ErrIO
+	}
+	return ErrInternal
+}
+
+// encode is the error as the specification has it printed.
+func encode(version string, err error) []byte {
+	var e *Error
+	details := ""
+	if errors.As(err, &e) {
+		details = e.Details
+	}
+	msg := err.Error()
+	if e != nil && err == error(e) {
+		msg = e.Msg
+	}
+	b, _ := json.Marshal(struct {
+		Version string `json:"cniVersion"`
+		Code    Code   `json:"code"`
+		Msg     string `json:"msg"`
+		Details string `json:"details,omitempty"`
+	}{version, CodeOf(err), msg, details})
+	return append(b, '\n')
+}

@@ -1,0 +1,82 @@
+package cni
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"slices"
+)
+
+// Main is a plugin's main function: it reads the request from the environment and standard input, prints the result or the
+// error to standard output, warnings to standard error, and exits. delegates are the other plugins that are linked in; it
+// may be nil.
+func Main(p Plugin, delegates Delegates) {
+	os.Exit(Run(context.Background(), p, delegates, os.Getenv, os.Stdin, os.Stdout, os.Stderr))
+}
+
+// Run is [Main] with everything passed in; it returns the exit status.
+func Run(ctx context.Context, p Plugin, delegates Delegates, getenv func(string) string, in io.Reader, out, errs io.Writer) int {
+	r, err := NewRequest(getenv, in)
+	var answer []byte
+	version := Versions[len(Versions)-1]
+	if err == nil {
+		if slices.Contains(Versions, r.Version) {
+			version = r.Version
+		}
+		r.Delegates = delegates
+		answer, err = serve(ctx, p, r)
+		for _, w := range r.Warnings() {
+			fmt.Fprintln(errs, "warning:", w)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(errs, err)
+		_, _ = out.Write(encode(version, err))
+		return 1
+	}
+	if _, err := out.Write(answer); err != nil {
+		fmt.Fprintln(errs, err)
+		return 1
+	}
+	return 0
+}
+
+func serve(ctx context.Context, p Plugin, r *Request) (answer []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &Error{Code: ErrInternal, Msg: fmt.Sprintf("this is a bug in the plugin: %v", p), Details: string(debug.Stack())}
+		}
+	}()
+	switch r.Verb {
+	case ADD:
+		res, err := p.Add(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		return res.Encode(r.Version)
+	case DEL:
+		return nil, p.Del(ctx, r)
+	case CHECK:
+		return nil, p.Check(ctx, r)
+	case STATUS:
+		return nil, status(p.Status(ctx, r), r)
+	case GC:
+		return nil, p.GC(ctx, r)
+	}
+	answer, err = json.Marshal(struct {
+		Version   string   `json:"cniVersion"`
+		Supported []string `json:"supportedVersions"`
+	}{r.Version, Versions})
+	return append(answer, '\n'), err
+}
+
+// status adds the warnings to what STATUS says, so that a person who asks why sees them.
+func status(err error, r *Request) error {
+	if err == nil || len(r.Warnings()) == 0 {
+		return err
+	}
+	return &Error{Code: CodeOf(err), Msg: err.Error(), Details: fmt.Sprintf("warnings: %q", r.Warnings()), err: err}
+}
