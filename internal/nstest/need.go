@@ -1,0 +1,172 @@
+//go:build linux
+
+package nstest
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+	"sync"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/netns"
+)
+
+// Feature is something that not every kernel has. Besides those below, the name of every kind of link that ip-link(8)
+// lists is one, such as "gre" or "ip6gretap".
+type Feature string
+
+// The features that tests ask for.
+const (
+	Bridge        Feature = "bridge"
+	Dummy         Feature = "dummy"
+	Geneve        Feature = "geneve"
+	GRE           Feature = "gre"
+	GRETap        Feature = "gretap"
+	IP6GRE        Feature = "ip6gre"
+	IP6GRETap     Feature = "ip6gretap"
+	IP6Tnl        Feature = "ip6tnl"
+	IPIP          Feature = "ipip"
+	IPTables      Feature = "iptables"   // the program, and a nat table that it can list
+	IP6Tables     Feature = "ip6tables"  // the same for IPv6
+	Netem         Feature = "netem"      // the queueing discipline
+	NFT           Feature = "nft"        // an inet nat chain with a masquerade rule
+	NFTBridge     Feature = "nft_bridge" // a filter chain of the bridge family
+	SIT           Feature = "sit"
+	VLAN          Feature = "vlan"
+	VLANFiltering Feature = "vlan_filtering" // of bridges
+	VRF           Feature = "vrf"
+	VXLAN         Feature = "vxlan"
+	WireGuard     Feature = "wireguard"
+)
+
+// NeedRoot skips the test where this process cannot make a namespace.
+func NeedRoot(t testing.TB) {
+	t.Helper()
+	if err := mayMake(); err != nil {
+		t.Skipf("lane: needs root, runs in the namespace lane (%v)", err)
+	}
+}
+
+var mayMake = sync.OnceValue(func() error {
+	ns, err := netns.New()
+	if err == nil {
+		err = ns.Close()
+	}
+	return err
+})
+
+// Need skips the test where the running kernel lacks a feature. The lanes of `make test` read the words of the reason:
+// what is skipped by it must run in the virtual machine.
+func Need(t testing.TB, features ...Feature) {
+	t.Helper()
+	NeedRoot(t)
+	for _, f := range features {
+		if err := probeOnce(f); err != nil {
+			t.Logf("%s: %v", f, err)
+			t.Skipf("lane: needs %s, runs in the vm lane", f)
+		}
+	}
+}
+
+// Has reports whether the running kernel has the feature.
+func Has(f Feature) bool { return mayMake() == nil && probeOnce(f) == nil }
+
+var probes sync.Map // of Feature to func() error
+
+func probeOnce(f Feature) error {
+	p, _ := probes.LoadOrStore(f, sync.OnceValue(func() error { return probe(f) }))
+	return p.(func() error)()
+}
+
+func probe(f Feature) error {
+	ns, err := netns.New()
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	switch f {
+	case VLANFiltering:
+		return probeVLANFiltering(ns)
+	case Netem:
+		return probeNetem(ns)
+	case NFT:
+		return probeNFT(ns, nftables.Table{Name: "probe", Family: nftables.TableFamilyINet}, nftables.ChainTypeNAT,
+			nftables.ChainHookPostrouting, &expr.Masq{})
+	case NFTBridge:
+		return probeNFT(ns, nftables.Table{Name: "probe", Family: nftables.TableFamilyBridge}, nftables.ChainTypeFilter,
+			nftables.ChainHookPrerouting, &expr.Verdict{Kind: expr.VerdictAccept})
+	case IPTables, IP6Tables:
+		return ns.Do(func() error { return exec.Command(string(f), "-w", "-t", "nat", "-S").Run() })
+	}
+	return probeLink(ns, string(f))
+}
+
+// probeLink asks for a link of that kind without any parameter. A kernel without the kind says so before it looks at them
+// (rtnetlink(7): EOPNOTSUPP); others may well refuse for another reason.
+func probeLink(ns *netns.NS, kind string) error {
+	h, err := handle(ns)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "probe"
+	err = h.LinkAdd(&netlink.GenericLink{LinkAttrs: attrs, LinkType: kind})
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("link of kind %q: %w", kind, err)
+	}
+	return nil
+}
+
+func probeVLANFiltering(ns *netns.NS) error {
+	h, err := handle(ns)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "probe"
+	on := true
+	if err := h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, VlanFiltering: &on}); err != nil {
+		return err
+	}
+	l, err := h.LinkByName("probe")
+	if err != nil {
+		return err
+	}
+	if b := l.(*netlink.Bridge); b.VlanFiltering == nil || !*b.VlanFiltering {
+		return errors.New("the kernel takes the flag and ignores it")
+	}
+	return nil
+}
+
+func probeNetem(ns *netns.NS) error {
+	h, err := handle(ns)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	lo, err := h.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	attrs := netlink.QdiscAttrs{LinkIndex: lo.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT}
+	return h.QdiscAdd(netlink.NewNetem(attrs, netlink.NetemQdiscAttrs{Latency: 1}))
+}
+
+func probeNFT(ns *netns.NS, table nftables.Table, typ nftables.ChainType, hook *nftables.ChainHook, e expr.Any) error {
+	c, err := nftables.New(nftables.WithNetNSFd(ns.Fd()))
+	if err != nil {
+		return err
+	}
+	t := c.AddTable(&table)
+	chain := c.AddChain(&nftables.Chain{Name: "probe", Table: t, Type: typ, Hooknum: hook, Priority: nftables.ChainPriorityFilter})
+	c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: []expr.Any{e}})
+	return c.Flush()
+}
