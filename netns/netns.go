@@ -10,6 +10,7 @@
 package netns
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -249,6 +251,38 @@ func (ns *NS) Socket(domain, typ, proto int) (fd int, err error) {
 		return -1, fmt.Errorf("socket in namespace %s: %w", ns.path, err)
 	}
 	return fd, nil
+}
+
+// Here reports whether the calling thread is in the namespace.
+func (ns *NS) Here() bool {
+	var st unix.Stat_t
+	return unix.Stat("/proc/thread-self/ns/net", &st) == nil && st.Ino == ns.ino
+}
+
+// Lock waits for the lock of the namespace, which all processes of this library share, and returns what gives it back. It
+// is a flock(2) on the namespace itself: no file stays behind, and the end of the process gives it back too. Not
+// reentrant. It fails when ctx ends.
+func (ns *NS) Lock(ctx context.Context) (unlock func(), err error) {
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", ns.fd), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("lock namespace %s: %w", ns.path, err)
+	}
+	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 5*time.Millisecond) {
+		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { unix.Close(fd) }, nil
+		}
+		if err != unix.EWOULDBLOCK && err != unix.EINTR {
+			unix.Close(fd)
+			return nil, fmt.Errorf("lock namespace %s: %w", ns.path, err)
+		}
+		select {
+		case <-ctx.Done():
+			unix.Close(fd)
+			return nil, fmt.Errorf("lock namespace %s: %w", ns.path, ctx.Err())
+		case <-time.After(wait):
+		}
+	}
 }
 
 // Do calls f on a thread that is in the namespace and is thrown away afterwards. f must not start goroutines that

@@ -280,3 +280,20 @@ func ackError(op string, h header, body []byte) error {
 	}
 	return e
 }
+
+// Except drops from an error of [Conn.Do] the refusals that are one of the targets; nil if nothing remains.
+func Except(err error, targets ...error) error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var rest []error
+		for _, e := range joined.Unwrap() {
+			rest = append(rest, Except(e, targets...))
+		}
+		return errors.Join(rest...)
+	}
+	for _, t := range targets {
+		if errors.Is(err, t) {
+			return nil
+		}
+	}
+	return err
+}

@@ -54,15 +54,20 @@ type Bridge struct {
 	MAC           MAC // a stated address stays, whatever ports come and go
 	MTU           int
 	VLANFiltering bool
+	Group         uint32
 }
 
 // NewBridge makes a bridge and sets it up; a name that is taken is [io/fs.ErrExist].
 func NewBridge(b Bridge) *Msg {
-	return newLink("bridge", b.Name, b.MAC, b.MTU, func(m *Msg) {
+	m := newLink("bridge", b.Name, b.MAC, b.MTU, func(m *Msg) {
 		if b.VLANFiltering {
 			m.flag(bridgeVLANFiltering, true)
 		}
 	})
+	if b.Group != 0 {
+		m.u32(unix.IFLA_GROUP, b.Group)
+	}
+	return m
 }
 
 // newLink makes a device of a kind and sets it up; data adds the kind's own attributes.

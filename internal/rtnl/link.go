@@ -161,16 +161,17 @@ func parsePort(b []byte) Port {
 
 // Set is a change of an existing link. Zero fields stay as they are.
 type Set struct {
-	Index  int    // the link, by index or
-	Name   string // by name
-	MAC    MAC
-	MTU    int
-	Alias  string
-	Up     bool
-	Down   bool
-	Master int        // index of a bridge
-	Free   bool       // take it off its bridge
-	Port   []PortFlag // of a bridge port
+	Index   int    // the link, by index or
+	Name    string // by name
+	MAC     MAC
+	MTU     int
+	Alias   string
+	Up      bool
+	Down    bool
+	Promisc bool       // switch promiscuous mode on
+	Master  int        // index of a bridge
+	Free    bool       // take it off its bridge
+	Port    []PortFlag // of a bridge port
 }
 
 // PortFlag is one property of a bridge port, see bridge(8).
@@ -187,6 +188,9 @@ func SetLink(s Set) *Msg {
 	}
 	if s.Up {
 		flags = unix.IFF_UP
+	}
+	if s.Promisc {
+		flags, change = flags|unix.IFF_PROMISC, change|unix.IFF_PROMISC
 	}
 	who := s.Name
 	if who == "" {

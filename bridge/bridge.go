@@ -1,0 +1,151 @@
+//go:build linux
+
+// Package bridge keeps a Linux bridge and its ports as they should be (ip-link(8), bridge(8)).
+//
+// A bridge that this package made is marked, see [Group]; one that was there before is used as it is: what it has is never
+// taken away, and a property that it lacks is set only where that cannot disturb others, else it is an error.
+package bridge
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/sysctl"
+)
+
+// Group is the link group that marks the bridges and gateway devices of this library.
+const Group = 117
+
+// ErrNotBridge says that a device of the name exists and is of another kind.
+var ErrNotBridge = errors.New("not a bridge")
+
+// Bridge is a bridge as wanted. Zero fields are the kernel's choice.
+type Bridge struct {
+	Name          string
+	MTU           int    // bytes; of a new bridge, one that is there keeps its own
+	Alias         string // of a new bridge
+	Promisc       bool   // promiscuous mode on
+	VLANFiltering bool   // ports see only frames of their VLANs
+}
+
+// State is a bridge as it is.
+type State struct {
+	Name          string
+	Index         int
+	MAC           rtnl.MAC
+	MTU           int // bytes
+	Up            bool
+	Promisc       bool
+	VLANFiltering bool
+	Ours          bool // this library made it
+}
+
+// Ensure makes the bridge if it is not there, sets it up, and returns what it is. A new bridge has a MAC of its own that
+// does not change with its ports, and takes no router advertisements. A device of another kind is [ErrNotBridge].
+func Ensure(ctx context.Context, ns *netns.NS, want Bridge) (State, error) {
+	s, err := Get(ctx, ns, want.Name)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = create(ctx, ns, want); err == nil {
+			s, err = Get(ctx, ns, want.Name)
+		}
+	}
+	if err != nil {
+		return s, err
+	}
+	if want.VLANFiltering && !s.VLANFiltering && !s.Ours {
+		return s, fmt.Errorf("bridge %s has no VLAN filtering and was not made by cniblocks: switch it on with "+
+			"'ip link set %s type bridge vlan_filtering 1' if its ports are ready for that", s.Name, s.Name)
+	}
+	c, err := rtnl.Open(ns)
+	if err != nil {
+		return s, err
+	}
+	var msgs []*rtnl.Msg
+	if !s.Up || want.Promisc && !s.Promisc {
+		msgs = append(msgs, rtnl.SetLink(rtnl.Set{Index: s.Index, Up: true, Promisc: want.Promisc}))
+	}
+	if want.VLANFiltering && !s.VLANFiltering {
+		msgs = append(msgs, rtnl.SetVLANFiltering(s.Name))
+	}
+	if len(msgs) == 0 {
+		return s, nil
+	}
+	if err := c.Do(msgs...); err != nil {
+		return s, err
+	}
+	return Get(ctx, ns, want.Name)
+}
+
+func create(ctx context.Context, ns *netns.NS, want Bridge) error {
+	c, err := rtnl.Open(ns)
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	b := rtnl.Bridge{Name: want.Name, MTU: want.MTU, VLANFiltering: want.VLANFiltering, Group: Group}
+	if _, err := rand.Read(b.MAC[:]); err != nil {
+		return err
+	}
+	b.MAC[0] = b.MAC[0]&^1 | 2 // locally administered, unicast
+	if err := c.Do(rtnl.NewBridge(b)); err != nil {
+		return rtnl.Except(err, fs.ErrExist) // another ADD was faster
+	}
+	if want.Alias != "" {
+		if err := rtnl.Except(c.Do(rtnl.SetLink(rtnl.Set{Name: want.Name, Alias: want.Alias})), fs.ErrNotExist); err != nil {
+			return err
+		}
+	}
+	// The routes of the bridge are ours, not those of a pod that sends router advertisements. A kernel without IPv6 has
+	// no such key.
+	err = sysctl.Ensure(ns, sysctl.Var{Key: "net/ipv6/conf/" + want.Name + "/accept_ra", Value: "0"})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Get returns the bridge of that name. None is [io/fs.ErrNotExist], a device of another kind [ErrNotBridge].
+func Get(_ context.Context, ns *netns.NS, name string) (State, error) {
+	c, err := rtnl.Open(ns)
+	if err != nil {
+		return State{}, err
+	}
+	l, err := c.LinkByName(name)
+	if err != nil {
+		return State{}, err
+	}
+	if l.Kind != "bridge" {
+		kind := l.Kind
+		if kind == "" {
+			kind = "network device"
+		}
+		return State{}, fmt.Errorf("%s is a %s, %w: choose another name for the bridge", name, kind, ErrNotBridge)
+	}
+	return State{Name: l.Name, Index: l.Index, MAC: l.MAC, MTU: l.MTU, Up: l.Up(), Promisc: l.Flags&unix.IFF_PROMISC != 0,
+		VLANFiltering: l.Bridge().VLANFiltering, Ours: l.Group == Group}, nil
+}
+
+// Check fails if the bridge is not there, is down, or lacks a property that is wanted.
+func Check(ctx context.Context, ns *netns.NS, want Bridge) (State, error) {
+	s, err := Get(ctx, ns, want.Name)
+	switch {
+	case err != nil:
+		return s, err
+	case !s.Up:
+		return s, fmt.Errorf("bridge %s is down", s.Name)
+	case want.Promisc && !s.Promisc:
+		return s, fmt.Errorf("bridge %s is not in promiscuous mode", s.Name)
+	case want.VLANFiltering && !s.VLANFiltering:
+		return s, fmt.Errorf("bridge %s does not filter VLANs", s.Name)
+	}
+	return s, nil
+}

@@ -1,0 +1,221 @@
+//go:build linux
+
+// Package route keeps the routes of a namespace as they should be, and lets it forward packets.
+//
+// A [Table] holds what bears one protocol number in one routing table: its routes are ours to add, change and remove; all
+// others are never touched.
+package route
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/netns"
+)
+
+// Proto is the protocol number that marks our routes (ip-route(8), "protocol").
+const Proto = 117
+
+// Route is a route; comparable. Zero fields other than Dst are the kernel's choice.
+type Route struct {
+	Dst    netip.Prefix
+	Via    netip.Addr // next hop; an IPv4 Dst may have an IPv6 one (RFC 8950)
+	Src    netip.Addr // preferred source address
+	Link   string     // name of the device; may be empty where Via tells
+	Metric uint32
+	MTU    uint32 // bytes
+	AdvMSS uint32 // bytes
+	Table  uint32 // 0 is main; in a [Table] it is the table's
+	Scope  uint8  // RT_SCOPE_*; 0 is global
+	OnLink bool   // Via need not be on a connected network
+}
+
+// Table is the set of routes in NS that bear Proto.
+type Table struct {
+	NS    *netns.NS
+	ID    uint32 // 0 is main
+	Proto uint8  // 0 is [Proto]
+}
+
+func (t Table) id() uint32 {
+	if t.ID == 0 {
+		return unix.RT_TABLE_MAIN
+	}
+	return t.ID
+}
+
+func (t Table) proto() uint8 {
+	if t.Proto == 0 {
+		return Proto
+	}
+	return t.Proto
+}
+
+// key is what the kernel tells two routes of a table apart by.
+type key struct {
+	dst    netip.Prefix
+	metric uint32
+}
+
+// Reconcile makes the table hold the wanted routes and none else of our protocol, in one batch, additions before removals.
+// A wanted route that a foreign one stands in the way of is an error that names both; the other routes are set all the
+// same. When nothing differs nothing is written.
+func (t Table) Reconcile(ctx context.Context, want iter.Seq[Route]) error {
+	d, err := t.diff(want)
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return errors.Join(d.conflict, d.c.Do(append(d.add, d.del...)...))
+}
+
+// Check reports how the table differs from the wanted routes; nil if it does not.
+func (t Table) Check(_ context.Context, want iter.Seq[Route]) error {
+	d, err := t.diff(want)
+	if err != nil {
+		return err
+	}
+	return errors.Join(append(d.words, d.conflict)...)
+}
+
+type difference struct {
+	c        *rtnl.Conn
+	add, del []*rtnl.Msg
+	words    []error // the same for a person
+	conflict error
+}
+
+func (t Table) diff(want iter.Seq[Route]) (d difference, err error) {
+	if d.c, err = rtnl.Open(t.NS); err != nil {
+		return d, err
+	}
+	index, err := linkIndex(d.c)
+	if err != nil {
+		return d, err
+	}
+	have, err := d.c.Routes(rtnl.RouteFilter{Table: t.id()})
+	if err != nil {
+		return d, err
+	}
+	ours, foreign := map[key]rtnl.Route{}, map[key]rtnl.Route{}
+	for _, r := range have {
+		if r.Proto == t.proto() {
+			ours[key{r.Dst, r.Metric}] = r
+		} else {
+			foreign[key{r.Dst, r.Metric}] = r
+		}
+	}
+	seen := map[key]bool{}
+	for r := range want {
+		w, err := t.wire(r, index)
+		if err != nil {
+			return d, err
+		}
+		k := key{w.Dst, w.Metric}
+		if seen[k] {
+			return d, fmt.Errorf("%s is wanted twice", w)
+		}
+		seen[k] = true
+		if f, ok := foreign[k]; ok {
+			d.conflict = errors.Join(d.conflict, fmt.Errorf("%s: a foreign %s (protocol %d) stands in the way; remove it or give ours another metric", w, f, f.Proto))
+			continue
+		}
+		if h, ok := ours[k]; !ok || !same(h, w) {
+			d.add = append(d.add, rtnl.ReplaceRoute(w))
+			d.words = append(d.words, fmt.Errorf("%s is missing or different", w))
+		}
+	}
+	for k, h := range ours {
+		if !seen[k] {
+			d.del = append(d.del, rtnl.DelRoute(h))
+			d.words = append(d.words, fmt.Errorf("%s is there and should not be", h))
+		}
+	}
+	return d, nil
+}
+
+// List yields the routes of the table that bear our protocol.
+func (t Table) List(_ context.Context) ([]Route, error) {
+	c, err := rtnl.Open(t.NS)
+	if err != nil {
+		return nil, err
+	}
+	links, err := c.Links("")
+	if err != nil {
+		return nil, err
+	}
+	name := map[int]string{}
+	for _, l := range links {
+		name[l.Index] = l.Name
+	}
+	have, err := c.Routes(rtnl.RouteFilter{Table: t.id(), Proto: t.proto()})
+	if err != nil {
+		return nil, err
+	}
+	routes := make([]Route, 0, len(have))
+	for _, r := range have {
+		routes = append(routes, Route{Dst: r.Dst, Via: r.Via, Src: r.Src, Link: name[r.Link], Metric: r.Metric,
+			MTU: r.MTU, AdvMSS: r.AdvMSS, Table: r.Table, Scope: r.Scope, OnLink: r.OnLink})
+	}
+	return routes, nil
+}
+
+// linkIndex looks names up once each.
+func linkIndex(c *rtnl.Conn) (func(string) (int, error), error) {
+	known := map[string]int{"": 0}
+	return func(name string) (int, error) {
+		if i, ok := known[name]; ok {
+			return i, nil
+		}
+		l, err := c.LinkByName(name)
+		if err == nil {
+			known[name] = l.Index
+		}
+		return l.Index, err
+	}, nil
+}
+
+func (t Table) wire(r Route, index func(string) (int, error)) (rtnl.Route, error) {
+	if !r.Dst.IsValid() || r.Dst != r.Dst.Masked() {
+		return rtnl.Route{}, fmt.Errorf("route to %s: the destination is no network; want %s", r.Dst, r.Dst.Masked())
+	}
+	link, err := index(r.Link)
+	if err != nil {
+		return rtnl.Route{}, fmt.Errorf("route to %s: %w", r.Dst, err)
+	}
+	w := rtnl.Route{Dst: r.Dst, Via: r.Via, Src: r.Src, Link: link, Table: t.id(), Metric: r.Metric, MTU: r.MTU,
+		AdvMSS: r.AdvMSS, Proto: t.proto(), Scope: r.Scope, OnLink: r.OnLink, Type: unix.RTN_UNICAST}
+	if w.Metric == 0 && r.Dst.Addr().Is6() {
+		w.Metric = 1024 // what the kernel makes of 0 (IP6_RT_PRIO_USER)
+	}
+	return w, nil
+}
+
+// same compares what was asked for; where nothing was, the kernel's choice is right.
+func same(have, want rtnl.Route) bool {
+	if want.Link == 0 {
+		have.Link = 0
+	}
+	if !want.Src.IsValid() {
+		have.Src = netip.Addr{}
+	}
+	if want.Scope == 0 && (!have.Via.IsValid() || want.Dst.Addr().Is6()) {
+		have.Scope = 0
+	}
+	return have == want
+}
+
+// ErrNotForwarding says that the namespace does not forward packets of a family.
+var ErrNotForwarding = errors.New("forwarding is off")
+
+// notThere is for callers that look at one route.
+func notThere(r rtnl.Route) error { return fmt.Errorf("%s: %w", r, fs.ErrNotExist) }

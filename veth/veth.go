@@ -1,0 +1,183 @@
+//go:build linux
+
+// Package veth makes and removes pairs that span two namespaces: one end on the node, one in the pod (veth(4)).
+//
+// Both ends are made in their place by one message; nothing is moved between namespaces. The name of the host end
+// derives from what CNI repeats in every call, so that it is found again without a state file, and its alias says whose
+// it is.
+package veth
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"strings"
+
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/netns"
+)
+
+// MAC is an Ethernet address; the zero value is the kernel's choice. [ParseMAC] reads one.
+type MAC = rtnl.MAC
+
+// ParseMAC reads six octets; the all-zero and group addresses are errors.
+func ParseMAC(s string) (MAC, error) { return rtnl.ParseMAC(s) }
+
+// End is one end of a pair. MTU is in bytes; a zero MAC or MTU is the kernel's choice.
+type End struct {
+	NS    *netns.NS
+	Name  string
+	MAC   MAC
+	MTU   int
+	Index int // filled in by [Create]
+}
+
+// Pair is a veth pair. Host is up from the start, Pod is down until its owner has configured it.
+type Pair struct {
+	Host, Pod End
+	Alias     string // of the host end: whose it is, see [Alias]; may be empty
+	Bridge    string // the host end becomes a port of it; may be empty
+	Hairpin   bool   // port of the bridge: frames may leave where they came in
+	Isolated  bool   // port of the bridge: no frames from and to other isolated ports
+}
+
+// Create makes the pair and returns it with the zero fields filled in. A name that is taken at either end is
+// [io/fs.ErrExist]: what was there is left alone. A bridge that is not there is [io/fs.ErrNotExist].
+func Create(ctx context.Context, p Pair) (Pair, error) {
+	c, err := rtnl.Open(p.Host.NS)
+	if err != nil {
+		return p, err
+	}
+	master := 0
+	if p.Bridge != "" {
+		b, err := c.LinkByName(p.Bridge)
+		if err != nil {
+			return p, err
+		}
+		master = b.Index
+	}
+	return CreateOn(ctx, p, master)
+}
+
+// CreateOn is [Create] for a caller that knows the index of the bridge; 0 is none.
+func CreateOn(ctx context.Context, p Pair, master int) (Pair, error) {
+	c, err := rtnl.Open(p.Host.NS)
+	if err != nil {
+		return p, err
+	}
+	if err := ctx.Err(); err != nil {
+		return p, err
+	}
+	var made rtnl.Link
+	msgs := []*rtnl.Msg{rtnl.NewVeth(rtnl.End{Name: p.Host.Name, MAC: p.Host.MAC, MTU: p.Host.MTU},
+		rtnl.End{Name: p.Pod.Name, MAC: p.Pod.MAC, MTU: p.Pod.MTU}, p.Pod.NS.Fd(), master, func(l rtnl.Link) { made = l })}
+	if p.Alias != "" {
+		// In the same system call: no kill can leave a pair without its owner's name. If the name was taken by an
+		// earlier attachment with the same owner, this writes what stands there.
+		msgs = append(msgs, rtnl.SetLink(rtnl.Set{Name: p.Host.Name, Alias: p.Alias}))
+	}
+	if err := c.Do(msgs...); err != nil {
+		return p, explain(c, p, err)
+	}
+	if p, err = finish(c, p, made); err != nil {
+		return p, errors.Join(err, c.Do(rtnl.DelLink(p.Host.Name)))
+	}
+	return p, nil
+}
+
+func finish(c *rtnl.Conn, p Pair, made rtnl.Link) (_ Pair, err error) {
+	if made.Index == 0 { // before Linux 6.2 the kernel does not echo
+		if made, err = c.LinkByName(p.Host.Name); err != nil {
+			return p, err
+		}
+	}
+	p.Host.Index, p.Host.MAC, p.Host.MTU, p.Pod.Index = made.Index, made.MAC, made.MTU, made.Peer
+	if p.Hairpin || p.Isolated {
+		return p, c.Do(rtnl.SetLink(rtnl.Set{Index: made.Index, Port: []rtnl.PortFlag{
+			{Attr: rtnl.Hairpin, On: p.Hairpin}, {Attr: rtnl.Isolated, On: p.Isolated}}}))
+	}
+	return p, nil
+}
+
+// explain finds out which of the two names was taken.
+func explain(c *rtnl.Conn, p Pair, err error) error {
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if l, e := c.LinkByName(p.Host.Name); e == nil {
+		return fmt.Errorf("%s: the node has it already, for %q: %w", p.Host.Name, l.Alias, fs.ErrExist)
+	}
+	return fmt.Errorf("%s: the namespace %s has an interface of this name already: %w", p.Pod.Name, p.Pod.NS.Path(), fs.ErrExist)
+}
+
+// Delete removes the pair that has an end of this name in ns. When it returns both names are free. None of that name is
+// [io/fs.ErrNotExist].
+func Delete(_ context.Context, ns *netns.NS, name string) error {
+	c, err := rtnl.Open(ns)
+	if err != nil {
+		return err
+	}
+	return c.Do(rtnl.DelLink(name))
+}
+
+// Host is a host end that bears one of our aliases.
+type Host struct {
+	Name, Alias string
+	Index       int
+}
+
+// List yields the host ends in ns whose alias begins with prefix.
+func List(_ context.Context, ns *netns.NS, prefix string) ([]Host, error) {
+	c, err := rtnl.Open(ns)
+	if err != nil {
+		return nil, err
+	}
+	links, err := c.Links("veth")
+	if err != nil {
+		return nil, err
+	}
+	var hosts []Host
+	for _, l := range links {
+		if strings.HasPrefix(l.Alias, prefix) {
+			hosts = append(hosts, Host{l.Name, l.Alias, l.Index})
+		}
+	}
+	return hosts, nil
+}
+
+// HostName is the name of the host end of an attachment: "veth" and 55 bits of a hash of network, container ID and
+// interface name.
+func HostName(network, containerID, ifName string) string {
+	sum := sha256.Sum256([]byte(network + "/" + containerID + "/" + ifName))
+	return "veth" + strings.ToLower(base32.StdEncoding.EncodeToString(sum[:7])[:11])
+}
+
+// AliasPrefix is what the aliases of all attachments of a network begin with.
+func AliasPrefix(network string) string { return "cniblocks/" + network + "/" }
+
+// Alias is the mark of an attachment: cniblocks/<network>/<containerID>/<ifname>. The container ID is replaced by a hash
+// where the whole would pass the kernel's 255 bytes.
+func Alias(network, containerID, ifName string) string {
+	a := AliasPrefix(network) + containerID + "/" + ifName
+	if len(a) <= 255 {
+		return a
+	}
+	sum := sha256.Sum256([]byte(containerID))
+	id := "sha256:" + hex.EncodeToString(sum[:8])
+	return AliasPrefix(network) + id + "/" + ifName
+}
+
+// MACFor is a locally administered unicast address that derives from a network and an address in it (RFC 7042, section
+// 2.1). A pod that gets an address which another one had a moment ago has its MAC too, so that no neighbour cache is
+// wrong.
+func MACFor(network string, ip netip.Addr) MAC {
+	sum := sha256.Sum256([]byte(network + "/" + ip.String()))
+	m := MAC(sum[:6])
+	m[0] = m[0]&^1 | 2
+	return m
+}
