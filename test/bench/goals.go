@@ -1,0 +1,150 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/cniblocks/cniblocks/test/bench/internal/report"
+)
+
+// goal is a limit and where its value comes from; a value that is not there is not measured.
+type goal struct {
+	name, unit string
+	limit      float64
+	value      func(*report.Report) (float64, bool)
+}
+
+// goals are those that `make bench` judges by.
+var goals = []goal{
+	{"ADD, plain", "", 0.28, ratio("plain", "ADD")},
+	{"ADD with SNAT", "", 0.14, ratio("snat", "ADD")},
+	{"ADD: processes started", "processes", 1, worst("ADD", func(c *report.Cell) int { return c.Processes })},
+	{"ADD: system calls", "calls", 350, worst("ADD", func(c *report.Cell) int { return c.Syscalls })},
+	{"ADD: netlink writes", "writes", 6, worst("ADD", func(c *report.Cell) int { return c.NetlinkWrites })},
+	{"ADD dual stack against IPv4 only (ours / ours)", "", 1.1, within("dual-stack", "ADD", report.Ours, "ours, IPv4 only")},
+	{"first IPv6 ping after ADD", "ms", 3, median("dual-stack", "first IPv6 ping after ADD")},
+	{"DEL, plain", "", 0.12, ratio("plain", "DEL")},
+	{"DEL with SNAT", "", 0.04, ratio("snat", "DEL")},
+	{"DEL of an owner that is not there, 60 000 leases", "", 0.01, ratio("leases 60000", strangerDEL)},
+	{"ADD beside 10 000 leases", "", 0.04, ratio("leases 10000", "ADD")},
+	{"DEL beside 10 000 leases", "", 0.04, ratio("leases 10000", "DEL")},
+	{"ADD beside 60 000 leases", "", 0.01, ratio("leases 60000", "ADD")},
+	{"DEL beside 60 000 leases", "", 0.01, ratio("leases 60000", "DEL")},
+	{"ADD beside 60 000 leases against an empty pool (ours / ours)", "", 1.1,
+		within("leases 60000", "ADD", report.Ours, emptyPool)},
+	{"last free address of a /16, beyond the first", "ms", 2, difference("last-address", "ADD", report.Ours, emptyPool)},
+	{"200 ADD, 32 at a time, plain", "", 0.40, ratio("burst plain", burstADD)},
+	{"200 ADD, 32 at a time, SNAT", "", 0.10, ratio("burst snat", burstADD)},
+	{"200 DEL, 32 at a time, plain", "", 0.50, ratio("burst plain", burstDEL)},
+	{"200 DEL, 32 at a time, SNAT", "", 0.05, ratio("burst snat", burstDEL)},
+	{"ADD beside 1000 pods with SNAT", "", 0.06, ratio("pods 1000", "ADD")},
+	{"extra time of a new connection at 10 000 pods", "µs", 2, median("connections", extraTime)},
+	{"CHECK", "", 0.2, ratio("check", "CHECK")},
+	{"GC with 1000 live and 1000 stale attachments", "ms", 1000,
+		median("gc", "GC with 1000 live and 1000 stale attachments")},
+	{"overlay, 10 000 peers: Set from empty", "ms", 50, median("peers 10000", "Set from empty")},
+	{"overlay, 10 000 peers: Set with one change", "ms", 1, median("peers 10000", "Set with one change")},
+	{"overlay, 10 000 peers: Repair without a difference", "ms", 12, median("peers 10000", "Repair without a difference")},
+	{"host-gw, 10 000 peers: Set from empty", "ms", 30, median("peers 10000", "host-gw, Set from empty")},
+	{"ADD through overlay against bridge alone (ours / ours)", "", 1.15, within("overlay", "ADD", "overlay", "bridge alone")},
+	{"ADD through host-gw against bridge alone (ours / ours)", "", 1.15, within("overlay", "ADD", "host-gw", "bridge alone")},
+	{"size of the one executable", "MB", 6, median("startup", "size of bridge")},
+	{"time to VERSION", "", 0.92, ratio("startup", "VERSION")},
+}
+
+// Operations that more than one place names.
+const (
+	strangerDEL = "DEL of an owner that is not there"
+	burstADD    = "200 ADD, 32 at a time"
+	burstDEL    = "200 DEL, 32 at a time"
+	extraTime   = "extra time of a new connection"
+)
+
+// judge says what came of the goals.
+func judge(rep *report.Report) []report.Goal {
+	verdicts := make([]report.Goal, len(goals))
+	for i, g := range goals {
+		v, ok := g.value(rep)
+		verdicts[i] = report.Goal{Name: g.name, Unit: g.unit, Limit: g.limit, Value: v, Measured: ok}
+	}
+	return verdicts
+}
+
+// ratio is that of our median to the reference's.
+func ratio(scenario, operation string) func(*report.Report) (float64, bool) {
+	return within(scenario, operation, report.Ours, report.Reference)
+}
+
+// within is the ratio of the medians of two arms.
+func within(scenario, operation, arm, to string) func(*report.Report) (float64, bool) {
+	return two(scenario, operation, arm, to, func(a, b float64) float64 { return a / b })
+}
+
+// difference is that of the medians of two arms.
+func difference(scenario, operation, arm, to string) func(*report.Report) (float64, bool) {
+	return two(scenario, operation, arm, to, func(a, b float64) float64 { return a - b })
+}
+
+func two(scenario, operation, arm, other string, f func(a, b float64) float64) func(*report.Report) (float64, bool) {
+	return func(rep *report.Report) (float64, bool) {
+		row := rep.Find(scenario, operation)
+		a, b := row.Cell(arm), row.Cell(other)
+		if a == nil || b == nil {
+			return 0, false
+		}
+		v := f(a.Median, b.Median)
+		return v, !math.IsNaN(v) && !math.IsInf(v, 0)
+	}
+}
+
+// median is our own.
+func median(scenario, operation string) func(*report.Report) (float64, bool) {
+	return func(rep *report.Report) (float64, bool) {
+		if c := rep.Find(scenario, operation).Cell(report.Ours); c != nil {
+			return c.Median, true
+		}
+		return 0, false
+	}
+}
+
+// worst is the largest of our counts with and without SNAT.
+func worst(operation string, count func(*report.Cell) int) func(*report.Report) (float64, bool) {
+	return func(rep *report.Report) (float64, bool) {
+		most := 0
+		for _, scenario := range []string{"plain", "snat"} {
+			if c := rep.Find(scenario, operation).Cell(report.Ours); c != nil {
+				most = max(most, count(c))
+			}
+		}
+		return float64(most), most > 0
+	}
+}
+
+// series are the lines of the plots: ADD and DEL against leases and pods, and peers against time.
+func series(rows []report.Row) []report.Series {
+	var all []report.Series
+	for _, plot := range []struct{ title, pattern string }{
+		{"leases", "leases %d"}, {"pods", "pods %d"}, {"peers", "peers %d"},
+	} {
+		index := map[string]int{}
+		for _, row := range rows {
+			var x int
+			if n, _ := fmt.Sscanf(row.Scenario, plot.pattern, &x); n != 1 || row.Scenario != fmt.Sprintf(plot.pattern, x) {
+				continue
+			}
+			for _, c := range row.Cells {
+				name := row.Operation + ", " + c.Arm
+				i, known := index[name]
+				if !known {
+					i = len(all)
+					index[name] = i
+					all = append(all, report.Series{Plot: plot.title, Name: name})
+				}
+				all[i].Points = append(all[i].Points, report.Point{X: float64(x), Y: c.Median})
+			}
+		}
+	}
+	return all
+}
