@@ -4,6 +4,7 @@ package rtnl
 
 import (
 	"encoding/binary"
+	"fmt"
 	"iter"
 	"net/netip"
 
@@ -15,7 +16,16 @@ type Msg struct {
 	b     []byte
 	flags uint16
 	op    string
+	about fmt.Stringer      // what op is done to; only a message that fails puts it into words
 	reply func(body []byte) // called with what the kernel echoes or answers
+}
+
+// words say what the message asks for.
+func (m *Msg) words() string {
+	if m.about == nil {
+		return m.op
+	}
+	return m.op + " " + m.about.String()
 }
 
 // newMsg starts a request; op says in words what it asks for.
@@ -142,4 +152,10 @@ func family(a netip.Addr) uint8 {
 		return unix.AF_INET
 	}
 	return unix.AF_INET6
+}
+
+// Bytes is the request as it goes over a socket, for a process that sends it and waits for no answer.
+func (m *Msg) Bytes() []byte {
+	m.seal(m.flags|unix.NLM_F_REQUEST, 1)
+	return m.b
 }

@@ -131,7 +131,7 @@ func (c *Conn) batch(msgs []*Msg, size int) error {
 		out = append(out, m.b...)
 	}
 	if err := c.send(out); err != nil {
-		return fmt.Errorf("%s: %w", msgs[0].op, err)
+		return fmt.Errorf("%s: %w", msgs[0].words(), err)
 	}
 	var errs []error
 	last := c.seq
@@ -146,7 +146,7 @@ func (c *Conn) batch(msgs []*Msg, size int) error {
 			}
 			return false, nil
 		}
-		if err := ackError(msgs[i].op, h, body); err != nil {
+		if err := ackError(msgs[i].words, h, body); err != nil {
 			errs = append(errs, err)
 		}
 		return h.seq == last, nil
@@ -184,7 +184,7 @@ func dump[T any](c *Conn, m *Msg, parse func(body []byte) (v T, keep bool, err e
 				}
 				return true, nil
 			case unix.NLMSG_ERROR:
-				return true, ackError(m.op, h, body)
+				return true, ackError(m.words, h, body)
 			}
 			v, keep, err := parse(body)
 			if err != nil && failed == nil {
@@ -261,15 +261,15 @@ func recv(fd int, b []byte) (n, flags int, err error) {
 	return n, flags, err
 }
 
-func ackError(op string, h header, body []byte) error {
+func ackError(op func() string, h header, body []byte) error {
 	if len(body) < 4 {
-		return fmt.Errorf("%s: malformed acknowledgement", op)
+		return fmt.Errorf("%s: malformed acknowledgement", op())
 	}
 	errno := -int32(native.Uint32(body))
 	if errno == 0 {
 		return nil
 	}
-	e := &Error{Op: op, Errno: unix.Errno(errno)}
+	e := &Error{Op: op(), Errno: unix.Errno(errno)}
 	const flagAckTLVs = 0x200
 	if h.flags&flagAckTLVs != 0 && len(body) > 4+headerLen {
 		for t, v := range attrs(body[4+headerLen:]) {

@@ -83,7 +83,8 @@ func AppendRoute(r Route) *Msg {
 func DelRoute(r Route) *Msg { return routeMsg(unix.RTM_DELROUTE, 0, "delete", r) }
 
 func routeMsg(typ, flags uint16, verb string, r Route) *Msg {
-	m := newMsg(typ, flags, verb+" "+r.String(), nil)
+	m := newMsg(typ, flags, verb, nil)
+	m.about = r
 	m.b = append(m.b, rtmsg(r)...)
 	if typ == unix.RTM_DELROUTE {
 		h := m.b[headerLen:]
