@@ -1,0 +1,151 @@
+//go:build linux
+
+package nft
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// Compat is a rule of iptables in a table that iptables-nft keeps, as far as this project writes such rules. Written by
+// [Compat.Exprs] it is byte for byte what iptables-nft 1.8 writes itself, so that iptables-save and iptables -S list it.
+type Compat struct {
+	Src, Dst    [2]netip.Addr // -m iprange --src-range, --dst-range: first and last; zero is any
+	Established bool          // -m conntrack --ctstate RELATED,ESTABLISHED
+	Comment     string        // -m comment --comment, at most 255 bytes
+	Target      string        // ACCEPT, DROP, RETURN, MASQUERADE, or the chain to jump to; "" is none
+	Other       bool          // there is more to the rule
+}
+
+// Sizes and flags of xt_iprange.h, xt_conntrack.h and xt_comment.h, revisions 1, 3 and 0.
+const (
+	iprangeLen   = 72
+	iprangeFlags = 64
+	iprangeSrc   = 1
+	iprangeDst   = 2
+
+	conntrackLen    = 168
+	conntrackFlags  = 146 // u16: which of the conditions count
+	conntrackInvert = 148
+	conntrackStates = 150
+	conntrackState  = 1      // the condition: state
+	ctEstablished   = 1 << 1 // XT_CONNTRACK_STATE_BIT(IP_CT_ESTABLISHED)
+	ctRelated       = 1 << 2
+
+	commentLen = 256
+)
+
+// Exprs writes the rule. Target MASQUERADE is left to the program.
+func (c Compat) Exprs() Exprs {
+	var x Exprs
+	if info := iprange(c.Src, c.Dst); info != nil {
+		x = x.Match("iprange", 1, info)
+	}
+	if c.Established {
+		x = x.Match("conntrack", 3, established())
+	}
+	if c.Comment != "" {
+		info := make([]byte, commentLen)
+		copy(info[:commentLen-1], c.Comment)
+		x = x.Match("comment", 0, info)
+	}
+	x = x.Counter()
+	switch c.Target {
+	case "":
+		return x
+	case "ACCEPT":
+		return x.Verdict(Accept)
+	case "DROP":
+		return x.Verdict(Drop)
+	case "RETURN":
+		return x.Verdict(unix.NFT_RETURN)
+	}
+	return x.Jump(c.Target)
+}
+
+func iprange(src, dst [2]netip.Addr) []byte {
+	info := make([]byte, iprangeLen)
+	for i, a := range []netip.Addr{src[0], src[1], dst[0], dst[1]} {
+		if a.IsValid() {
+			copy(info[16*i:], a.AsSlice())
+			info[iprangeFlags] |= byte(1 << (i / 2)) // iprangeSrc, iprangeDst
+		}
+	}
+	if info[iprangeFlags] == 0 {
+		return nil
+	}
+	return info
+}
+
+func established() []byte {
+	info := make([]byte, conntrackLen)
+	binary.NativeEndian.PutUint16(info[conntrackFlags:], conntrackState)
+	binary.NativeEndian.PutUint16(info[conntrackStates:], ctEstablished|ctRelated)
+	return info
+}
+
+// Compat reads a rule of a table that iptables-nft keeps.
+func (r Rule) Compat() Compat {
+	var c Compat
+	for _, e := range each(r.Exprs.raw) {
+		d := get(e, unix.NFTA_EXPR_DATA)
+		switch name := getStr(e, unix.NFTA_EXPR_NAME); name {
+		case "counter":
+		case "match":
+			c.match(r.Family, getStr(d, unix.NFTA_MATCH_NAME), getU32(d, unix.NFTA_MATCH_REV), get(d, unix.NFTA_MATCH_INFO))
+		case "target":
+			c.Target = getStr(d, unix.NFTA_TARGET_NAME)
+		case "masq":
+			c.Target = "MASQUERADE"
+		case "immediate":
+			c.verdict(d)
+		default:
+			c.Other = true
+		}
+	}
+	return c
+}
+
+func (c *Compat) match(family uint8, name string, revision uint32, info []byte) {
+	switch {
+	case name == "comment" && revision == 0:
+		c.Comment = cString(info)
+	case name == "iprange" && revision == 1 && len(info) > iprangeFlags && info[iprangeFlags]&^(iprangeSrc|iprangeDst) == 0:
+		if info[iprangeFlags]&iprangeSrc != 0 {
+			c.Src = [2]netip.Addr{unionAddr(family, info), unionAddr(family, info[16:])}
+		}
+		if info[iprangeFlags]&iprangeDst != 0 {
+			c.Dst = [2]netip.Addr{unionAddr(family, info[32:]), unionAddr(family, info[48:])}
+		}
+	case name == "conntrack" && revision == 3 && string(info) == string(established()):
+		c.Established = true
+	default:
+		c.Other = true
+	}
+}
+
+// unionAddr reads a union nf_inet_addr.
+func unionAddr(family uint8, b []byte) netip.Addr {
+	if family == IPv4 {
+		return netip.AddrFrom4([4]byte(b[:4]))
+	}
+	return netip.AddrFrom16([16]byte(b[:16]))
+}
+
+func (c *Compat) verdict(immediate []byte) {
+	code, chain, ok := verdictOf(immediate)
+	switch {
+	case ok && code == Accept:
+		c.Target = "ACCEPT"
+	case ok && code == Drop:
+		c.Target = "DROP"
+	case ok && code == unix.NFT_RETURN:
+		c.Target = "RETURN"
+	case ok && code == unix.NFT_JUMP:
+		c.Target = chain
+	default:
+		c.Other = true
+	}
+}

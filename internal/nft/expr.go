@@ -1,0 +1,242 @@
+//go:build linux
+
+package nft
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Exprs is the list of expressions of a rule. The methods add one and return the longer list.
+type Exprs struct{ raw attrs }
+
+// Offsets and lengths in bytes that rules load, for [Exprs.Network] and [Exprs.Link].
+const (
+	srcIPv4, dstIPv4 = 12, 16
+	srcIPv6, dstIPv6 = 8, 24
+	srcMAC           = 6
+)
+
+func (x Exprs) add(name string, fill func(*attrs)) Exprs {
+	raw := bytes.Clone(x.raw)
+	a := attrs(raw)
+	a.nest(unix.NFTA_LIST_ELEM, func(a *attrs) {
+		a.str(unix.NFTA_EXPR_NAME, name)
+		a.nest(unix.NFTA_EXPR_DATA, fill)
+	})
+	return Exprs{a}
+}
+
+// Meta loads a property of the packet (NFT_META_...) into a register.
+func (x Exprs) Meta(key, register uint32) Exprs {
+	return x.add("meta", func(a *attrs) {
+		a.u32(unix.NFTA_META_KEY, key)
+		a.u32(unix.NFTA_META_DREG, register)
+	})
+}
+
+// Payload loads bytes of a header (NFT_PAYLOAD_...) into a register.
+func (x Exprs) Payload(base, offset, size, register uint32) Exprs {
+	return x.add("payload", func(a *attrs) {
+		a.u32(unix.NFTA_PAYLOAD_DREG, register)
+		a.u32(unix.NFTA_PAYLOAD_BASE, base)
+		a.u32(unix.NFTA_PAYLOAD_OFFSET, offset)
+		a.u32(unix.NFTA_PAYLOAD_LEN, size)
+	})
+}
+
+// Equal goes on if the first register holds the value.
+func (x Exprs) Equal(value []byte) Exprs {
+	return x.add("cmp", func(a *attrs) {
+		a.u32(unix.NFTA_CMP_SREG, unix.NFT_REG_1)
+		a.u32(unix.NFTA_CMP_OP, unix.NFT_CMP_EQ)
+		a.nest(unix.NFTA_CMP_DATA, func(a *attrs) { a.put(unix.NFTA_DATA_VALUE, value) })
+	})
+}
+
+// In goes on if the first register is in the set.
+func (x Exprs) In(set string) Exprs { return x.lookup(set, false) }
+
+// NotIn goes on if the first register is not in the set.
+func (x Exprs) NotIn(set string) Exprs { return x.lookup(set, true) }
+
+func (x Exprs) lookup(set string, invert bool) Exprs {
+	return x.add("lookup", func(a *attrs) {
+		a.str(unix.NFTA_LOOKUP_SET, set)
+		a.u32(unix.NFTA_LOOKUP_SREG, unix.NFT_REG_1)
+		if invert {
+			a.u32(unix.NFTA_LOOKUP_FLAGS, unix.NFT_LOOKUP_F_INV)
+		}
+	})
+}
+
+// Family goes on for packets of IPv4 or IPv6, which the inet family mixes.
+func (x Exprs) Family(family uint8) Exprs {
+	return x.Meta(unix.NFT_META_NFPROTO, unix.NFT_REG_1).Equal([]byte{family})
+}
+
+// Source loads the source address.
+func (x Exprs) Source(family uint8) Exprs {
+	if family == IPv4 {
+		return x.Payload(unix.NFT_PAYLOAD_NETWORK_HEADER, srcIPv4, 4, unix.NFT_REG_1)
+	}
+	return x.Payload(unix.NFT_PAYLOAD_NETWORK_HEADER, srcIPv6, 16, unix.NFT_REG_1)
+}
+
+// Destination loads the destination address.
+func (x Exprs) Destination(family uint8) Exprs {
+	if family == IPv4 {
+		return x.Payload(unix.NFT_PAYLOAD_NETWORK_HEADER, dstIPv4, 4, unix.NFT_REG_1)
+	}
+	return x.Payload(unix.NFT_PAYLOAD_NETWORK_HEADER, dstIPv6, 16, unix.NFT_REG_1)
+}
+
+// InName loads the name of the interface that the packet came in by, a key of [IfName].
+func (x Exprs) InName() Exprs { return x.Meta(unix.NFT_META_IIFNAME, unix.NFT_REG_1) }
+
+// InNameMAC loads that name and the frame's source address, a key of [IfNameMAC].
+func (x Exprs) InNameMAC() Exprs {
+	return x.InName().Payload(unix.NFT_PAYLOAD_LL_HEADER, srcMAC, 6, unix.NFT_REG32_00+unix.IFNAMSIZ/4)
+}
+
+// Masquerade replaces the source address by one of the interface that the packet leaves by.
+func (x Exprs) Masquerade() Exprs { return x.add("masq", func(*attrs) {}) }
+
+// Verdict ends the evaluation of the chain: [Drop], [Accept], or NFT_RETURN.
+func (x Exprs) Verdict(code int32) Exprs { return x.verdict(code, "") }
+
+// Jump calls a chain.
+func (x Exprs) Jump(chain string) Exprs { return x.verdict(unix.NFT_JUMP, chain) }
+
+func (x Exprs) verdict(code int32, chain string) Exprs {
+	return x.add("immediate", func(a *attrs) {
+		a.u32(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_VERDICT)
+		a.nest(unix.NFTA_IMMEDIATE_DATA, func(a *attrs) {
+			a.nest(unix.NFTA_DATA_VERDICT, func(a *attrs) {
+				a.u32(unix.NFTA_VERDICT_CODE, uint32(code))
+				if chain != "" {
+					a.str(unix.NFTA_VERDICT_CHAIN, chain)
+				}
+			})
+		})
+	})
+}
+
+// Counter counts packets and bytes.
+func (x Exprs) Counter() Exprs {
+	return x.add("counter", func(a *attrs) {
+		a.u64(unix.NFTA_COUNTER_BYTES, 0)
+		a.u64(unix.NFTA_COUNTER_PACKETS, 0)
+	})
+}
+
+// Match is a match of iptables: its name, revision, and the structure that its module reads.
+func (x Exprs) Match(name string, revision uint32, info []byte) Exprs {
+	return x.add("match", func(a *attrs) {
+		a.str(unix.NFTA_MATCH_NAME, name)
+		a.u32(unix.NFTA_MATCH_REV, revision)
+		a.put(unix.NFTA_MATCH_INFO, info)
+	})
+}
+
+// String writes the expressions so that two lists which do the same, one made here and one read from the kernel, have the
+// same text. What a counter counted is left out.
+func (x Exprs) String() string {
+	var out []string
+	for _, e := range each(x.raw) {
+		out = append(out, describe(getStr(e, unix.NFTA_EXPR_NAME), get(e, unix.NFTA_EXPR_DATA)))
+	}
+	return strings.Join(out, "; ")
+}
+
+func describe(name string, d []byte) string {
+	switch name {
+	case "meta":
+		return fmt.Sprintf("meta %d sreg %d to %d", getU32(d, unix.NFTA_META_KEY), getU32(d, unix.NFTA_META_SREG),
+			register(getU32(d, unix.NFTA_META_DREG)))
+	case "payload":
+		return fmt.Sprintf("payload %d at %d+%d to %d", getU32(d, unix.NFTA_PAYLOAD_BASE), getU32(d, unix.NFTA_PAYLOAD_OFFSET),
+			getU32(d, unix.NFTA_PAYLOAD_LEN), register(getU32(d, unix.NFTA_PAYLOAD_DREG)))
+	case "cmp":
+		return fmt.Sprintf("cmp %d %d %x", getU32(d, unix.NFTA_CMP_OP), register(getU32(d, unix.NFTA_CMP_SREG)),
+			get(d, unix.NFTA_CMP_DATA, unix.NFTA_DATA_VALUE))
+	case "lookup":
+		return fmt.Sprintf("lookup %q %d flags %d", getStr(d, unix.NFTA_LOOKUP_SET), register(getU32(d, unix.NFTA_LOOKUP_SREG)),
+			getU32(d, unix.NFTA_LOOKUP_FLAGS))
+	case "masq":
+		return fmt.Sprintf("masq flags %d ports %d-%d", getU32(d, unix.NFTA_MASQ_FLAGS), getU32(d, unix.NFTA_MASQ_REG_PROTO_MIN),
+			getU32(d, unix.NFTA_MASQ_REG_PROTO_MAX))
+	case "immediate":
+		if code, chain, ok := verdictOf(d); ok {
+			return fmt.Sprintf("verdict %d %q", code, chain)
+		}
+	case "counter":
+		return name
+	case "match", "target":
+		return fmt.Sprintf("%s %q rev %d %x", name, getStr(d, unix.NFTA_MATCH_NAME), getU32(d, unix.NFTA_MATCH_REV),
+			bytes.TrimRight(get(d, unix.NFTA_MATCH_INFO), "\x00"))
+	}
+	return name + " " + hex.EncodeToString(d)
+}
+
+// register counts in words of 32 bits, whatever of its two names a register was given by.
+func register(r uint32) uint32 {
+	if r >= unix.NFT_REG32_00 {
+		return r - unix.NFT_REG32_00 + 4
+	}
+	return 4 * r
+}
+
+func verdictOf(immediate []byte) (code int32, chain string, ok bool) {
+	v := get(immediate, unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT)
+	b := get(v, unix.NFTA_VERDICT_CODE)
+	if len(b) < 4 {
+		return 0, "", false
+	}
+	return int32(binary.BigEndian.Uint32(b)), getStr(v, unix.NFTA_VERDICT_CHAIN), true
+}
+
+// Jumps is the chain that the rule jumps or goes to, "" if to none.
+func (x Exprs) Jumps() string {
+	for _, e := range each(x.raw) {
+		if getStr(e, unix.NFTA_EXPR_NAME) == "immediate" {
+			if _, chain, ok := verdictOf(get(e, unix.NFTA_EXPR_DATA)); ok && chain != "" {
+				return chain
+			}
+		}
+	}
+	return ""
+}
+
+// Lookups are the sets that the rule looks into, in order.
+func (x Exprs) Lookups() (sets []string) {
+	for _, e := range each(x.raw) {
+		if getStr(e, unix.NFTA_EXPR_NAME) == "lookup" {
+			sets = append(sets, getStr(e, unix.NFTA_EXPR_DATA, unix.NFTA_LOOKUP_SET))
+		}
+	}
+	return sets
+}
+
+// Refuses reports whether the rule drops or rejects every packet that comes to it.
+func (x Exprs) Refuses() bool {
+	refuses := false
+	for _, e := range each(x.raw) {
+		switch name := getStr(e, unix.NFTA_EXPR_NAME); name {
+		case "counter", "log":
+		case "reject":
+			refuses = true
+		case "immediate":
+			code, _, ok := verdictOf(get(e, unix.NFTA_EXPR_DATA))
+			refuses = ok && code == Drop
+		default:
+			return false
+		}
+	}
+	return refuses
+}

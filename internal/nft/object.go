@@ -1,0 +1,173 @@
+//go:build linux
+
+package nft
+
+import (
+	"bytes"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Families of tables.
+const (
+	IPv4   = uint8(unix.NFPROTO_IPV4)
+	IPv6   = uint8(unix.NFPROTO_IPV6)
+	INet   = uint8(unix.NFPROTO_INET)
+	Bridge = uint8(unix.NFPROTO_BRIDGE)
+)
+
+// Hooks of the families ip, ip6 and inet; bridge numbers the first five alike.
+const (
+	Prerouting  = unix.NF_INET_PRE_ROUTING
+	Forward     = unix.NF_INET_FORWARD
+	Postrouting = unix.NF_INET_POST_ROUTING
+)
+
+// Policies, and verdicts that end the evaluation.
+const (
+	Drop   = 0
+	Accept = 1
+)
+
+// Table is a table's name within its family.
+type Table struct {
+	Family uint8
+	Name   string
+}
+
+// Title is the family and the name, as the nft program writes them.
+func (t Table) Title() string {
+	name, ok := map[uint8]string{IPv4: "ip", IPv6: "ip6", INet: "inet", Bridge: "bridge"}[t.Family]
+	if !ok {
+		name = fmt.Sprintf("family %d", t.Family)
+	}
+	return name + " " + t.Name
+}
+
+// Hook is where the kernel calls a base chain. The zero value stands for a chain that only rules call.
+type Hook struct {
+	Type     string // filter, nat, route
+	Num      int
+	Priority int32
+	Policy   uint32 // [Drop] or [Accept]
+}
+
+// Chain is a chain without its rules.
+type Chain struct {
+	Table
+	Name string
+	Hook
+}
+
+// Rule is a rule of a chain as the kernel has it.
+type Rule struct {
+	Table
+	Chain   string
+	Handle  uint64 // unique in the table
+	Exprs   Exprs
+	Comment string // of the rule itself; the comment match of iptables is an expression
+}
+
+// Set holds keys. In the bridge and inet families as in the others, its addresses are those of KeyType.
+type Set struct {
+	Table
+	Name     string
+	Key      KeyType
+	Interval bool // elements are where an interval begins and where it ends
+}
+
+// KeyType is what the elements of a set are.
+type KeyType struct {
+	ID  uint32 // datatype number of the nft program, for its listing
+	Len uint32 // in bytes
+}
+
+// The types of keys that sets of this project have. A concatenation pads each part to four bytes and has six bits of its
+// number for each.
+var (
+	AddrIPv4   = KeyType{ID: 7, Len: 4}
+	AddrIPv6   = KeyType{ID: 8, Len: 16}
+	IfName     = KeyType{ID: 41, Len: unix.IFNAMSIZ}
+	IfNameMAC  = KeyType{ID: 41<<6 | 9, Len: unix.IFNAMSIZ + 8}
+	keyBytes   = []byte{0, 4, 2, 0, 0, 0} // user data of a set: its key is big-endian
+	keyHost    = []byte{0, 4, 1, 0, 0, 0} // its key is in the machine's order, as interface names are
+	nftHostKey = map[KeyType]bool{IfName: true}
+)
+
+// Element is one key of a set.
+type Element struct {
+	Key     string // its bytes
+	End     bool   // of an interval set: the first key that is no longer in the interval
+	Comment string // at most 250 bytes
+}
+
+func (e Element) attrs(a *attrs) {
+	a.nest(unix.NFTA_SET_ELEM_KEY, func(a *attrs) { a.put(unix.NFTA_DATA_VALUE, []byte(e.Key)) })
+	if e.End {
+		a.u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+	}
+	if e.Comment != "" {
+		a.put(unix.NFTA_SET_ELEM_USERDATA, comment(e.Comment))
+	}
+}
+
+func elements(list []Element) attrs {
+	var a attrs
+	a.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(a *attrs) {
+		for _, e := range list {
+			a.nest(unix.NFTA_LIST_ELEM, e.attrs)
+		}
+	})
+	return a
+}
+
+func readElements(row []byte) (list []Element) {
+	for _, e := range each(get(row, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
+		key := get(e, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE)
+		if key == nil { // a catch-all element
+			continue
+		}
+		list = append(list, Element{
+			Key:     string(key),
+			End:     getU32(e, unix.NFTA_SET_ELEM_FLAGS)&unix.NFT_SET_ELEM_INTERVAL_END != 0,
+			Comment: commentOf(get(e, unix.NFTA_SET_ELEM_USERDATA)),
+		})
+	}
+	return list
+}
+
+func readChain(family uint8, row []byte) Chain {
+	c := Chain{
+		Table: Table{Family: family, Name: getStr(row, unix.NFTA_CHAIN_TABLE)},
+		Name:  getStr(row, unix.NFTA_CHAIN_NAME),
+	}
+	if hook := get(row, unix.NFTA_CHAIN_HOOK); hook != nil {
+		c.Hook = Hook{
+			Type:     getStr(row, unix.NFTA_CHAIN_TYPE),
+			Num:      int(getU32(hook, unix.NFTA_HOOK_HOOKNUM)),
+			Priority: int32(getU32(hook, unix.NFTA_HOOK_PRIORITY)),
+			Policy:   getU32(row, unix.NFTA_CHAIN_POLICY),
+		}
+	}
+	return c
+}
+
+func readRule(family uint8, row []byte) Rule {
+	return Rule{
+		Table:   Table{Family: family, Name: getStr(row, unix.NFTA_RULE_TABLE)},
+		Chain:   getStr(row, unix.NFTA_RULE_CHAIN),
+		Handle:  getU64(row, unix.NFTA_RULE_HANDLE),
+		Exprs:   Exprs{bytes.Clone(get(row, unix.NFTA_RULE_EXPRESSIONS))},
+		Comment: commentOf(get(row, unix.NFTA_RULE_USERDATA)),
+	}
+}
+
+func readSet(family uint8, row []byte) Set {
+	return Set{
+		Table:    Table{Family: family, Name: getStr(row, unix.NFTA_SET_TABLE)},
+		Name:     getStr(row, unix.NFTA_SET_NAME),
+		Key:      KeyType{ID: getU32(row, unix.NFTA_SET_KEY_TYPE), Len: getU32(row, unix.NFTA_SET_KEY_LEN)},
+		Interval: getU32(row, unix.NFTA_SET_FLAGS)&unix.NFT_SET_INTERVAL != 0,
+	}
+}
