@@ -1,0 +1,164 @@
+//go:build linux
+
+package xtables
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/netns"
+)
+
+// Offsets and numbers of linux/netfilter/x_tables.h and netfilter_ipv4/ip_tables.h; those of IPv6 differ where said.
+const (
+	soGetInfo    = 64 // IPT_SO_GET_INFO, and for IPv6
+	soGetEntries = 65
+	nameLen      = 32
+	infoLen      = 84 // struct ipt_getinfo: name, valid hooks, 5 entries, 5 underflows, number, size
+	infoHooks    = nameLen
+	infoUnder    = nameLen + 4 + 5*4
+	infoSize     = infoLen - 4
+	targetHeader = 32 // struct xt_entry_target: size, name, revision
+	hookForward  = 2
+)
+
+// Legacy is a table of the kernel's older packet filter, which iptables-legacy keeps.
+type Legacy struct {
+	family Family
+	info   [infoLen]byte
+	blob   []byte
+}
+
+// ReadLegacy reads a legacy table without any program. If the namespace has none of that name it returns
+// [io/fs.ErrNotExist], and makes none. Needs CAP_NET_ADMIN.
+func ReadLegacy(ns *netns.NS, f Family, table string) (*Legacy, error) {
+	tables, err := legacyTables(ns, f)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(tables, table) {
+		return nil, fmt.Errorf("legacy %s table %s: %w", f.prefix(), table, fs.ErrNotExist)
+	}
+	fd, err := ns.Socket(f.domain(), unix.SOCK_RAW, unix.IPPROTO_RAW)
+	if err != nil {
+		return nil, fmt.Errorf("legacy %s table %s: %w", f.prefix(), table, err)
+	}
+	defer unix.Close(fd)
+	for {
+		l, err := f.read(fd, table)
+		if err == unix.EAGAIN { // it changed meanwhile
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("legacy %s table %s: %w", f.prefix(), table, err)
+		}
+		return l, nil
+	}
+}
+
+// legacyTables lists the tables that exist in the namespace. The file is there in every namespace or, as long as no
+// module is loaded, in none.
+func legacyTables(ns *netns.NS, f Family) ([]string, error) {
+	file := "ip_tables_names"
+	if f == 6 {
+		file = "ip6_tables_names"
+	}
+	if _, err := os.Stat("/proc/self/net/" + file); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var text []byte
+	err := ns.Do(func() (err error) {
+		text, err = os.ReadFile("/proc/thread-self/net/" + file)
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("legacy %s tables: %w", f.prefix(), err)
+	}
+	return strings.Fields(string(text)), nil
+}
+
+func (f Family) domain() int {
+	if f == 6 {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
+}
+
+func (f Family) level() int {
+	if f == 6 {
+		return unix.SOL_IPV6
+	}
+	return unix.SOL_IP
+}
+
+// targetOffset is the offset of target_offset in struct ipt_entry and struct ip6t_entry.
+func (f Family) targetOffset() int {
+	if f == 6 {
+		return 140
+	}
+	return 88
+}
+
+func (f Family) read(fd int, table string) (*Legacy, error) {
+	l := &Legacy{family: f}
+	copy(l.info[:nameLen-1], table)
+	if err := getsockopt(fd, f.level(), soGetInfo, l.info[:]); err != nil {
+		return nil, err
+	}
+	size := binary.NativeEndian.Uint32(l.info[infoSize:])
+	head := 40 // struct ipt_get_entries: name, size, then entries on eight bytes
+	if runtime.GOARCH == "386" {
+		head = 36
+	}
+	buf := make([]byte, head+int(size))
+	copy(buf[:nameLen-1], table)
+	binary.NativeEndian.PutUint32(buf[nameLen:], size)
+	if err := getsockopt(fd, f.level(), soGetEntries, buf); err != nil {
+		return nil, err
+	}
+	l.blob = buf[head:]
+	return l, nil
+}
+
+func getsockopt(fd, level, option int, b []byte) error {
+	size := uint32(len(b))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),
+		uintptr(unsafe.Pointer(&b[0])), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// Mentions reports whether a chain has that name or a rule that comment.
+func (l *Legacy) Mentions(name string) bool { return bytes.Contains(l.blob, append([]byte(name), 0)) }
+
+// ForwardDrops reports whether the policy of chain FORWARD is to drop.
+func (l *Legacy) ForwardDrops() bool {
+	if binary.NativeEndian.Uint32(l.info[infoHooks:])&(1<<hookForward) == 0 {
+		return false
+	}
+	entry := int(binary.NativeEndian.Uint32(l.info[infoUnder+4*hookForward:]))
+	at := entry + l.family.targetOffset()
+	if at+2 > len(l.blob) {
+		return false
+	}
+	verdict := entry + int(binary.NativeEndian.Uint16(l.blob[at:])) + targetHeader
+	if verdict+4 > len(l.blob) {
+		return false
+	}
+	return int32(binary.NativeEndian.Uint32(l.blob[verdict:])) == -1 // -NF_DROP - 1
+}

@@ -1,0 +1,222 @@
+//go:build linux
+
+package masq
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/cniblocks/cniblocks/internal/nft"
+	"github.com/cniblocks/cniblocks/netns"
+)
+
+// NFT is the backend that speaks to nftables over netlink; it needs no program. It keeps a rule in chain postrouting of
+// table inet cniblocks for each network and family, and the sets that the rule refers to:
+//
+//	ip saddr @src4-NETWORK ip daddr != @except4-NETWORK masquerade comment "cniblocks NETWORK"
+//
+// Pods without ranges are in a set pods4-NETWORK with a rule of its own. The sets of a network whose name is no
+// identifier are called src4/HASH and so on. Needs Linux 5.2 (NAT in the inet family) and CAP_NET_ADMIN.
+type NFT struct{ NS *netns.NS }
+
+const postrouting = "postrouting"
+
+// inet is the table of all networks.
+func inet() nft.Table { return nft.Table{Family: nft.INet, Name: mark} }
+
+func natChain() nft.Chain {
+	const srcnat = 100 // NF_IP_PRI_NAT_SRC
+	return nft.Chain{Table: inet(), Name: postrouting, Hook: nft.Hook{
+		Type: "nat", Num: nft.Postrouting, Priority: srcnat, Policy: nft.Accept,
+	}}
+}
+
+// Name implements [Backend].
+func (NFT) Name() string { return "nftables" }
+
+// proto is the family's number in nftables.
+func (f family) proto() uint8 {
+	if f == v4 {
+		return nft.IPv4
+	}
+	return nft.IPv6
+}
+
+func (f family) key() nft.KeyType {
+	if f == v4 {
+		return nft.AddrIPv4
+	}
+	return nft.AddrIPv6
+}
+
+// names are those of a network's sets for a family.
+type setNames struct{ src, except, pods string }
+
+func (f family) sets(network string) setNames {
+	digit := fmt.Sprint(uint8(f))
+	return setNames{
+		src:    setFor("src"+digit, network),
+		except: setFor("except"+digit, network),
+		pods:   setFor("pods"+digit, network),
+	}
+}
+
+func (n setNames) all() []string { return []string{n.src, n.except, n.pods} }
+
+func (f family) set(name string, interval bool) nft.Set {
+	return nft.Set{Table: inet(), Name: name, Key: f.key(), Interval: interval}
+}
+
+// rule masquerades what comes from a set.
+func (f family) rule(network, from string) nft.Rule {
+	p := f.proto()
+	return nft.Rule{Table: inet(), Chain: postrouting, Comment: commentFor(network), Exprs: nft.Exprs{}.Family(p).
+		Source(p).In(from).
+		Destination(p).NotIn(f.sets(network).except).
+		Masquerade()}
+}
+
+// rules are what the part of a policy needs.
+func (f family) rules(network string, h half) (out []nft.Rule) {
+	if len(h.sources) > 0 {
+		out = append(out, f.rule(network, f.sets(network).src))
+	}
+	if len(h.pods) > 0 {
+		out = append(out, f.rule(network, f.sets(network).pods))
+	}
+	return out
+}
+
+// Ensure implements [Backend]. When all is in place it is one write to the kernel, which reads.
+func (b NFT) Ensure(ctx context.Context, p Policy) error {
+	if err := p.validate(); err != nil {
+		return err
+	}
+	return b.ensure(ctx, p)
+}
+
+func (b NFT) ensure(ctx context.Context, p Policy) error {
+	const tries = 3 // another program may flush between our commit and our look
+	var wrong []string
+	for range tries {
+		var err error
+		if wrong, err = b.look(p); err != nil || len(wrong) == 0 {
+			return b.fail(p.Network, err)
+		}
+		err = b.update(ctx, p.Network, func(f family, have half) half { return have.grow(p.half(f)) })
+		if err != nil {
+			return err
+		}
+	}
+	if wrong, err := b.look(p); err != nil || len(wrong) == 0 {
+		return b.fail(p.Network, err)
+	}
+	return b.fail(p.Network, fmt.Errorf("another program takes it away as soon as it is made: %s", strings.Join(wrong, "; ")))
+}
+
+// Check implements [Backend].
+func (b NFT) Check(ctx context.Context, p Policy) error {
+	if err := p.validate(); err != nil {
+		return err
+	}
+	wrong, err := b.look(p)
+	if err == nil && len(wrong) > 0 {
+		err = fmt.Errorf("%s", strings.Join(wrong, "; "))
+	}
+	return b.fail(p.Network, err)
+}
+
+// Retain implements [Backend].
+func (b NFT) Retain(ctx context.Context, p Policy, owners []string) error {
+	if err := p.validate(); err != nil {
+		return err
+	}
+	if err := b.ensure(ctx, p); err != nil {
+		return err
+	}
+	live := labels(owners)
+	return b.update(ctx, p.Network, func(f family, have half) half { return have.shrink(p.half(f), live) })
+}
+
+func labels(owners []string) map[string]bool {
+	out := map[string]bool{}
+	for _, o := range owners {
+		out[label(o)] = true
+	}
+	return out
+}
+
+// Forget implements [Backend].
+func (b NFT) Forget(ctx context.Context, network, owner string) error {
+	there, err := b.has(v4.sets(network).pods, v6.sets(network).pods)
+	if err != nil || !there {
+		return b.fail(network, err)
+	}
+	return b.update(ctx, network, func(_ family, have half) half { return have.without(label(owner)) })
+}
+
+// without is what is in place less the pods of an owner.
+func (h half) without(owner string) half {
+	pods := map[netip.Addr]string{}
+	for a, o := range h.pods {
+		if o != owner {
+			pods[a] = o
+		}
+	}
+	return half{sources: h.sources, except: h.except, pods: pods}
+}
+
+// Remove implements [Backend].
+func (b NFT) Remove(ctx context.Context, network string) error {
+	there, err := b.has(append(v4.sets(network).all(), v6.sets(network).all()...)...)
+	if err != nil || !there {
+		return b.fail(network, err)
+	}
+	return b.update(ctx, network, func(family, half) half { return half{} })
+}
+
+// has asks in one write whether any of the sets is there.
+func (b NFT) has(sets ...string) (bool, error) {
+	c, err := nft.Open(b.NS)
+	if err != nil {
+		return false, err
+	}
+	var reqs []nft.Request
+	for _, s := range sets {
+		reqs = append(reqs, nft.GetSet(inet(), s))
+	}
+	answers, err := c.Query(reqs...)
+	for _, a := range answers {
+		if a.Err == nil {
+			return true, nil
+		}
+	}
+	return false, err
+}
+
+func (b NFT) fail(network string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("SNAT of network %q by nftables: %w", network, err)
+}
+
+// Probe reports why the kernel could not masquerade by nftables: it tries a transaction that never takes place.
+func (b NFT) Probe() error {
+	c, err := nft.Open(b.NS)
+	if err != nil {
+		return err
+	}
+	return c.Try(func(batch *nft.Batch) {
+		t := nft.Table{Family: nft.INet, Name: mark + "-probe"}
+		chain := natChain()
+		chain.Table = t
+		batch.AddTable(t)
+		batch.AddChain(chain)
+		batch.AppendRule(nft.Rule{Table: t, Chain: chain.Name, Exprs: nft.Exprs{}.Family(nft.IPv4).Masquerade()})
+	})
+}
+
+var _ Backend = NFT{}

@@ -1,0 +1,245 @@
+//go:build linux
+
+package masq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/cniblocks/cniblocks/internal/nft"
+)
+
+// askAtMost bounds the elements that are asked for one by one; sets that should hold more are read as a whole.
+const askAtMost = 64
+
+// question is what must be in one set.
+type question struct {
+	set      string
+	spans    spans
+	pods     map[netip.Addr]string
+	spansErr string // what it means if spans are missing
+}
+
+func (q question) keys() (out []nft.Element) {
+	for _, r := range q.spans {
+		out = append(out, nft.Element{Key: string(r.Start.AsSlice())})
+		if r.End != r.Start {
+			out = append(out, nft.Element{Key: string(r.End.AsSlice())})
+		}
+	}
+	for _, a := range q.addrs() {
+		out = append(out, nft.Element{Key: string(a.AsSlice())})
+	}
+	return out
+}
+
+func (q question) addrs() []netip.Addr {
+	return slices.SortedFunc(maps.Keys(q.pods), netip.Addr.Compare)
+}
+
+// look compares the policy with the kernel and says what is missing. It is one write, unless sets are large.
+func (b NFT) look(p Policy) (wrong []string, err error) {
+	c, err := nft.Open(b.NS)
+	if err != nil {
+		return nil, err
+	}
+	var (
+		reqs  = []nft.Request{nft.GetChain(inet(), postrouting)}
+		asked []question
+		large []question
+		rules []nft.Rule
+	)
+	for _, f := range families {
+		h := p.half(f)
+		if h.empty() {
+			continue
+		}
+		rules = append(rules, f.rules(p.Network, h)...)
+		for _, q := range f.questions(p.Network, h) {
+			if keys := q.keys(); len(keys) <= askAtMost {
+				reqs = append(reqs, nft.GetElements(inet(), q.set, keys...))
+				asked = append(asked, q)
+			} else {
+				large = append(large, q)
+			}
+		}
+	}
+	if len(rules) == 0 {
+		return nil, nil
+	}
+	answers, err := c.Query(append(reqs, nft.DumpRules(inet(), postrouting))...)
+	if err != nil {
+		return nil, err
+	}
+	if err := chainFault(answers[0]); errors.Is(err, fs.ErrNotExist) {
+		return []string{err.Error()}, nil
+	} else if err != nil {
+		return nil, err
+	}
+	for i, q := range asked {
+		wrong = append(wrong, q.faults(answers[i+1])...)
+	}
+	for _, q := range large {
+		have, err := c.Elements(inet(), q.set)
+		if err != nil {
+			return nil, err
+		}
+		wrong = append(wrong, q.compare(have)...)
+	}
+	return append(wrong, ruleFaults(rules, answers[len(answers)-1].Rules(nft.INet))...), nil
+}
+
+func (f family) questions(network string, h half) (out []question) {
+	names := f.sets(network)
+	if len(h.sources) > 0 {
+		out = append(out, question{set: names.src, spans: h.sources})
+	}
+	if len(h.pods) > 0 {
+		out = append(out, question{set: names.pods, pods: h.pods})
+	}
+	return append(out, question{set: names.except, spans: h.except})
+}
+
+// chainFault is [fs.ErrNotExist] if the chain is to be made, and another error if it is not ours to change.
+func chainFault(a nft.Answer) error {
+	if errors.Is(a.Err, fs.ErrNotExist) {
+		return fmt.Errorf("chain %s of table %s is missing: %w", postrouting, inet().Title(), a.Err)
+	}
+	if a.Err != nil {
+		return a.Err
+	}
+	for _, have := range a.Chains(nft.INet) {
+		if want := natChain(); have != want {
+			return fmt.Errorf("chain %s of table %s is not the NAT chain that cniblocks makes (type nat hook postrouting "+
+				"priority srcnat; policy accept): delete it with `nft delete table %[2]s`", postrouting, inet().Title())
+		}
+	}
+	return nil
+}
+
+// faults judges an answer to keys. A range is in the set if its first and its last address are in the same interval.
+func (q question) faults(a nft.Answer) (wrong []string) {
+	got := a.Elements()
+	next := func() (e nft.Element, ok bool) {
+		if len(got) == 0 {
+			return e, false
+		}
+		e, got = got[0], got[1:]
+		return e, true
+	}
+	for _, r := range q.spans {
+		first, ok := next()
+		last := first
+		if r.Start != r.End && ok {
+			last, ok = next()
+		}
+		if !ok || first.End || first != last || first.Key > string(r.Start.AsSlice()) {
+			return append(wrong, fmt.Sprintf("set %s of table %s lacks %s", q.set, inet().Title(), r))
+		}
+	}
+	for _, addr := range q.addrs() {
+		if e, ok := next(); !ok || e.Key != string(addr.AsSlice()) || e.Comment != q.pods[addr] {
+			return append(wrong, fmt.Sprintf("set %s of table %s lacks %s of %s", q.set, inet().Title(), addr, q.pods[addr]))
+		}
+	}
+	return wrong
+}
+
+// compare judges all elements of a set.
+func (q question) compare(have []nft.Element) (wrong []string) {
+	for _, r := range q.spans.minus(toSpans(have)) {
+		wrong = append(wrong, fmt.Sprintf("set %s of table %s lacks %s", q.set, inet().Title(), r))
+	}
+	pods := toPods(have)
+	for _, addr := range q.addrs() {
+		if pods[addr] != q.pods[addr] {
+			wrong = append(wrong, fmt.Sprintf("set %s of table %s lacks %s of %s", q.set, inet().Title(), addr, q.pods[addr]))
+		}
+	}
+	return wrong
+}
+
+// ruleFaults wants each rule exactly once.
+func ruleFaults(want, have []nft.Rule) (wrong []string) {
+	for _, w := range want {
+		n := 0
+		for _, h := range have {
+			if sameRule(w, h) {
+				n++
+			}
+		}
+		if n != 1 {
+			wrong = append(wrong, fmt.Sprintf("%d rules instead of 1 with comment %q in chain %s of table %s do: %s", n, w.Comment,
+				postrouting, inet().Title(), w.Exprs))
+		}
+	}
+	return wrong
+}
+
+func sameRule(a, b nft.Rule) bool {
+	return a.Comment == b.Comment && a.Exprs.String() == b.Exprs.String()
+}
+
+// List implements [Backend].
+func (b NFT) List(context.Context) ([]Policy, error) {
+	c, err := nft.Open(b.NS)
+	if err != nil {
+		return nil, fmt.Errorf("SNAT by nftables: %w", err)
+	}
+	rules, err := c.Rules(inet(), postrouting)
+	if err != nil {
+		return nil, fmt.Errorf("SNAT by nftables: %w", err)
+	}
+	found := map[string]map[family]half{}
+	var order []string
+	for _, r := range rules {
+		network, ok := strings.CutPrefix(r.Comment, mark+" ")
+		sets := r.Exprs.Lookups()
+		if !ok || len(sets) != 2 {
+			continue
+		}
+		if found[network] == nil {
+			found[network] = map[family]half{}
+			order = append(order, network)
+		}
+		if err := readRule(c, sets, found[network]); err != nil {
+			return nil, fmt.Errorf("SNAT by nftables: %w", err)
+		}
+	}
+	var out []Policy
+	for _, network := range order {
+		out = append(out, policyOf(network, found[network]))
+	}
+	return out, nil
+}
+
+// readRule adds what a rule masquerades to its network's halves.
+func readRule(c *nft.Conn, sets []string, halves map[family]half) error {
+	from, err := c.Elements(inet(), sets[0])
+	if err != nil {
+		return err
+	}
+	except, err := c.Elements(inet(), sets[1])
+	if err != nil {
+		return err
+	}
+	f := v6
+	if strings.Contains(sets[0][:min(5, len(sets[0]))], "4") {
+		f = v4
+	}
+	h := halves[f]
+	h.except = toSpans(except)
+	if strings.HasPrefix(sets[0], "pods") {
+		h.pods = toPods(from)
+	} else {
+		h.sources = toSpans(from)
+	}
+	halves[f] = h
+	return nil
+}

@@ -1,0 +1,177 @@
+package masq
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+)
+
+// Policy says whose packets are masqueraded: those from Sources or Pods whose destination is not in Except. A family
+// without a source is left alone.
+type Policy struct {
+	// Network is the name of the network, the key of everything that a Backend keeps.
+	Network string
+	// Sources are the addresses that pods of the network may have: the ranges of its address management less the gateways.
+	// They may overlap.
+	Sources []Range
+	// Except are destinations that see the pod's own address: the network's subnets, and what the administrator lists.
+	// Multicast (224.0.0.0/4, ff00::/8) is always excepted.
+	Except []netip.Prefix
+	// Pods are single sources, each of one attachment, where the address management has no ranges. Forget removes them.
+	Pods []Pod
+}
+
+// Pod is an address of one attachment.
+type Pod struct {
+	Owner string // names the attachment, unique in the network
+	Addr  netip.Addr
+}
+
+func (p Policy) validate() error {
+	if p.Network == "" {
+		return errors.New("SNAT: the network has no name")
+	}
+	for _, r := range p.Sources {
+		if err := r.validate(); err != nil {
+			return fmt.Errorf("SNAT of network %q: %w", p.Network, err)
+		}
+	}
+	for _, e := range p.Except {
+		if !e.IsValid() || e.Addr().Is4In6() || e.Addr().Zone() != "" {
+			return fmt.Errorf("SNAT of network %q: excepted destination %q: want a prefix such as 192.0.2.0/24 or 2001:db8::/32", p.Network, e)
+		}
+	}
+	for _, pod := range p.Pods {
+		if pod.Owner == "" {
+			return fmt.Errorf("SNAT of network %q: the pod with address %s has no owner", p.Network, pod.Addr)
+		}
+		if err := (Range{pod.Addr, pod.Addr}).validate(); err != nil {
+			return fmt.Errorf("SNAT of network %q: pod %s: %w", p.Network, pod.Owner, err)
+		}
+	}
+	return nil
+}
+
+// family is IPv4 or IPv6.
+type family uint8
+
+const (
+	v4 family = 4
+	v6 family = 6
+)
+
+var families = [...]family{v4, v6}
+
+func (f family) String() string { return fmt.Sprintf("IPv%d", uint8(f)) }
+
+func (f family) has(a netip.Addr) bool { return a.Is4() == (f == v4) }
+
+func (f family) multicast() Range {
+	if f == v4 {
+		return RangeOf(netip.MustParsePrefix("224.0.0.0/4"))
+	}
+	return RangeOf(netip.MustParsePrefix("ff00::/8"))
+}
+
+// half is a policy's part of one family, wanted or in place.
+type half struct {
+	sources, except spans
+	pods            map[netip.Addr]string // owner's label by address
+}
+
+// half returns the part of a family in the form in which backends keep it.
+func (p Policy) half(f family) half {
+	var sources, except []Range
+	for _, r := range p.Sources {
+		if f.has(r.Start) {
+			sources = append(sources, r)
+		}
+	}
+	h := half{sources: newSpans(sources...), pods: map[netip.Addr]string{}}
+	for _, pod := range p.Pods {
+		if f.has(pod.Addr) {
+			h.pods[pod.Addr] = label(pod.Owner)
+		}
+	}
+	if h.empty() {
+		return h
+	}
+	for _, e := range p.Except {
+		if f.has(e.Addr()) {
+			except = append(except, RangeOf(e))
+		}
+	}
+	h.except = newSpans(append(except, f.multicast())...)
+	return h
+}
+
+func (h half) empty() bool { return len(h.sources) == 0 && len(h.pods) == 0 }
+
+// grow is what is in place plus what is wanted.
+func (h half) grow(want half) half {
+	if want.empty() {
+		return h
+	}
+	pods := map[netip.Addr]string{}
+	maps.Copy(pods, h.pods)
+	maps.Copy(pods, want.pods)
+	return half{sources: h.sources.union(want.sources), except: h.except.union(want.except), pods: pods}
+}
+
+// shrink is what is wanted, plus the pods in place whose owners still live.
+func (h half) shrink(want half, owners map[string]bool) half {
+	pods := maps.Clone(want.pods)
+	for a, owner := range h.pods {
+		if owners[owner] {
+			pods[a] = owner
+		}
+	}
+	out := half{sources: want.sources, except: want.except, pods: pods}
+	if want.empty() && !out.empty() {
+		out.except = h.except
+	}
+	if out.empty() {
+		out.except = nil
+	}
+	return out
+}
+
+func (h half) equal(o half) bool {
+	return slices.Equal(h.sources, o.sources) && slices.Equal(h.except, o.except) && maps.Equal(h.pods, o.pods)
+}
+
+// lacks says what of want is not in h, one phrase each.
+func (h half) lacks(want half) (out []string) {
+	for _, r := range want.sources.minus(h.sources) {
+		out = append(out, fmt.Sprintf("addresses %s are not masqueraded", r))
+	}
+	for a, owner := range want.pods {
+		if h.pods[a] != owner {
+			out = append(out, fmt.Sprintf("address %s of %s is not masqueraded", a, owner))
+		}
+	}
+	for _, r := range want.except.minus(h.except) {
+		out = append(out, fmt.Sprintf("destinations %s are not excepted", r))
+	}
+	return out
+}
+
+// policy is the way back.
+func policyOf(network string, halves map[family]half) Policy {
+	p := Policy{Network: network}
+	for _, f := range families {
+		h := halves[f]
+		p.Sources = append(p.Sources, h.sources...)
+		for _, e := range h.except.prefixes() {
+			if !RangeOf(e).overlaps(f.multicast()) {
+				p.Except = append(p.Except, e)
+			}
+		}
+		for _, a := range slices.SortedFunc(maps.Keys(h.pods), netip.Addr.Compare) {
+			p.Pods = append(p.Pods, Pod{Owner: h.pods[a], Addr: a})
+		}
+	}
+	return p
+}
