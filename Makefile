@@ -1,0 +1,105 @@
+# make demo   shows it all on this machine, in namespaces of its own
+# make test   sets up what the tests need and runs them in all lanes
+# make help   lists the rest
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+export PATH := $(PATH):/usr/sbin:/sbin
+
+GO ?= go
+DESTDIR ?=
+CNI_BIN_DIR ?= /opt/cni/bin
+BINDIR ?= /usr/local/bin
+RT_PROTOS_DIR ?= /etc/iproute2/rt_protos.d
+FUZZTIME ?= 10s
+ARGS ?=
+
+STATICCHECK_VERSION := v0.8.2
+GOLANGCI_LINT_VERSION := v2.15.0
+STATICCHECK := out/tools/staticcheck-$(STATICCHECK_VERSION)
+GOLANGCI_LINT := out/tools/golangci-lint-$(GOLANGCI_LINT_VERSION)
+
+GO_BUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w"
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: build
+build: ## bin/: one static executable under each plugin's name, and cniblocks
+	@mkdir -p bin
+	$(GO_BUILD) -o bin/.plugins ./plugins
+	@for name in $$(bin/.plugins --list); do ln -f bin/.plugins "bin/$$name"; done; rm bin/.plugins
+	$(GO_BUILD) -o bin/cniblocks ./cmd/cniblocks
+	@ls bin
+
+# Every file is put in place by one rename, so that a running node always has the old plugin or the new one.
+.PHONY: install
+install: build ## [DESTDIR=] [CNI_BIN_DIR=/opt/cni/bin] [BINDIR=/usr/local/bin]
+	@install -d "$(DESTDIR)$(CNI_BIN_DIR)" "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(RT_PROTOS_DIR)"
+	@names=$$(bin/loopback --list); new="$(DESTDIR)$(CNI_BIN_DIR)/.cniblocks.$$$$"; \
+	trap 'rm -f "$$new" "$$new".*' EXIT; \
+	install -m 755 bin/loopback "$$new"; \
+	for name in $$names; do \
+		ln "$$new" "$$new.$$name"; \
+		mv -fT "$$new.$$name" "$(DESTDIR)$(CNI_BIN_DIR)/$$name"; \
+	done; \
+	echo "installed in $(DESTDIR)$(CNI_BIN_DIR):" $$names
+	@new="$(DESTDIR)$(BINDIR)/.cniblocks.$$$$"; install -m 755 bin/cniblocks "$$new"; mv -fT "$$new" "$(DESTDIR)$(BINDIR)/cniblocks"
+	@printf '117\tcniblocks\n' > "$(DESTDIR)$(RT_PROTOS_DIR)/cniblocks.conf"
+
+# Only files that carry this module's path are ours.
+.PHONY: uninstall
+uninstall: ## removes what install put there, and nothing else
+	@for file in "$(DESTDIR)$(CNI_BIN_DIR)"/* "$(DESTDIR)$(BINDIR)/cniblocks"; do \
+		if [ -f "$$file" ] && grep -aqE 'github.com/cniblocks/cniblocks/(plugins|cmd)' "$$file"; then echo "removing $$file"; rm -f "$$file"; fi; \
+	done
+	@rm -f "$(DESTDIR)$(RT_PROTOS_DIR)/cniblocks.conf"
+
+.PHONY: test
+test: setup ## everything, in all lanes; ARGS="-no-vm ./veth" and the like for less
+	$(GO) run ./test/ci -race=$$(command -v gcc >/dev/null && echo true || echo false) $(ARGS)
+
+.PHONY: setup
+setup: ## installs what the tests need, where it can
+	@test/setup.sh
+
+.PHONY: demo
+demo: build ## two pods, a node and the outside world, in namespaces of their own
+	$(GO) run ./test/demo $(ARGS)
+
+.PHONY: demo-%
+demo-%: build ## another demo, such as demo-overlay
+	$(GO) run ./test/demo $(ARGS) $*
+
+.PHONY: bench
+bench: ## our plugins beside the reference ones
+	$(GO) run ./test/bench $(ARGS)
+
+.PHONY: lint
+lint: $(STATICCHECK) $(GOLANGCI_LINT) ## go vet, staticcheck, golangci-lint
+	$(GO) vet ./...
+	$(STATICCHECK) ./...
+	$(GOLANGCI_LINT) run
+
+$(STATICCHECK):
+	@mkdir -p out/tools
+	GOBIN=$(CURDIR)/out/tools CGO_ENABLED=0 $(GO) install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK_VERSION)
+	@mv out/tools/staticcheck $@
+
+$(GOLANGCI_LINT):
+	@mkdir -p out/tools
+	GOBIN=$(CURDIR)/out/tools CGO_ENABLED=0 $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	@mv out/tools/golangci-lint $@
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (10s)
+	@grep -rHoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | while IFS=: read -r file func; do \
+		echo "$${func#func } in $$(dirname "$$file")"; \
+		$(GO) test -run '^$$' -fuzz "^$${func#func }$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")" </dev/null; \
+	done
+
+.PHONY: clean
+clean: ## removes bin and out
+	rm -rf bin out

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func laneOf(t *testing.T, name, events string) *lane {
+	t.Helper()
+	l := newLane(name)
+	require.NoError(t, l.read(strings.NewReader(events), io.Discard))
+	return l
+}
+
+const here = `
+{"Action":"start","Package":"m/a"}
+{"Action":"run","Package":"m/a","Test":"TestRuns"}
+{"Action":"output","Package":"m/a","Test":"TestRuns","Output":"=== RUN   TestRuns\n"}
+{"Action":"pass","Package":"m/a","Test":"TestRuns","Elapsed":0.1}
+{"Action":"run","Package":"m/a","Test":"TestGRE"}
+{"Action":"output","Package":"m/a","Test":"TestGRE","Output":"=== RUN   TestGRE\n"}
+{"Action":"output","Package":"m/a","Test":"TestGRE","Output":"    need.go:7: gre: not supported\n"}
+{"Action":"output","Package":"m/a","Test":"TestGRE","Output":"    gre_test.go:9: lane: needs gre, runs in the vm lane\n"}
+{"Action":"output","Package":"m/a","Test":"TestGRE","Output":"--- SKIP: TestGRE (0.00s)\n"}
+{"Action":"skip","Package":"m/a","Test":"TestGRE","Elapsed":0}
+{"Action":"pass","Package":"m/a","Elapsed":0.2}
+{"Action":"run","Package":"m/b","Test":"TestHardware/card"}
+{"Action":"output","Package":"m/b","Test":"TestHardware/card","Output":"    b_test.go:9: no card\n        in this machine\n"}
+{"Action":"skip","Package":"m/b","Test":"TestHardware/card"}
+{"Action":"pass","Package":"m/b"}
+{"Action":"skip","Package":"m/notests"}
+`
+
+const vm = `
+{"Action":"run","Package":"m/a","Test":"TestRuns"}
+{"Action":"pass","Package":"m/a","Test":"TestRuns"}
+{"Action":"run","Package":"m/a","Test":"TestGRE"}
+{"Action":"run","Package":"m/a","Test":"TestGRE/v6"}
+{"Action":"pass","Package":"m/a","Test":"TestGRE/v6"}
+{"Action":"pass","Package":"m/a","Test":"TestGRE"}
+{"Action":"pass","Package":"m/a"}
+`
+
+func allow(t *testing.T, text string) []*allowance {
+	t.Helper()
+	a, err := parseAllowances(strings.NewReader(text))
+	require.NoError(t, err)
+	return a
+}
+
+func printed(rep report) string {
+	var b strings.Builder
+	rep.print(&b)
+	return b.String()
+}
+
+func TestATestThatOneLaneSkippedAndAnotherRanCountsOnceAsRun(t *testing.T) {
+	t.Parallel()
+	first := laneOf(t, "here", here)
+	require.Equal(t, []string{"m/a"}, wantVM(first))
+	rep := merge([]*lane{first, laneOf(t, "vm", vm)}, allow(t, "b TestHardware/* needs a card"), nil)
+	require.Empty(t, rep.failures)
+	require.Equal(t, 3, rep.passed)
+	require.Equal(t, []skip{{id{"m/b", "TestHardware/card"}, "no card in this machine", "needs a card"}}, rep.skips)
+	require.True(t, strings.HasSuffix(printed(rep), "\n3 passed, 0 failed, 1 skipped\n"), printed(rep))
+}
+
+func TestASkipThatIsNotListedFails(t *testing.T) {
+	t.Parallel()
+	rep := merge([]*lane{laneOf(t, "here", here), laneOf(t, "vm", vm)}, nil, nil)
+	require.Len(t, rep.failures, 1)
+	require.Contains(t, rep.failures[0], "m/b TestHardware/card: no card in this machine")
+	require.True(t, strings.HasSuffix(printed(rep), "\n3 passed, 1 failed, 0 skipped\n"), printed(rep))
+}
+
+func TestASkipForALaneThatDidNotRunFailsUnlessTheLaneIsMissing(t *testing.T) {
+	t.Parallel()
+	lanes := []*lane{laneOf(t, "here", here)}
+	allowed := "b TestHardware/card needs a card"
+	require.Len(t, merge(lanes, allow(t, allowed), nil).failures, 1)
+	rep := merge(lanes, allow(t, allowed), []string{inVM})
+	require.Empty(t, rep.failures)
+	require.Len(t, rep.skips, 2)
+	require.Contains(t, printed(rep), "SKIPPED m/a TestGRE: lane: needs gre, runs in the vm lane (that lane could not run here)")
+}
+
+func TestASkipInTheLastLaneTooFails(t *testing.T) {
+	t.Parallel()
+	again := laneOf(t, "vm", `
+{"Action":"output","Package":"m/a","Test":"TestGRE","Output":"    gre_test.go:9: lane: needs gre, runs in the vm lane\n"}
+{"Action":"skip","Package":"m/a","Test":"TestGRE"}
+{"Action":"pass","Package":"m/a"}`)
+	rep := merge([]*lane{laneOf(t, "here", here), again}, allow(t, "b TestHardware/* needs a card"), nil)
+	require.Len(t, rep.failures, 1)
+	require.Contains(t, rep.failures[0], "TestGRE")
+}
+
+func TestATestThatFailsInOneLaneHasFailed(t *testing.T) {
+	t.Parallel()
+	bad := laneOf(t, "vm", strings.Replace(vm, `"pass","Package":"m/a","Test":"TestRuns"`, `"fail","Package":"m/a","Test":"TestRuns"`, 1))
+	rep := merge([]*lane{laneOf(t, "here", here), bad}, allow(t, "b TestHardware/* needs a card"), nil)
+	require.Equal(t, []string{"in vm: m/a TestRuns"}, rep.failures)
+	require.Contains(t, printed(rep), "3 tests run")
+}
+
+func TestAPackageThatFailsWithoutAFailedTestIsAFailure(t *testing.T) {
+	t.Parallel()
+	for name, events := range map[string]string{
+		"leak": `
+{"Action":"pass","Package":"m/a","Test":"TestRuns"}
+{"Action":"output","Package":"m/a","Output":"leaked: a\n"}
+{"Action":"fail","Package":"m/a"}`,
+		"build": `
+{"ImportPath":"m/a [m/a.test]","Action":"build-output","Output":"leaked: undefined\n"}
+{"ImportPath":"m/a [m/a.test]","Action":"build-fail"}
+{"Action":"fail","Package":"m/a","FailedBuild":"m/a [m/a.test]"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var told strings.Builder
+			l := newLane("here")
+			require.NoError(t, l.read(strings.NewReader(events), &told))
+			require.Contains(t, told.String(), "leaked: ")
+			require.Equal(t, []string{"in here: m/a"}, merge([]*lane{l}, nil, nil).failures)
+		})
+	}
+}
+
+func TestATestThatNeverEndedHasFailedAndIsShown(t *testing.T) {
+	t.Parallel()
+	var told strings.Builder
+	l := newLane("here")
+	require.NoError(t, l.read(strings.NewReader(`
+{"Action":"run","Package":"m/a","Test":"TestHangs"}
+{"Action":"output","Package":"m/a","Test":"TestHangs","Output":"hanging\n"}
+{"Action":"output","Package":"m/a","Output":"killed\n"}
+{"Action":"fail","Package":"m/a"}`), &told))
+	require.Contains(t, told.String(), "hanging\ndid not end\n")
+	require.Contains(t, told.String(), "killed\n")
+	require.Equal(t, []string{"in here: m/a TestHangs"}, merge([]*lane{l}, nil, nil).failures)
+}
+
+func TestAnAllowanceThatNothingNeedsIsNoted(t *testing.T) {
+	t.Parallel()
+	rep := merge([]*lane{laneOf(t, "vm", vm)}, allow(t, "# comment\n\na TestOld some reason"), nil)
+	require.Equal(t, []string{"allowed skip that did not happen: a TestOld"}, rep.notes)
+}
+
+func TestAnAllowanceWithoutAReasonIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, line := range []string{"a TestX", "a", "a Test[ why"} {
+		_, err := parseAllowances(strings.NewReader("# one\n" + line))
+		require.ErrorContains(t, err, "line 2", line)
+	}
+}
+
+func TestWhatIsNotAnEventIsAnError(t *testing.T) {
+	t.Parallel()
+	require.ErrorContains(t, newLane("here").read(strings.NewReader("go: no such flag"), io.Discard), "events of here")
+}

@@ -1,0 +1,195 @@
+// Command ci runs the tests in all lanes and says what became of each: on the running kernel, in network namespaces
+// where root is to be had, and in a virtual machine those packages with tests that the running kernel lacks something
+// for. Then it merges: a test that one lane skipped and another ran is a test that ran.
+//
+// Every test that no lane ran must stand in test/allowed-skips.txt. A pinned namespace that is left over fails the run.
+// With CI=true a lane that cannot run fails it as well; elsewhere that is one loud line. The events of the lanes stay in
+// out/test/.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+const (
+	pins   = "/run/netns"
+	prefix = "cnibtest-" // of the namespaces that tests pin, as package nstest has it
+)
+
+type suite struct {
+	ci       bool
+	race     bool
+	vm       string
+	noVM     bool
+	allowed  string
+	out      string
+	packages []string
+}
+
+func main() {
+	s := suite{ci: os.Getenv("CI") == "true"}
+	flag.BoolVar(&s.race, "race", true, "use the race detector on the running kernel; needs a C compiler")
+	flag.BoolVar(&s.noVM, "no-vm", false, "leave out the virtual machine")
+	flag.StringVar(&s.vm, "vm", "out/vm", "the program of test/vm")
+	flag.StringVar(&s.allowed, "allowed", "test/allowed-skips.txt", "the list of allowed skips")
+	flag.StringVar(&s.out, "out", "out/test", "where the events go")
+	flag.Parse()
+	s.packages = flag.Args()
+	if len(s.packages) == 0 {
+		s.packages = []string{"./..."}
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	rep, err := s.run(ctx)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "ci:", err)
+		os.Exit(1)
+	}
+	rep.print(os.Stdout)
+	if len(rep.failures) > 0 {
+		os.Exit(1)
+	}
+}
+
+func (s *suite) run(ctx context.Context) (report, error) {
+	f, err := os.Open(s.allowed)
+	if err != nil {
+		return report{}, err
+	}
+	defer f.Close()
+	allowed, err := parseAllowances(f)
+	if err != nil {
+		return report{}, fmt.Errorf("%s: %w", s.allowed, err)
+	}
+	if err := os.MkdirAll(s.out, 0o755); err != nil {
+		return report{}, err
+	}
+	before := pinned()
+
+	args := []string{"-timeout=15m"}
+	if s.race {
+		args = append(args, "-race")
+	}
+	here, err := s.lane(ctx, "here", nil, append(args, s.packages...))
+	if err != nil {
+		return report{}, err
+	}
+	lanes, missing, problems := []*lane{here}, []string{}, []string{}
+	if os.Geteuid() != 0 {
+		missing, problems = s.cannot(missing, problems, asRoot, errors.New("this is not root: tests ran in a user namespace, or not at all"))
+	}
+	if pkgs := wantVM(here); len(pkgs) > 0 {
+		vm, err := s.vmLane(ctx, pkgs)
+		if err != nil {
+			missing, problems = s.cannot(missing, problems, inVM, err)
+		}
+		lanes = append(lanes, vm)
+	}
+	rep := merge(lanes, allowed, missing)
+	rep.failures = append(rep.failures, problems...)
+	for _, n := range pinned() {
+		if !slices.Contains(before, n) {
+			rep.failures = append(rep.failures, "left over: namespace "+n)
+		}
+	}
+	return rep, ctx.Err()
+}
+
+// cannot says so, loudly. In CI it is a failure; elsewhere the skips that name the lane are then allowed.
+func (s *suite) cannot(missing, problems []string, words string, err error) ([]string, []string) {
+	line := fmt.Sprintf("LANE DID NOT RUN (%s): %v", words, err)
+	fmt.Println(line)
+	if s.ci {
+		return missing, append(problems, line)
+	}
+	return append(missing, words), problems
+}
+
+// vmLane runs the packages in the virtual machine, one boot for each. The binaries are static, and without the race
+// detector: emulation is slow enough.
+func (s *suite) vmLane(ctx context.Context, pkgs []string) (*lane, error) {
+	vm := newLane("the vm")
+	if s.noVM {
+		return vm, errors.New("left out by -no-vm")
+	}
+	bin, err := filepath.Abs(s.vm)
+	if err != nil {
+		return vm, err
+	}
+	build := exec.CommandContext(ctx, "go", "build", "-o", bin, "./test/vm")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return vm, fmt.Errorf("go build ./test/vm: %w\n%s", err, out)
+	}
+	check := exec.CommandContext(ctx, bin, "-check")
+	check.Stdout, check.Stderr = os.Stdout, os.Stdout
+	if err := check.Run(); err != nil {
+		return vm, fmt.Errorf("%s -check: %w", s.vm, err)
+	}
+	return s.lane(ctx, "vm", []string{"CGO_ENABLED=0"}, append([]string{"-timeout=15m", "-exec=" + bin}, pkgs...))
+}
+
+func (s *suite) lane(ctx context.Context, name string, env, args []string) (*lane, error) {
+	l := newLane("lane " + name)
+	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json", "-count=1"}, args...)...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stderr = os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	fmt.Println(strings.Join(append(env, cmd.Args...), " "))
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return l, err
+	}
+	events, err := os.Create(filepath.Join(s.out, name+".json"))
+	if err != nil {
+		return l, err
+	}
+	defer events.Close()
+	if err := cmd.Start(); err != nil {
+		return l, err
+	}
+	readErr := l.read(io.TeeReader(stdout, events), os.Stdout)
+	err = cmd.Wait()
+	if readErr != nil {
+		return l, readErr
+	}
+	if err != nil && !l.anyFailed() {
+		return l, fmt.Errorf("go test: %w", err)
+	}
+	return l, nil
+}
+
+func (l *lane) anyFailed() bool {
+	for _, key := range l.tests("") {
+		if l.results[key].outcome == failed {
+			return true
+		}
+	}
+	return false
+}
+
+// pinned are the test namespaces that are there.
+func pinned() []string {
+	entries, err := os.ReadDir(pins)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), prefix) {
+			out = append(out, e.Name())
+		}
+	}
+	return out
+}

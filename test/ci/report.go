@@ -1,0 +1,174 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+)
+
+// The words by which a test says that another lane runs it; package nstest writes them.
+const (
+	inVM   = "runs in the vm lane"
+	asRoot = "runs in the namespace lane"
+)
+
+// allowance is a line of the list of allowed skips: a package, below the module's root, a test as a pattern of
+// path.Match, and why it may be skipped.
+type allowance struct {
+	pkg, test, why string
+	used           bool
+}
+
+func parseAllowances(r io.Reader) ([]*allowance, error) {
+	var out []*allowance
+	s := bufio.NewScanner(r)
+	for n := 1; s.Scan(); n++ {
+		line := strings.TrimSpace(s.Text())
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		f := strings.Fields(line)
+		if len(f) < 3 {
+			return nil, fmt.Errorf("line %d: want a package, a test and a reason, got %q", n, line)
+		}
+		if _, err := path.Match(f[1], ""); err != nil {
+			return nil, fmt.Errorf("line %d: test %q: %w", n, f[1], err)
+		}
+		out = append(out, &allowance{pkg: f[0], test: f[1], why: strings.Join(f[2:], " ")})
+	}
+	return out, s.Err()
+}
+
+func (a *allowance) covers(key id) bool {
+	if key.pkg != a.pkg && !strings.HasSuffix(key.pkg, "/"+a.pkg) {
+		return false
+	}
+	ok, err := path.Match(a.test, key.test)
+	return ok && err == nil
+}
+
+// skip is a test that no lane ran.
+type skip struct {
+	id
+	reason string
+	why    string // it is allowed; empty where it is not
+}
+
+// report is what all lanes together did.
+type report struct {
+	passed   int
+	failures []string
+	skips    []skip
+	notes    []string
+}
+
+// wantVM are the packages with tests that wait for the virtual machine.
+func wantVM(l *lane) []string {
+	pkgs := map[string]bool{}
+	for _, key := range l.tests("") {
+		if r := l.results[key]; r.outcome == skipped && strings.Contains(r.reason(), inVM) {
+			pkgs[key.pkg] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(pkgs))
+}
+
+// merge counts each test once: failed if it failed in any lane, else passed if it passed in one. missing are the words
+// of skips whose lane could not run, which is allowed outside of CI.
+func merge(lanes []*lane, allowed []*allowance, missing []string) report {
+	var rep report
+	var ids []id
+	for _, l := range lanes {
+		ids = append(ids, l.tests("")...)
+	}
+	slices.SortFunc(ids, id.compare)
+	for _, key := range slices.Compact(ids) {
+		rep.count(key, lanes, allowed, missing)
+	}
+	for _, a := range allowed {
+		if !a.used {
+			rep.notes = append(rep.notes, fmt.Sprintf("allowed skip that did not happen: %s %s", a.pkg, a.test))
+		}
+	}
+	return rep
+}
+
+func (rep *report) count(key id, lanes []*lane, allowed []*allowance, missing []string) {
+	var ran bool
+	var reasons []string
+	for _, l := range lanes {
+		r := l.results[key]
+		switch {
+		case r == nil:
+		case r.outcome == failed:
+			rep.failures = append(rep.failures, fmt.Sprintf("in %s: %s", l.name, key))
+			return
+		case r.outcome == passed:
+			ran = true
+		case r.outcome == skipped:
+			reasons = append(reasons, r.reason())
+		}
+	}
+	if ran {
+		rep.passed++
+		return
+	}
+	s := skip{id: key, reason: strings.Join(slices.Compact(reasons), "; then ")}
+	for _, a := range allowed {
+		if a.covers(key) {
+			s.why, a.used = a.why, true
+		}
+	}
+	for _, m := range missing {
+		if s.why == "" && strings.Contains(s.reason, m) {
+			s.why = "that lane could not run here"
+		}
+	}
+	rep.skips = append(rep.skips, s)
+	if s.why == "" {
+		rep.failures = append(rep.failures, fmt.Sprintf("skipped, and not in the list of allowed skips: %s: %s", key, s.reason))
+	}
+}
+
+// print ends with a line of counts. Failures are tests and everything else that must not be, so that it says
+// "0 failed" exactly when all is well.
+func (rep *report) print(w io.Writer) {
+	fmt.Fprintf(w, "\n%d tests run\n", rep.passed+rep.failedTests())
+	for _, n := range rep.notes {
+		fmt.Fprintln(w, "NOTE", n)
+	}
+	for _, s := range rep.skips {
+		why := s.why
+		if why == "" {
+			why = "NOT ALLOWED"
+		}
+		fmt.Fprintf(w, "SKIPPED %s: %s (%s)\n", s.id, s.reason, why)
+	}
+	for _, f := range rep.failures {
+		fmt.Fprintln(w, "FAILED", f)
+	}
+	fmt.Fprintf(w, "%d passed, %d failed, %d skipped\n", rep.passed, len(rep.failures), len(rep.skips)-rep.forbidden())
+}
+
+// forbidden skips count as failures, not as skips.
+func (rep *report) forbidden() (n int) {
+	for _, s := range rep.skips {
+		if s.why == "" {
+			n++
+		}
+	}
+	return n
+}
+
+func (rep *report) failedTests() (n int) {
+	for _, f := range rep.failures {
+		if strings.HasPrefix(f, "in ") {
+			n++
+		}
+	}
+	return n
+}
