@@ -125,6 +125,15 @@ func Delete(_ context.Context, ns *netns.NS, name string) error {
 	return c.Do(rtnl.DelLink(name))
 }
 
+// DeleteIndex is [Delete] by the index of one end.
+func DeleteIndex(_ context.Context, ns *netns.NS, index int) error {
+	c, err := rtnl.Open(ns)
+	if err != nil {
+		return err
+	}
+	return c.Do(rtnl.DelLinkIndex(index))
+}
+
 // Host is a host end that bears one of our aliases.
 type Host struct {
 	Name, Alias string

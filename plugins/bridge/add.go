@@ -1,0 +1,309 @@
+// Package bridge is the CNI plugin "bridge": it attaches a container to a Linux bridge by a veth pair.
+//
+// It takes every key of the reference plugin of that name and keeps its meaning. See docs/plugins/bridge.md.
+package bridge
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net/netip"
+	"time"
+
+	"github.com/cniblocks/cniblocks/bridge"
+	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/internal/undo"
+	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/route"
+	"github.com/cniblocks/cniblocks/veth"
+)
+
+// Plugin is the bridge plugin. The zero value is ready to use.
+type Plugin struct {
+	// Remove deletes the interface of an index and returns when its name and addresses are free. Nil waits until the kernel
+	// has freed its memory too, which takes some 20 ms more.
+	Remove func(ctx context.Context, ns *netns.NS, index int) error
+}
+
+var _ cni.Plugin = Plugin{}
+
+// job is one request under way.
+type job struct {
+	*cni.Request
+	*conf
+	host, pod *netns.NS // pod is nil where there is none
+	ipam      cni.Plugin
+	alias     string
+	remove    func(ctx context.Context, ns *netns.NS, index int) error
+}
+
+// begin validates all that can be validated before anything changes.
+func (p Plugin) begin(r *cni.Request) (*job, error) {
+	c, err := load(r)
+	if err != nil {
+		return nil, err
+	}
+	j := &job{Request: r, conf: c, alias: veth.Alias(r.Network, r.ContainerID, r.IfName), remove: p.Remove}
+	if j.remove == nil {
+		j.remove = veth.DeleteIndex
+	}
+	if j.ipam, err = r.IPAM(); err != nil {
+		return nil, err
+	}
+	j.host, err = netns.Current()
+	return j, err
+}
+
+func (j *job) close() {
+	j.host.Close()
+	if j.pod != nil {
+		j.pod.Close()
+	}
+}
+
+func (j *job) openPod() (err error) {
+	j.pod, err = netns.Open(j.NetNS)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return cni.Errorf(cni.ErrUnknownContainer, "CNI_NETNS: %w", err)
+	case err != nil:
+		return cni.Errorf(cni.ErrEnvironment, "CNI_NETNS: %w", err)
+	case j.pod.Same(j.host):
+		return cni.Errorf(cni.ErrEnvironment, "CNI_NETNS=%s is the node's own network namespace; want the container's", j.NetNS)
+	}
+	return nil
+}
+
+// Add attaches the container. It is a transaction: if a step fails the steps before it are taken back, save what belongs
+// to the network: the bridge, its addresses, the SNAT rule, forwarding.
+func (p Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err error) {
+	j, err := p.begin(r)
+	if err != nil {
+		return nil, err
+	}
+	defer j.close()
+	if err := j.openPod(); err != nil {
+		return nil, err
+	}
+	snat, err := j.openSNAT()
+	if err != nil {
+		return nil, err
+	}
+	var u undo.Stack
+	defer u.OnError(ctx, &err)
+
+	br, err := bridge.Ensure(ctx, j.host, j.wanted(r.Network))
+	if err != nil {
+		return nil, config(err, bridge.ErrNotBridge)
+	}
+	pair, err := j.attach(ctx, br, &u)
+	if err != nil {
+		return nil, err
+	}
+	res := &cni.Result{Interfaces: []cni.Interface{
+		{Name: br.Name, MAC: br.MAC.String(), MTU: br.MTU},
+		{Name: pair.Host.Name, MAC: pair.Host.MAC.String(), MTU: pair.Host.MTU},
+		{Name: pair.Pod.Name, MTU: pair.Host.MTU, Sandbox: r.NetNS},
+	}}
+	if err := j.address(ctx, res, &u); err != nil {
+		return nil, err
+	}
+	if err := j.gateways(ctx, br, res); err != nil {
+		return nil, err
+	}
+	mac, err := j.configure(ctx, pair, res)
+	if err != nil {
+		return nil, err
+	}
+	res.Interfaces[2].MAC = mac.String()
+	if err := j.guard(ctx, pair, mac, &u); err != nil {
+		return nil, err
+	}
+	if err := snat.ensure(ctx, res, &u); err != nil {
+		return nil, err
+	}
+	if j.DNS != nil {
+		res.DNS = *j.DNS
+	}
+	if !j.DisableContainerInterface {
+		err = carrier(ctx, j.host, pair.Host)
+	}
+	return res, err
+}
+
+// attach makes the pair: the exclusive step that guards all others.
+func (j *job) attach(ctx context.Context, br bridge.State, u *undo.Stack) (veth.Pair, error) {
+	pair, err := veth.CreateOn(ctx, veth.Pair{
+		Host:  veth.End{NS: j.host, Name: veth.HostName(j.Network, j.ContainerID, j.IfName), MTU: j.MTU},
+		Pod:   veth.End{NS: j.pod, Name: j.IfName, MTU: j.MTU, MAC: j.mac},
+		Alias: j.alias, Hairpin: j.HairpinMode, Isolated: j.PortIsolation,
+	}, br.Index)
+	if err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return pair, cni.Errorf(cni.ErrConfig, "CNI_IFNAME=%s of container %s: %w", j.IfName, j.ContainerID, err)
+		}
+		return pair, err
+	}
+	u.Push(func(ctx context.Context) error { return j.detach(ctx) })
+	return pair, bridge.SetPort(ctx, j.host, pair.Host.Index, j.port)
+}
+
+// detach removes the pair; one that is gone is fine.
+func (j *job) detach(ctx context.Context) error {
+	c, err := rtnl.Open(j.host)
+	if err != nil {
+		return err
+	}
+	l, err := c.LinkByName(veth.HostName(j.Network, j.ContainerID, j.IfName))
+	if err == nil {
+		err = j.remove(ctx, j.host, l.Index)
+	}
+	return rtnl.Except(err, fs.ErrNotExist)
+}
+
+// address asks the IPAM plugin and completes its answer with gateways and default routes.
+func (j *job) address(ctx context.Context, res *cni.Result, u *undo.Stack) error {
+	if j.ipam == nil {
+		return nil
+	}
+	release := func(ctx context.Context) error {
+		// The device goes before its address returns to the pool.
+		return errors.Join(j.detach(ctx), j.ipam.Del(ctx, j.Request))
+	}
+	got, err := j.ipam.Add(ctx, j.Request)
+	if err != nil {
+		return errors.Join(err, release(context.WithoutCancel(ctx)))
+	}
+	u.Push(release)
+	if len(got.IPs) == 0 {
+		return cni.Errorf(cni.ErrConfig, "IPAM plugin %q gave no address", j.conf.IPAM.Type)
+	}
+	res.IPs, res.Routes, res.DNS = got.IPs, got.Routes, got.DNS
+	return j.complete(res)
+}
+
+// complete fills in what follows from the addresses.
+func (j *job) complete(res *cni.Result) error {
+	seen := map[bool]bool{} // families, by "is IPv4", that have their default route
+	for i := range res.IPs {
+		ip := &res.IPs[i]
+		ip.Interface = 2
+		if !ip.Gateway.IsValid() && j.IsGateway {
+			ip.Gateway = firstHost(ip.Address)
+			if ip.Gateway == ip.Address.Addr() || !ip.Address.Contains(ip.Gateway) {
+				return cni.Errorf(cni.ErrConfig, `netconf: key "isGateway" is true, and %s leaves no address for a gateway; state "gateway" in the range, or use a larger subnet`, ip.Address)
+			}
+		}
+		is4 := ip.Address.Addr().Is4()
+		if !j.IsDefaultGateway || seen[is4] {
+			continue
+		}
+		seen[is4] = true
+		if !hasDefault(res.Routes, is4) {
+			res.Routes = append(res.Routes, cni.Route{Dst: defaultDst(is4), GW: ip.Gateway})
+		}
+	}
+	return nil
+}
+
+func firstHost(p netip.Prefix) netip.Addr {
+	base := p.Masked().Addr()
+	if base.BitLen()-p.Bits() == 1 && base != p.Addr() { // /31 and /127: the other one
+		return base
+	}
+	return base.Next()
+}
+
+func defaultDst(is4 bool) netip.Prefix {
+	if is4 {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+}
+
+func hasDefault(routes []cni.Route, is4 bool) bool {
+	for _, r := range routes {
+		if r.GW.IsValid() && r.Dst == defaultDst(is4) {
+			return true
+		}
+	}
+	return false
+}
+
+// gateways puts the gateway addresses on the bridge, or on the device of its VLAN, and lets the node forward.
+func (j *job) gateways(ctx context.Context, br bridge.State, res *cni.Result) error {
+	if !j.IsGateway || len(res.IPs) == 0 {
+		return nil
+	}
+	want, families := gatewaysOf(res)
+	dev, index := br.Name, br.Index
+	if j.VLAN != 0 {
+		gw, err := bridge.VLANGateway(ctx, j.host, br, j.port.VLAN, "cniblocks/"+j.Network, j.PreserveDefaultVLAN)
+		if err != nil {
+			return err
+		}
+		dev, index = gw.Name, gw.Index
+		res.Interfaces = append(res.Interfaces, cni.Interface{Name: gw.Name, MAC: gw.MAC.String(), MTU: gw.MTU})
+	}
+	added, err := bridge.Gateways(ctx, j.host, index, dev, j.ForceAddress, want...)
+	if err != nil {
+		return config(err, fs.ErrExist)
+	}
+	if added && !br.Ours {
+		if err := bridge.PinMAC(ctx, j.host, br); err != nil {
+			return err
+		}
+	}
+	return route.Forward(ctx, j.host, families...)
+}
+
+func gatewaysOf(res *cni.Result) (want []netip.Prefix, families []route.Family) {
+	seen := map[route.Family]bool{}
+	for _, ip := range res.IPs {
+		want = append(want, netip.PrefixFrom(ip.Gateway, ip.Address.Bits()))
+		f := route.IPv6
+		if ip.Address.Addr().Is4() {
+			f = route.IPv4
+		}
+		if !seen[f] {
+			seen[f] = true
+			families = append(families, f)
+		}
+	}
+	return want, families
+}
+
+// carrier waits until packets can pass. Asking for the link makes the kernel install its queue, without which a first
+// packet is now and then lost for a second.
+func carrier(ctx context.Context, host *netns.NS, end veth.End) error {
+	c, err := rtnl.Open(host)
+	if err != nil {
+		return err
+	}
+	for wait := time.Millisecond; ; wait *= 2 {
+		l, err := c.LinkByIndex(end.Index)
+		if err != nil {
+			return err
+		}
+		if l.OperState == rtnl.OperUp {
+			return nil
+		}
+		if wait > 2*time.Second {
+			return cni.Errorf(cni.ErrIO, "%s has no carrier: operational state %d", end.Name, l.OperState)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// config makes an error one of the configuration if it is the target.
+func config(err, target error) error {
+	if errors.Is(err, target) {
+		return cni.Errorf(cni.ErrConfig, "netconf: key \"bridge\": %w", err)
+	}
+	return err
+}

@@ -1,0 +1,84 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+
+	"github.com/cniblocks/cniblocks/bridge"
+	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/veth"
+)
+
+// Del takes the attachment away. It needs neither the namespace nor prevResult nor the ranges, and goes on after an
+// error: whatever can go goes.
+func (p Plugin) Del(ctx context.Context, r *cni.Request) error {
+	j, err := p.begin(r)
+	if err != nil {
+		return err
+	}
+	defer j.close()
+	device := j.removeDevice(ctx)
+	if device != nil {
+		// The address must not return to the pool while a device still bears it.
+		return errors.Join(device, j.forget(ctx))
+	}
+	var lease error
+	if j.ipam != nil {
+		lease = j.ipam.Del(ctx, r)
+	}
+	return errors.Join(lease, j.forget(ctx))
+}
+
+// removeDevice removes our pair, which its name tells, or the one that the reference made, which the pod's namespace
+// tells.
+func (j *job) removeDevice(ctx context.Context) error {
+	c, err := rtnl.Open(j.host)
+	if err != nil {
+		return err
+	}
+	l, err := c.LinkByName(veth.HostName(j.Network, j.ContainerID, j.IfName))
+	if err == nil {
+		return rtnl.Except(j.remove(ctx, j.host, l.Index), fs.ErrNotExist)
+	}
+	if !errors.Is(err, fs.ErrNotExist) || j.NetNS == "" {
+		return rtnl.Except(err, fs.ErrNotExist)
+	}
+	if j.openPod() != nil {
+		return nil // the namespace is gone, or was none: its interfaces went with it
+	}
+	end, ok, err := referencePair(ctx, j.host, j.pod, j.IfName, j.Bridge)
+	if err != nil || !ok {
+		return err
+	}
+	return rtnl.Except(j.remove(ctx, j.host, end.Index), fs.ErrNotExist)
+}
+
+// referencePair finds the host end of the pod's interface if it is a port of the bridge and bears no alias of ours: an
+// attachment that the reference made. An interface of another network is not taken for it.
+func referencePair(ctx context.Context, host, pod *netns.NS, ifName, bridgeName string) (rtnl.Link, bool, error) {
+	none := func(err error) (rtnl.Link, bool, error) { return rtnl.Link{}, false, rtnl.Except(err, fs.ErrNotExist) }
+	in, err := rtnl.Open(pod)
+	if err != nil {
+		return none(err)
+	}
+	l, err := in.LinkByName(ifName)
+	if err != nil || l.Kind != "veth" {
+		return none(err)
+	}
+	out, err := rtnl.Open(host)
+	if err != nil {
+		return none(err)
+	}
+	end, err := out.LinkByIndex(l.Peer)
+	if err != nil || end.Kind != "veth" || end.Peer != l.Index || end.Alias != "" {
+		return none(err)
+	}
+	br, err := bridge.Get(ctx, host, bridgeName)
+	if err != nil || end.Master != br.Index {
+		return none(rtnl.Except(err, bridge.ErrNotBridge))
+	}
+	return end, true, nil
+}

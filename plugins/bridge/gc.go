@@ -1,0 +1,83 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+
+	"github.com/cniblocks/cniblocks/bridge"
+	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/veth"
+)
+
+// Status fails if an ADD could not succeed now: no usable SNAT backend, a bridge of another kind in the way, an IPAM
+// plugin that is missing or says so itself.
+func (p Plugin) Status(ctx context.Context, r *cni.Request) error {
+	j, err := p.begin(r)
+	if err != nil {
+		return notAvailable(err)
+	}
+	defer j.close()
+	if _, err := bridge.Get(ctx, j.host, j.Bridge); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return notAvailable(err)
+	}
+	if _, err = j.openSNAT(); err != nil {
+		return notAvailable(err)
+	}
+	if j.ipam != nil {
+		return j.ipam.Status(ctx, r)
+	}
+	return nil
+}
+
+// notAvailable gives the code by which STATUS says no, save to an error in the configuration.
+func notAvailable(err error) error {
+	switch cni.CodeOf(err) {
+	case cni.ErrConfig, cni.ErrDecode, cni.ErrVersion, cni.ErrEnvironment, cni.ErrNotAvailable, cni.ErrLimited:
+		return err
+	}
+	return cni.Errorf(cni.ErrNotAvailable, "%w", err)
+}
+
+// GC takes away every attachment of this network that the runtime no longer has: devices first, then what the node keeps
+// for them, then their addresses. It goes on after an error.
+func (p Plugin) GC(ctx context.Context, r *cni.Request) error {
+	j, err := p.begin(r)
+	if err != nil {
+		return err
+	}
+	defer j.close()
+	keep := map[string]bool{}
+	for _, a := range r.Valid {
+		keep[veth.Alias(r.Network, a.ContainerID, a.IfName)] = true
+	}
+	devices := j.sweepDevices(ctx, keep)
+	errs := []error{devices, j.sweep(ctx)}
+	if j.ipam != nil && devices == nil {
+		errs = append(errs, j.ipam.GC(ctx, r))
+	}
+	return errors.Join(errs...)
+}
+
+// sweepDevices removes the host ends that bear an alias of this network and belong to no valid attachment.
+func (j *job) sweepDevices(ctx context.Context, keep map[string]bool) error {
+	ends, err := veth.List(ctx, j.host, veth.AliasPrefix(j.Network))
+	if err != nil {
+		return err
+	}
+	c, err := rtnl.Open(j.host)
+	if err != nil {
+		return err
+	}
+	var stale []*rtnl.Msg
+	for _, e := range ends {
+		if !keep[e.Alias] {
+			stale = append(stale, rtnl.DelLinkIndex(e.Index))
+		}
+	}
+	if len(stale) == 0 {
+		return nil
+	}
+	return rtnl.Except(c.Do(stale...), fs.ErrNotExist)
+}
