@@ -65,6 +65,8 @@ type arm struct {
 	net   network
 	world *scratch.World
 	pod   *scratch.Pod // for its rounds; arms take turns and may share it
+
+	untraced bool // strace would take minutes
 }
 
 // arm makes a participant with a node of its own, which [arm.close] ends.

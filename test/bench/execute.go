@@ -115,6 +115,9 @@ func (r *run) interleave(scenario string, rounds int, arms []*arm, round func(*a
 		return nil
 	}
 	for _, a := range arms {
+		if a.untraced {
+			continue
+		}
 		if err := turn(a, traced{r, scenario, a}); err != nil {
 			return err
 		}

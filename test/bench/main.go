@@ -160,18 +160,24 @@ func inside(o options) error {
 	if err := scratch.Enter(); err != nil {
 		return err
 	}
-	o.Ref = os.Getenv(envRef)
 	rep := report.Report{
 		Title: "Benchmarks", Command: "go run ./test/bench " + strings.Join(os.Args[1:], " "),
 		Date: time.Now().UTC().Truncate(time.Second), Machine: report.ThisMachine(),
 		Ours: "cniblocks", Reference: "containernetworking/plugins " + reference.Version,
 	}
-	if o.Ours == o.Ref {
+	if o.Ours == os.Getenv(envRef) {
 		rep.Ours = rep.Reference + " (both sides: the difference is noise)"
 	}
 	rep.Machine.FileSystem = scratch.FileSystem(scratch.Dir())
 	if err := trace.Available(); err != nil {
 		rep.Notes = append(rep.Notes, err.Error())
+	}
+	var err error
+	if o.Ours, err = snapshot(o.Ours, "ours"); err != nil {
+		return err
+	}
+	if o.Ref, err = snapshot(os.Getenv(envRef), "reference"); err != nil {
+		return err
 	}
 	var rec report.Recorder
 	pods := &scratch.Pods{}

@@ -31,6 +31,7 @@ func (r *run) beside(name string, n, rounds int) error {
 		return err
 	}
 	defer closeAll(arms)
+	arms[1].untraced = n > 1000
 	if err := r.interleave(name, rounds, arms, r.attach); err != nil {
 		return err
 	}
@@ -76,6 +77,7 @@ func lastAddress(r *run) error {
 		return err
 	}
 	defer closeAll(arms)
+	arms[1].untraced = true
 	return r.interleave("last-address", r.rounds(20, 6), arms, r.attach)
 }
 

@@ -80,6 +80,7 @@ var (
 	entry    = regexp.MustCompile(`^\d+\s+([a-z_0-9]+)\((.*)`)
 	resumed  = regexp.MustCompile(`^\d+\s+<\.\.\. ([a-z_0-9]+) resumed>`)
 	duration = regexp.MustCompile(`<(\d+\.\d+)>$`)
+	success  = regexp.MustCompile(`\) += 0 <[\d.]+>$`)
 	toSocket = regexp.MustCompile(`^\d+<NETLINK:`)
 )
 
@@ -115,7 +116,7 @@ func (c *Counts) count(name, args string) {
 
 // spend adds what the end of the line tells, which an unfinished call has not got yet: the outcome and the time.
 func (c *Counts) spend(name, line string) {
-	if name == "execve" && strings.Contains(line, ") = 0 <") {
+	if name == "execve" && success.MatchString(line) {
 		c.Processes++
 	}
 	if m := duration.FindStringSubmatch(line); m != nil {

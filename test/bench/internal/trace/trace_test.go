@@ -19,7 +19,7 @@ const log = `100 execve("/bin/bridge", ["/bin/bridge"], 0x7ffe /* 6 vars */) = 0
 100 clone(child_stack=NULL, flags=CLONE_VM|CLONE_VFORK|SIGCHLD <unfinished ...>
 102 execve("/sbin/host-local", ["/bin/host-local"], 0x7ffe /* 6 vars */) = -1 ENOENT (No such file or directory) <0.000030>
 102 execve("/bin/host-local", ["/bin/host-local"], 0x7ffe /* 6 vars */ <unfinished ...>
-102 <... execve resumed>) = 0 <0.000300>
+102 <... execve resumed>)             = 0 <0.000300>
 102 sendmsg(3<NETLINK:[ROUTE:7]>, {msg_name=NULL}, 0) = 20 <0.000100>
 100 <... clone resumed>) = 102 <0.001000>
 102 exit_group(0) = ?
