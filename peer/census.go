@@ -1,0 +1,165 @@
+package peer
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// census knows the peers that were accepted so far, and finds those that another one cannot live with.
+type census struct {
+	entries []entry
+	ranges  forest
+	inside  [len(Families)]int32 // the places around the endpoints of the entry that was asked for last
+	first   []int32              // the number of the first range of entry i; a last one is the count
+	names   map[string]int32
+	ends    map[netip.AddrPort]int32
+	macs    map[familyMAC]int32
+	keys    map[familyKey]int32
+	repeats map[string]bool // names that several entries bear; made when it is first asked for
+}
+
+type familyMAC struct {
+	f Family
+	m MAC
+}
+
+type familyKey struct {
+	f Family
+	k PublicKey
+}
+
+func newCensus(entries []entry) *census {
+	c := &census{
+		entries: entries,
+		first:   make([]int32, 0, len(entries)+1),
+		names:   make(map[string]int32, len(entries)),
+		ends:    make(map[netip.AddrPort]int32, len(entries)),
+	}
+	n := 0
+	for _, e := range entries {
+		n += min(len(e.Pods), MaxPrefixes)
+	}
+	ranges := make([]netip.Prefix, 0, n)
+	for _, e := range entries {
+		c.first = append(c.first, int32(len(ranges)))
+		for _, r := range e.Pods[:min(len(e.Pods), MaxPrefixes)] {
+			ranges = append(ranges, r.Masked())
+		}
+	}
+	c.first = append(c.first, int32(len(ranges)))
+	c.ranges = plant(ranges)
+	return c
+}
+
+// party is how a problem names an entry.
+func (c *census) party(i int) string {
+	if c.repeats == nil {
+		c.repeats = map[string]bool{"": true}
+		seen := make(map[string]bool, len(c.entries))
+		for _, e := range c.entries {
+			if seen[e.Name] {
+				c.repeats[e.Name] = true
+			}
+			seen[e.Name] = true
+		}
+	}
+	if name := c.entries[i].Name; !c.repeats[name] {
+		return "peer " + quote(name)
+	}
+	return fmt.Sprintf("peers[%d]", i)
+}
+
+// conflicts finds what entry i cannot share with those that were accepted.
+func (c *census) conflicts(i int) Problems {
+	var found Problems
+	e := c.entries[i]
+	if o, ok := c.names[e.Name]; ok && e.Name != "" {
+		found = append(found, c.shared("name", quote(e.Name), o, "give every peer a name of its own"))
+	}
+	for n := c.first[i]; n < c.first[i+1]; n++ {
+		at := c.ranges.at[n]
+		if o := c.ranges.clash(at); o != none {
+			found = append(found, c.overlap(claim{int32(i), at}, o, FamilyOf(c.ranges.places[at].prefix.Addr())))
+		}
+	}
+	for n, f := range Families {
+		end := e.Endpoint(f)
+		found = append(found, c.sameEnd(f, end)...)
+		c.inside[n] = c.ranges.inside(end.Addr)
+		if o := c.ranges.up(c.inside[n]); o != none {
+			found = append(found, c.overlap(claim{int32(i), -1}, o, f))
+		}
+	}
+	return found
+}
+
+func (c *census) sameEnd(f Family, e Endpoint) Problems {
+	var found Problems
+	if o, ok := c.ends[netip.AddrPortFrom(e.Addr, e.Port)]; ok && e.Addr.IsValid() {
+		found = append(found, c.shared("endpoint", e.Addr.String(), o, "give every peer an address of its own"))
+	}
+	if o, ok := c.macs[familyMAC{f, e.MAC}]; ok {
+		found = append(found, c.shared("mac", e.MAC.String(), o, "give every tunnel device a MAC of its own, or state none"))
+	}
+	if o, ok := c.keys[familyKey{f, e.PublicKey}]; ok {
+		found = append(found, c.shared("publicKey", e.PublicKey.String(), o, "make a key on every node; a copied machine keeps its original's"))
+	}
+	return found
+}
+
+func (c *census) shared(key, value string, with int32, remedy string) *Problem {
+	return problem(key, value, "is also that of "+c.party(int(with)), "%s", remedy)
+}
+
+func (c *census) overlap(mine, other claim, f Family) *Problem {
+	verb, remedy := "overlaps", "give every peer ranges of its own"
+	switch {
+	case mine.place < 0:
+		verb = "lies in"
+	case other.place < 0:
+		verb = "holds"
+	}
+	if verb != "overlaps" {
+		remedy = "let no range hold the address of a node: it would lead into the tunnel"
+	}
+	key, value := c.text(mine, f)
+	otherKey, otherValue := c.text(other, f)
+	return problem(key, value, fmt.Sprintf("%s %s %s of %s", verb, otherKey, otherValue, c.party(int(other.owner))), "%s", remedy)
+}
+
+func (c *census) text(cl claim, f Family) (key, value string) {
+	if cl.place < 0 {
+		return "endpoint", c.entries[cl.owner].Endpoint(f).Addr.String()
+	}
+	return "pods", c.ranges.places[cl.place].prefix.String()
+}
+
+// accept makes entry i, of which conflicts were asked for last, one that others are measured by.
+func (c *census) accept(i int) {
+	e, owner := c.entries[i], int32(i)
+	c.names[e.Name] = owner
+	for n := c.first[i]; n < c.first[i+1]; n++ {
+		c.ranges.hold(c.ranges.at[n], owner)
+	}
+	for n, f := range Families {
+		end := e.Endpoint(f)
+		if end.Addr.IsValid() {
+			c.ends[netip.AddrPortFrom(end.Addr, end.Port)] = owner
+			c.ranges.mark(c.inside[n], claim{owner, -1})
+		}
+		if end.MAC != (MAC{}) {
+			put(&c.macs, familyMAC{f, end.MAC}, owner, len(c.entries))
+		}
+		if end.PublicKey != (PublicKey{}) {
+			put(&c.keys, familyKey{f, end.PublicKey}, owner, len(c.entries))
+		}
+	}
+}
+
+// put makes the map when it is needed: most networks publish neither MACs nor keys.
+func put[K comparable](m *map[K]int32, k K, owner int32, size int) {
+	if *m == nil {
+		*m = make(map[K]int32, size)
+	}
+	(*m)[k] = owner
+}

@@ -1,0 +1,117 @@
+package peer
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// forest holds ranges. Any two prefixes are nested or apart, so what a range can overlap is itself, above it or below
+// it: a clash is found by a walk up from it, because whoever holds a place leaves a mark on all above.
+type forest struct {
+	places []place // the distinct ranges, by address and then length
+	at     []int32 // the place of range n
+}
+
+type place struct {
+	prefix netip.Prefix
+	up     int32 // the place of the smallest range around it, -1 for none
+	held   int32 // the owner, -1 for none
+	below  claim // one that is held within
+}
+
+// claim is what an owner holds: a place, or, where that is -1, an endpoint.
+type claim struct{ owner, place int32 }
+
+var none = claim{-1, -1}
+
+// plant makes a forest of ranges, which are numbered as they stand there. Invalid ones are of no consequence.
+func plant(ranges []netip.Prefix) forest {
+	type numbered struct {
+		netip.Prefix
+		n int32
+	}
+	order := make([]numbered, len(ranges))
+	v4, v6 := 0, len(ranges)
+	for n, r := range ranges { // each family in its order: most lists are sorted then
+		if r.Addr().Is4() {
+			order[v4] = numbered{r, int32(n)}
+			v4++
+		}
+	}
+	for n, r := range slices.Backward(ranges) {
+		if !r.Addr().Is4() {
+			v6--
+			order[v6] = numbered{r, int32(n)}
+		}
+	}
+	slices.SortFunc(order, func(a, b numbered) int {
+		if n := a.Addr().Compare(b.Addr()); n != 0 {
+			return n
+		}
+		return a.Bits() - b.Bits()
+	})
+	f := forest{places: make([]place, 0, len(ranges)), at: make([]int32, len(ranges))}
+	up := int32(-1)
+	for _, r := range order {
+		if last := len(f.places) - 1; last < 0 || f.places[last].prefix != r.Prefix {
+			for up >= 0 && !f.places[up].prefix.Contains(r.Addr()) {
+				up = f.places[up].up
+			}
+			f.places = append(f.places, place{prefix: r.Prefix, up: up, held: -1, below: none})
+			up = int32(last + 1)
+		}
+		f.at[r.n] = int32(len(f.places) - 1)
+	}
+	return f
+}
+
+// clash is what is held and overlaps a place.
+func (f *forest) clash(at int32) claim {
+	switch p := f.places[at]; {
+	case !p.prefix.IsValid():
+		return none
+	case p.below != none:
+		return p.below
+	}
+	return f.up(at)
+}
+
+// up is what is held at a place or above it.
+func (f *forest) up(at int32) claim {
+	for ; at >= 0; at = f.places[at].up {
+		if owner := f.places[at].held; owner >= 0 {
+			return claim{owner, at}
+		}
+	}
+	return none
+}
+
+// inside is the place of the smallest range around an address, -1 for none.
+func (f *forest) inside(a netip.Addr) int32 {
+	if !a.IsValid() {
+		return -1
+	}
+	n, _ := slices.BinarySearchFunc(f.places, a, func(p place, a netip.Addr) int {
+		if c := p.prefix.Addr().Compare(a); c != 0 {
+			return c
+		}
+		return -1 // the longest of those that begin with it is the last
+	})
+	at := int32(n - 1)
+	for at >= 0 && !f.places[at].prefix.Contains(a) {
+		at = f.places[at].up
+	}
+	return at
+}
+
+func (f *forest) hold(at, owner int32) {
+	f.places[at].held = owner
+	f.mark(f.places[at].up, claim{owner, at})
+}
+
+// mark tells a place and all above it what is held within.
+func (f *forest) mark(at int32, c claim) {
+	for ; at >= 0 && f.places[at].below == none; at = f.places[at].up {
+		f.places[at].below = c
+	}
+}
