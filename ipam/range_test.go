@@ -1,0 +1,133 @@
+package ipam
+
+import (
+	"encoding/json"
+	"net/netip"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func addr(s string) netip.Addr {
+	if s == "" {
+		return netip.Addr{}
+	}
+	return netip.MustParseAddr(s)
+}
+
+func rng(subnet, start, end, gateway string) Range {
+	return Range{netip.MustParsePrefix(subnet), addr(start), addr(end), addr(gateway)}
+}
+
+func pool(subnets ...string) Pool {
+	var p Pool
+	for _, s := range subnets {
+		p = append(p, rng(s, "", "", ""))
+	}
+	return p
+}
+
+func TestRangeDefaultsAreThoseOfTheReferenceAndSmallSubnetsAreHandedOutWhole(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ in, want Range }{
+		{rng("10.1.0.0/16", "", "", ""), rng("10.1.0.0/16", "10.1.0.1", "10.1.255.254", "10.1.0.1")},
+		{rng("10.1.0.0/29", "", "", "10.1.0.6"), rng("10.1.0.0/29", "10.1.0.1", "10.1.0.6", "10.1.0.6")},
+		{rng("10.1.0.0/30", "", "", ""), rng("10.1.0.0/30", "10.1.0.1", "10.1.0.2", "10.1.0.1")},
+		{rng("10.1.0.0/24", "10.1.0.0", "10.1.0.255", ""), rng("10.1.0.0/24", "10.1.0.0", "10.1.0.255", "10.1.0.1")},
+		{rng("10.1.0.0/24", "::ffff:10.1.0.7", "", "169.254.1.1"), rng("10.1.0.0/24", "10.1.0.7", "10.1.0.254", "169.254.1.1")},
+		{rng("fd00::/64", "", "", ""), rng("fd00::/64", "fd00::1", "fd00::ffff:ffff:ffff:ffff", "fd00::1")},
+		{rng("fd00::/126", "", "", ""), rng("fd00::/126", "fd00::1", "fd00::3", "fd00::1")},
+		{rng("10.1.0.2/31", "", "", ""), rng("10.1.0.2/31", "10.1.0.2", "10.1.0.3", "")},
+		{rng("10.1.0.2/31", "", "", "10.1.0.2"), rng("10.1.0.2/31", "10.1.0.2", "10.1.0.3", "10.1.0.2")},
+		{rng("10.1.0.2/32", "", "", ""), rng("10.1.0.2/32", "10.1.0.2", "10.1.0.2", "")},
+		{rng("fd00::2/127", "", "", ""), rng("fd00::2/127", "fd00::2", "fd00::3", "")},
+		{rng("fd00::2/128", "", "", "fe80::1"), rng("fd00::2/128", "fd00::2", "fd00::2", "fe80::1")},
+	} {
+		got, err := c.in.Canonical()
+		require.NoError(t, err)
+		require.Equal(t, c.want, got)
+		again, err := got.Canonical()
+		require.NoError(t, err)
+		require.Equal(t, got, again)
+	}
+}
+
+func TestABadRangeSaysWhatIsWrongAndWhatToDo(t *testing.T) {
+	t.Parallel()
+	for want, r := range map[string]Range{
+		"subnet is missing: give one": {},
+		"subnet 10.1.0.5/24 has host bits set: write 10.1.0.0/24":                                   rng("10.1.0.5/24", "", "", ""),
+		"subnet ::ffff:10.1.0.0/120 is IPv4 written as IPv6: write it as IPv4":                      rng("::ffff:10.1.0.0/120", "", "", ""),
+		"rangeStart 10.2.0.1 is not in subnet 10.1.0.0/24: give one of its addresses":               rng("10.1.0.0/24", "10.2.0.1", "", ""),
+		"rangeEnd fd00::9 is not in subnet 10.1.0.0/24: give one of its addresses":                  rng("10.1.0.0/24", "", "fd00::9", ""),
+		"rangeEnd 10.1.0.4 is before rangeStart 10.1.0.9: swap them":                                rng("10.1.0.0/24", "10.1.0.9", "10.1.0.4", ""),
+		"gateway fd00::1 is not of the family of subnet 10.1.0.0/24":                                rng("10.1.0.0/24", "", "", "fd00::1"),
+		"gateway fe80::1%eth0 is not of the family of subnet fd00::/64: give an address of that fa": rng("fd00::/64", "", "", "fe80::1%eth0"),
+		"range 10.1.0.1-10.1.0.1 has only the gateway's address":                                    rng("10.1.0.0/24", "", "10.1.0.1", ""),
+	} {
+		_, err := r.Canonical()
+		require.ErrorContains(t, err, want)
+	}
+}
+
+func TestPoolsMustNotBeEmptyNorMixFamiliesNorOverlap(t *testing.T) {
+	t.Parallel()
+	for want, pools := range map[string][]Pool{
+		"range set 1: it has no range":                                                {pool("10.1.0.0/24"), {}},
+		"range set 0: subnets 10.1.0.0/24 and fd00::/64 are of different families":    {pool("10.1.0.0/24", "fd00::/64")},
+		"range set 0: range 1: subnet 10.1.1.1/24 has host bits":                      {pool("10.1.0.0/24", "10.1.1.1/24")},
+		"ranges 10.1.0.1-10.1.0.254 and 10.1.0.129-10.1.0.254 overlap":                {pool("10.1.0.0/24", "10.1.0.128/25")},
+		"range set 0 (10.1.0.1-10.1.0.254) and range set 2 (10.1.0.1-10.1.0.126) ove": {pool("10.1.0.0/24"), pool("fd00::/64"), pool("10.1.0.0/25")},
+	} {
+		_, err := Canonical(pools...)
+		require.ErrorContains(t, err, want)
+	}
+	_, err := Canonical(Pool{rng("10.1.0.0/24", "", "10.1.0.9", ""), rng("10.1.0.0/24", "10.1.0.10", "", "")}, pool("fd00::/64"))
+	require.NoError(t, err)
+}
+
+func TestRangesReadTheKeysOfTheConfiguration(t *testing.T) {
+	t.Parallel()
+	var p Pool
+	const text = `[{"subnet":"10.1.0.0/24","rangeStart":"10.1.0.4","rangeEnd":"10.1.0.9","gateway":"10.1.0.3"},{"subnet":"10.2.0.0/24"}]`
+	require.NoError(t, json.Unmarshal([]byte(text), &p))
+	require.Equal(t, Pool{rng("10.1.0.0/24", "10.1.0.4", "10.1.0.9", "10.1.0.3"), rng("10.2.0.0/24", "", "", "")}, p)
+	out, err := json.Marshal(p)
+	require.NoError(t, err)
+	require.JSONEq(t, text, string(out))
+}
+
+func TestThePoolIsTriedFromTheLastAddressOn(t *testing.T) {
+	t.Parallel()
+	p, err := Pool{rng("10.1.0.0/24", "10.1.0.2", "10.1.0.4", ""), rng("10.2.0.0/24", "10.2.0.8", "10.2.0.9", "")}.Canonical()
+	require.NoError(t, err)
+	walk := func(last string) (all []string) {
+		for _, i := range p.after(addr(last)) {
+			for a := i.first; !i.last.Less(a); a = a.Next() {
+				all = append(all, a.String())
+			}
+		}
+		return all
+	}
+	require.Equal(t, []string{"10.1.0.2", "10.1.0.3", "10.1.0.4", "10.2.0.8", "10.2.0.9"}, walk(""))
+	require.Equal(t, []string{"10.1.0.4", "10.2.0.8", "10.2.0.9", "10.1.0.2", "10.1.0.3"}, walk("10.1.0.3"))
+	require.Equal(t, []string{"10.2.0.8", "10.2.0.9", "10.1.0.2", "10.1.0.3", "10.1.0.4"}, walk("10.1.0.4"))
+	require.Equal(t, []string{"10.1.0.2", "10.1.0.3", "10.1.0.4", "10.2.0.8", "10.2.0.9"}, walk("10.2.0.9"))
+	require.Equal(t, walk(""), walk("192.0.2.1"))
+}
+
+func TestBlocksOfCoverAnIntervalUpToTheLastAddressThereIs(t *testing.T) {
+	t.Parallel()
+	list := func(first, last string) (all []string) {
+		for b := range blocksOf(addr(first), addr(last)) {
+			lo, hi := within(b, addr(first), addr(last))
+			all = append(all, at(b, lo).String()+"-"+at(b, hi).String())
+		}
+		return all
+	}
+	require.Equal(t, []string{"10.1.255.254-10.1.255.255", "10.2.0.0-10.2.255.255", "10.3.0.0-10.3.0.4"}, list("10.1.255.254", "10.3.0.4"))
+	require.Equal(t, []string{"255.255.255.9-255.255.255.255"}, list("255.255.255.9", "255.255.255.255"))
+	require.Equal(t, []string{"fd00::ffff-fd00::ffff", "fd00::1:0-fd00::1:2"}, list("fd00::ffff", "fd00::1:2"))
+	require.Equal(t, []string{"ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff0-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"},
+		list("ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff0", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"))
+}

@@ -1,0 +1,317 @@
+package ipam
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	indexName = ".cniblocks"
+	lockName  = "lock"
+	tmpPrefix = "tmp."
+)
+
+// session is a [Dir] that is open and locked.
+type session struct {
+	d        Dir
+	boot     string
+	bootHash uint64
+	net      dir // the lease files
+	idx      dir // the table and the blocks of this boot; not open while there are none
+	lock     int
+	table    int  // -1: not open
+	homes    int  // of the table
+	healed   bool // in this session
+	spoilt   bool // nobody believes the index until the next stamp
+	changed  bool // since the last stamp
+	coarse   bool // the file system does not keep nanoseconds: no stamp
+	blocks   map[netip.Addr]*block
+	cursors  map[int]cursor
+}
+
+// errNoDir: there is no directory of leases, so there are no leases.
+var errNoDir = errors.New("no such network directory")
+
+// do runs f with the directory locked, and the index in step with it. Without create it is errNoDir if there is no directory.
+func (d Dir) do(ctx context.Context, create bool, f func(*session) error) error {
+	if err := d.check(); err != nil {
+		return err
+	}
+	boot, err := d.bootID()
+	if err != nil {
+		return err
+	}
+	for range 5 { // somebody may delete what we work in
+		if err = d.once(ctx, boot, create, f); !errors.Is(err, errGone) {
+			break
+		}
+	}
+	return err
+}
+
+func (d Dir) once(ctx context.Context, boot string, create bool, f func(*session) error) error {
+	s, err := d.begin(ctx, boot, create)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if !s.inStep() {
+		if _, err := s.heal(ctx); err != nil {
+			return err
+		}
+	}
+	if err := f(s); err != nil || !s.changed {
+		return err // without a stamp the next call reads everything again
+	}
+	return s.stamp()
+}
+
+func (d Dir) bootID() (string, error) {
+	if d.BootID != "" {
+		return d.BootID, checkBootID(d.BootID)
+	}
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("which boot is this: %w", err)
+	}
+	id := strings.TrimSpace(string(b))
+	return id, checkBootID(id)
+}
+
+// begin opens and locks the directory, and opens the index if it is there.
+func (d Dir) begin(ctx context.Context, boot string, create bool) (*session, error) {
+	s, err := d.openNet()
+	if errors.Is(err, fs.ErrNotExist) {
+		if !create {
+			return nil, errNoDir
+		}
+		if err := os.MkdirAll(filepath.Join(d.dataDir(), d.Network), 0o755); err != nil {
+			return nil, err
+		}
+		if s, err = d.openNet(); errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%w: %w", errGone, err)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.boot, s.bootHash = boot, hashBoot(boot)
+	s.idx = dir{-1, filepath.Join(d.dataDir(), indexName, d.Network, boot), d.hooks}
+	if err = s.acquire(ctx); err == nil {
+		err = s.openIndex()
+	}
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// openNet opens the directory of the lease files, and does not lock it.
+func (d Dir) openNet() (*session, error) {
+	path := filepath.Join(d.dataDir(), d.Network)
+	fd, err := openPath(unix.AT_FDCWD, path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err == unix.ENOTDIR || err == unix.ELOOP {
+		return nil, fmt.Errorf("lease directory %s is not a directory (symbolic links are not followed): remove it, or set another dataDir", path)
+	}
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return &session{
+		d: d, net: dir{fd, path, d.hooks}, idx: dir{fd: -1}, lock: -1, table: -1,
+		blocks: map[netip.Addr]*block{}, cursors: map[int]cursor{},
+	}, nil
+}
+
+// acquire takes the lock, as the reference does, by flock(2).
+func (s *session) acquire(ctx context.Context) (err error) {
+	if s.lock, err = s.net.open(lockName, unix.O_RDONLY|unix.O_CREAT); err != nil {
+		s.lock = -1
+		return err
+	}
+	for wait := 50 * time.Microsecond; ; wait = min(2*wait, 2*time.Millisecond) {
+		err := unix.Flock(s.lock, unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if err != unix.EWOULDBLOCK && err != unix.EINTR {
+			return s.net.err("lock", lockName, err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the lock %s: %w", filepath.Join(s.net.path, lockName), context.Cause(ctx))
+		case <-time.After(wait/2 + rand.N(wait)):
+		}
+	}
+	// A lock that was deleted keeps nobody out.
+	var st unix.Stat_t
+	if err := unix.Fstat(s.lock, &st); err != nil {
+		return s.net.err("stat", lockName, err)
+	}
+	if st.Nlink == 0 {
+		return fmt.Errorf("%s: %w", s.net.path, errGone)
+	}
+	return nil
+}
+
+// openIndex opens the index of this boot, if there is one.
+func (s *session) openIndex() error {
+	how := unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS}
+	fd, err := unix.Openat2(s.net.fd, filepath.Join("..", indexName, s.d.Network, s.boot), &how)
+	switch err {
+	case nil:
+		s.idx.fd = fd
+	case unix.ENOENT:
+	case unix.ELOOP, unix.ENOTDIR:
+		return fmt.Errorf("index %s is not a directory (symbolic links are not followed): remove it", s.idx.path)
+	case unix.ENOSYS, unix.EPERM, unix.EAGAIN: // old kernel, seccomp: makeIndex goes step by step
+		return s.makeIndex()
+	default:
+		return s.idx.err("open", "", err)
+	}
+	return nil
+}
+
+// makeIndex opens the index, and makes it if need be: of the index of an earlier boot, so that its table is kept.
+func (s *session) makeIndex() error {
+	parent, err := s.net.child("..", 0)
+	if err != nil {
+		return err
+	}
+	defer parent.close()
+	top, err := parent.child(indexName, 0o700)
+	if err != nil {
+		return err
+	}
+	defer top.close()
+	network, err := top.child(s.d.Network, 0o700)
+	if err != nil {
+		return err
+	}
+	defer network.close()
+	if err := s.inherit(network); err != nil {
+		return err
+	}
+	s.idx.close()
+	idx, err := network.child(s.boot, 0o700)
+	if err != nil {
+		return err
+	}
+	s.idx.fd = idx.fd
+	return nil
+}
+
+// inherit renames the index of an earlier boot to this boot's, if there is none, and deletes all others.
+func (s *session) inherit(network dir) error {
+	names, err := network.names()
+	if err != nil {
+		return err
+	}
+	have := false
+	for _, n := range names {
+		have = have || n == s.boot
+	}
+	for _, n := range names {
+		switch {
+		case n == s.boot:
+		case !have && checkBootID(n) == nil:
+			old, err := network.child(n, 0)
+			if err == nil {
+				err = old.setMtime(unix.Timespec{}) // it must not look in step under its other name
+				old.close()
+			}
+			if err == nil {
+				err = network.rename(n, s.boot)
+			}
+			if err != nil {
+				return err
+			}
+			have = true
+		default:
+			network.hooks.step()
+			if err := removeAll(network, n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func removeAll(in dir, name string) error {
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", in.fd))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return root.RemoveAll(name)
+}
+
+// inStep says whether the index describes the directory: nobody else changed it since we stamped both.
+func (s *session) inStep() bool {
+	if s.idx.fd < 0 {
+		return false
+	}
+	a, err1 := s.net.mtime()
+	b, err2 := s.idx.mtime()
+	return err1 == nil && err2 == nil && a == b && a.Nsec != 0
+}
+
+// spoil makes sure that nobody believes the index until the next stamp. A change of the lease directory does that too.
+func (s *session) spoil() error {
+	s.spoilt = true
+	return s.idx.setMtime(unix.Timespec{})
+}
+
+// stamp declares the index to be in step with the directory. The nanoseconds are random, so that no later change, in
+// whatever tick of the kernel's clock, has the same time.
+func (s *session) stamp() error {
+	if s.coarse {
+		return nil
+	}
+	s.spoilt, s.changed = false, false
+	t := unix.NsecToTimespec(time.Now().Unix()*1e9 + 1 + rand.Int64N(1e9-1))
+	if err := s.net.setMtime(t); err != nil {
+		return err
+	}
+	return s.idx.setMtime(t)
+}
+
+// keepsTimes finds out whether a stamp would be worth anything: whether the file systems keep nanoseconds.
+func (s *session) keepsTimes() (bool, error) {
+	for i, d := range []dir{s.net, s.idx} {
+		t := unix.NsecToTimespec(time.Now().Unix()*1e9 + 123456789 + int64(i)) // not the same, lest they look in step
+		if err := d.setMtime(t); err != nil {
+			return false, err
+		}
+		if got, err := d.mtime(); err != nil || got != t {
+			return false, err
+		}
+	}
+	return !s.d.hooks.coarseTime(), s.spoil()
+}
+
+func (s *session) close() {
+	s.closeBlocks()
+	s.closeTable()
+	for _, c := range s.cursors {
+		if c.fd >= 0 {
+			unix.Close(c.fd)
+		}
+	}
+	if s.lock >= 0 {
+		_ = unix.Flock(s.lock, unix.LOCK_UN) // a forked child may share the descriptor
+		unix.Close(s.lock)
+	}
+	s.idx.close()
+	s.net.close()
+}
