@@ -45,6 +45,7 @@ type State struct {
 	Promisc       bool
 	VLANFiltering bool
 	Ours          bool // this library made it
+	New           bool // this call of Ensure made it
 }
 
 // Ensure makes the bridge if it is not there, sets it up, and returns what it is. A new bridge has a MAC of its own that
@@ -54,6 +55,7 @@ func Ensure(ctx context.Context, ns *netns.NS, want Bridge) (State, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		if err = create(ctx, ns, want); err == nil {
 			s, err = Get(ctx, ns, want.Name)
+			s.New = true
 		}
 	}
 	if err != nil {

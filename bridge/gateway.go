@@ -19,15 +19,15 @@ import (
 // Gateways gives a device, the bridge or a VLAN device of it, the addresses by which pods reach the node. IPv6 addresses
 // are usable at once. An address that stands there, is not wanted and is not one that this library put there for an earlier
 // configuration, conflicts if it is IPv4, or IPv6 and overlapping: with force it is removed, else it is an error that names
-// it. An overlapping address with another host part always conflicts.
-func Gateways(ctx context.Context, ns *netns.NS, index int, name string, force bool, want ...netip.Prefix) error {
+// it. An overlapping address with another host part always conflicts. It returns whether it added any.
+func Gateways(ctx context.Context, ns *netns.NS, index int, name string, force bool, want ...netip.Prefix) (added bool, err error) {
 	c, err := rtnl.Open(ns)
 	if err != nil {
-		return err
+		return false, err
 	}
 	have, err := c.Addrs(index)
 	if err != nil {
-		return err
+		return false, err
 	}
 	var msgs []*rtnl.Msg
 	present := map[netip.Prefix]bool{}
@@ -39,7 +39,7 @@ func Gateways(ctx context.Context, ns *netns.NS, index int, name string, force b
 		case force:
 			msgs = append(msgs, rtnl.DelAddr(h))
 		default:
-			return fmt.Errorf("%s has the address %s, which is in the way of %s: remove it, or set \"forceAddress\": true", name, h.Prefix, w)
+			return false, fmt.Errorf("%s has the address %s, which is in the way of %s: remove it, or set \"forceAddress\": true", name, h.Prefix, w)
 		}
 	}
 	for _, w := range want {
@@ -48,9 +48,19 @@ func Gateways(ctx context.Context, ns *netns.NS, index int, name string, force b
 		}
 	}
 	if err := ctx.Err(); err != nil || len(msgs) == 0 {
+		return false, err
+	}
+	return true, rtnl.Except(c.Do(msgs...), fs.ErrExist, fs.ErrNotExist)
+}
+
+// PinMAC makes the present MAC of a bridge its own; else it would take that of its lowest port, and change as ports come
+// and go.
+func PinMAC(_ context.Context, ns *netns.NS, b State) error {
+	c, err := rtnl.Open(ns)
+	if err != nil {
 		return err
 	}
-	return rtnl.Except(c.Do(msgs...), fs.ErrExist, fs.ErrNotExist)
+	return c.Do(rtnl.SetLink(rtnl.Set{Index: b.Index, MAC: b.MAC}))
 }
 
 // conflict returns the wanted address that h is in the way of.

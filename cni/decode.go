@@ -26,21 +26,23 @@ func (r *Request) Decode(v any) error {
 	return nil
 }
 
-// DecodeKey reads what stands under one key of the configuration, like [Request.Decode]. A key that is not there leaves v
-// as it is.
-func (r *Request) DecodeKey(key string, v any) error {
-	var top map[string]json.RawMessage
-	if err := json.Unmarshal(r.Config, &top); err != nil {
+// DecodeIPAM is [Request.Decode] for an IPAM plugin: it receives the whole configuration of the plugin that called it, so
+// that only what stands under "ipam" is its own to judge.
+func (r *Request) DecodeIPAM(v any) error {
+	if err := json.Unmarshal(r.Config, v); err != nil {
 		return decodeError(err)
 	}
-	raw, ok := top[key]
-	if !ok {
-		return nil
+	var own struct {
+		IPAM json.RawMessage `json:"ipam"`
 	}
-	if err := json.Unmarshal(raw, v); err != nil {
+	if err := json.Unmarshal(r.Config, &own); err != nil {
 		return decodeError(err)
 	}
-	r.warnUnknown(key, raw, reflect.TypeOf(v).Elem(), nil)
+	known := map[string]reflect.Type{}
+	fields(reflect.TypeOf(v).Elem(), known)
+	if t := known["ipam"]; t != nil && own.IPAM != nil {
+		r.warnUnknown("ipam", own.IPAM, t, nil)
+	}
 	return nil
 }
 

@@ -86,7 +86,7 @@ func (p Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err err
 	if err := j.openPod(); err != nil {
 		return nil, err
 	}
-	snat, err := j.openSNAT()
+	snat, err := j.openSNAT(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -122,6 +122,11 @@ func (p Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err err
 	}
 	if err := snat.ensure(ctx, res, &u); err != nil {
 		return nil, err
+	}
+	if br.New && !j.IPMasq.any() {
+		if err := j.warnConflicts(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if j.DNS != nil {
 		res.DNS = *j.DNS

@@ -8,6 +8,8 @@ import (
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/ipam"
+	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/veth"
 )
 
@@ -22,7 +24,10 @@ func (p Plugin) Status(ctx context.Context, r *cni.Request) error {
 	if _, err := bridge.Get(ctx, j.host, j.Bridge); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return notAvailable(err)
 	}
-	if _, err = j.openSNAT(); err != nil {
+	if _, err = j.openSNAT(ctx); err != nil {
+		return notAvailable(err)
+	}
+	if err := j.warnConflicts(ctx); err != nil {
 		return notAvailable(err)
 	}
 	if j.ipam != nil {
@@ -53,11 +58,61 @@ func (p Plugin) GC(ctx context.Context, r *cni.Request) error {
 		keep[veth.Alias(r.Network, a.ContainerID, a.IfName)] = true
 	}
 	devices := j.sweepDevices(ctx, keep)
-	errs := []error{devices, j.sweep(ctx)}
+	errs := []error{devices, j.sweepReference(ctx), j.sweepSNAT(ctx)}
 	if j.ipam != nil && devices == nil {
 		errs = append(errs, j.ipam.GC(ctx, r))
 	}
 	return errors.Join(errs...)
+}
+
+// sweepReference removes what the reference left for owners of leases that are no longer valid.
+func (j *job) sweepReference(ctx context.Context) error {
+	if j.conf.IPAM.Type != hostLocal {
+		return nil
+	}
+	held, err := ipam.Dir{DataDir: j.conf.IPAM.DataDir, Network: j.Network}.Leases(ctx)
+	if err != nil {
+		return err
+	}
+	stale := map[cni.Attachment]bool{}
+	for _, l := range held {
+		stale[cni.Attachment{ContainerID: l.Owner.ContainerID, IfName: l.Owner.IfName}] = true
+	}
+	for _, a := range j.Valid {
+		delete(stale, a)
+	}
+	var errs []error
+	for a := range stale {
+		one := *j
+		request := *j.Request
+		request.ContainerID, request.IfName = a.ContainerID, a.IfName
+		one.Request = &request
+		errs = append(errs, one.forget(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// sweepSNAT shrinks the SNAT of the network to what is configured and valid; with the last attachment it goes.
+func (j *job) sweepSNAT(ctx context.Context) error {
+	if len(j.Valid) == 0 {
+		return masq.RemoveAll(ctx, j.host, j.Network)
+	}
+	s, err := j.openSNAT(ctx)
+	if err != nil {
+		return err
+	}
+	if s.backend == nil {
+		return masq.RemoveAll(ctx, j.host, j.Network)
+	}
+	p := j.policy(nil)
+	var owners []string
+	for _, a := range j.Valid {
+		owners = append(owners, a.ContainerID+"/"+a.IfName)
+	}
+	if err := s.backend.Retain(ctx, p, owners); err != nil {
+		return err
+	}
+	return masq.Forward{NS: j.host}.Retain(ctx, j.Network, addresses(p))
 }
 
 // sweepDevices removes the host ends that bear an alias of this network and belong to no valid attachment.

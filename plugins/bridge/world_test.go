@@ -50,6 +50,7 @@ type attachment struct {
 	id, name string
 	pod      *netns.NS
 	args     string
+	gone     string // in place of the namespace's path
 	prev     json.RawMessage
 }
 
@@ -84,16 +85,24 @@ func (a *attachment) call(verb cni.Verb, conf string) answer {
 	if a.pod != nil {
 		ns = path(a.pod)
 	}
+	if a.gone != "" {
+		ns = a.gone
+	}
 	return a.w.call(verb, a.id, ns, a.name, a.args, conf)
 }
 
-func (w *world) call(verb cni.Verb, id, ns, ifName, args, conf string) (ans answer) {
+func (w *world) call(verb cni.Verb, id, ns, ifName, args, conf string) answer {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	return w.callContext(ctx, verb, id, ns, ifName, args, conf)
+}
+
+func (w *world) callContext(ctx context.Context, verb cni.Verb, id, ns, ifName, args, conf string) (ans answer) {
 	env := map[string]string{"CNI_COMMAND": string(verb), "CNI_CONTAINERID": id, "CNI_NETNS": ns, "CNI_IFNAME": ifName,
 		"CNI_ARGS": args, "CNI_PATH": filepath.Join(w.dir, "bin")}
 	var out, errs bytes.Buffer
 	err := w.node.Do(func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
 		ans.status = cni.Run(ctx, bridge.Plugin{}, w.delegates, func(k string) string { return env[k] },
 			strings.NewReader(conf), &out, &errs)
 		return nil

@@ -49,7 +49,7 @@ func (a *address) UnmarshalText(b []byte) error {
 // load reads the configuration. DEL and GC need no ranges: what was added must go, whatever the configuration became.
 func load(r *cni.Request) (*conf, error) {
 	c := &conf{}
-	if err := r.Decode(c); err != nil {
+	if err := r.DecodeIPAM(c); err != nil {
 		return nil, err
 	}
 	if c.IPAM == nil {

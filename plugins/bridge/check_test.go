@@ -1,0 +1,181 @@
+package bridge_test
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+
+	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/nstest"
+)
+
+func TestCHECKFailsWhenAnObjectOfOursIsMissingOrWrong(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		says  string
+		spoil func(w *world, a *attachment, res *cni.Result)
+	}{
+		"the pod's address":      {"address 10.1.2.3/24 is missing on eth0", func(w *world, a *attachment, res *cni.Result) { delAddr(w, a, "10.1.2.3/24") }},
+		"the pod's IPv6 address": {"address fd00:1:2::3/64 is missing on eth0", func(w *world, a *attachment, res *cni.Result) { delAddr(w, a, "fd00:1:2::3/64") }},
+		"the default route":      {`route to 0.0.0.0/0 via 10.1.2.1 on eth0`, func(w *world, a *attachment, res *cni.Result) { delRoute(w, a, netlink.FAMILY_V4) }},
+		"the IPv6 default route": {`route to ::/0 via fd00:1:2::1 on eth0`, func(w *world, a *attachment, res *cni.Result) { delRoute(w, a, netlink.FAMILY_V6) }},
+		"the interface":          {`interface eth0 in`, func(w *world, a *attachment, res *cni.Result) { delLink(w, a.pod, "eth0") }},
+		"the interface is down":  {`is down`, func(w *world, a *attachment, res *cni.Result) { down(w, a) }},
+		"the interface's MAC":    {`prevResult says`, func(w *world, a *attachment, res *cni.Result) { setMAC(w, a) }},
+		"the bridge":             {`find link br0`, func(w *world, a *attachment, res *cni.Result) { delLink(w, w.node, "br0") }},
+		"the port's bridge":      {`is not a port of bridge br0`, func(w *world, a *attachment, res *cni.Result) { host(w, res, (*netlink.Handle).LinkSetNoMaster) }},
+		"the port is down":       {`is down`, func(w *world, a *attachment, res *cni.Result) { host(w, res, (*netlink.Handle).LinkSetDown) }},
+		"the port's MTU": {`has MTU 1300; want 1400`, func(w *world, a *attachment, res *cni.Result) {
+			host(w, res, func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetMTU(l, 1300) })
+		}},
+		"hairpin mode": {`hairpin mode false; want true`, func(w *world, a *attachment, res *cni.Result) {
+			host(w, res, func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetHairpin(l, false) })
+		}},
+		"port isolation": {`port isolation false; want true`, func(w *world, a *attachment, res *cni.Result) {
+			host(w, res, func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetIsolated(l, false) })
+		}},
+		"the alias": {`has the alias`, func(w *world, a *attachment, res *cni.Result) {
+			host(w, res, func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetAlias(l, "mine") })
+		}},
+		"the gateway address": {`br0 does not have the gateway address 10.1.2.1/24`, func(w *world, a *attachment, res *cni.Result) { delGateway(w, "10.1.2.1/24") }},
+		"IPv4 forwarding":     {`forwarding is off`, func(w *world, a *attachment, res *cni.Result) { nstest.Sysctl(w.t, w.node, "net/ipv4/ip_forward", "0") }},
+		"IPv6 forwarding": {`forwarding is off`, func(w *world, a *attachment, res *cni.Result) {
+			nstest.Sysctl(w.t, w.node, "net/ipv6/conf/all/forwarding", "0")
+		}},
+		"the SNAT rule": {`SNAT`, func(w *world, a *attachment, res *cni.Result) { flush(w) }},
+		"the lease": {`10.1.2.3`, func(w *world, a *attachment, res *cni.Result) {
+			require.NoError(w.t, os.Remove(filepath.Join(w.dir, "testnet", "10.1.2.3")))
+		}},
+		"the lease is another's": {`other`, func(w *world, a *attachment, res *cni.Result) {
+			require.NoError(w.t, os.WriteFile(filepath.Join(w.dir, "testnet", "10.1.2.3"), []byte("other\r\neth0"), 0o600))
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			conf := w.conf(map[string]any{"mtu": 1400, "hairpinMode": true, "portIsolation": true})
+			w.settled(conf)
+			a := w.pod("a")
+			res := a.add(conf)
+			require.Zero(t, a.check(conf).status, "%s", a.check(conf).out)
+			c.spoil(w, a, res)
+			ans := a.check(conf)
+			require.Equal(t, 1, ans.status)
+			require.Contains(t, ans.msg(), c.says)
+			require.NotEqual(t, cni.ErrInternal, ans.code(), "%s", ans.out)
+		})
+	}
+}
+
+func host(w *world, res *cni.Result, change func(*netlink.Handle, netlink.Link) error) {
+	w.t.Helper()
+	h := nstest.Netlink(w.t, w.node)
+	l, err := h.LinkByName(res.Interfaces[1].Name)
+	require.NoError(w.t, err)
+	require.NoError(w.t, change(h, l))
+}
+
+func inPod(w *world, a *attachment, change func(*netlink.Handle, netlink.Link) error) {
+	w.t.Helper()
+	h := nstest.Netlink(w.t, a.pod)
+	l, err := h.LinkByName("eth0")
+	require.NoError(w.t, err)
+	require.NoError(w.t, change(h, l))
+}
+
+func delAddr(w *world, a *attachment, s string) {
+	inPod(w, a, func(h *netlink.Handle, l netlink.Link) error {
+		addr, err := netlink.ParseAddr(s)
+		require.NoError(w.t, err)
+		return h.AddrDel(l, addr)
+	})
+}
+
+func delRoute(w *world, a *attachment, family int) {
+	inPod(w, a, func(h *netlink.Handle, l netlink.Link) error {
+		routes, err := h.RouteList(l, family)
+		require.NoError(w.t, err)
+		for _, r := range routes {
+			if r.Gw != nil {
+				return h.RouteDel(&r)
+			}
+		}
+		return os.ErrNotExist
+	})
+}
+
+func down(w *world, a *attachment) { inPod(w, a, (*netlink.Handle).LinkSetDown) }
+
+func setMAC(w *world, a *attachment) {
+	inPod(w, a, func(h *netlink.Handle, l netlink.Link) error {
+		return h.LinkSetHardwareAddr(l, net.HardwareAddr{2, 0, 0, 0, 0, 9})
+	})
+}
+
+func delGateway(w *world, s string) {
+	h := nstest.Netlink(w.t, w.node)
+	l, err := h.LinkByName("br0")
+	require.NoError(w.t, err)
+	addr, err := netlink.ParseAddr(s)
+	require.NoError(w.t, err)
+	require.NoError(w.t, h.AddrDel(l, addr))
+}
+
+func TestCHECKPassesAfterChainedPluginsChangedWhatIsTheirs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	conf := w.conf(nil)
+	a := w.pod("a")
+	a.add(conf)
+	w.pod("b").add(conf)
+	inPod(w, a, func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetMTU(l, 1300) })
+	inPod(w, a, (*netlink.Handle).SetPromiscOn)
+	inPod(w, a, func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetTxQLen(l, 77) })
+	nstest.Sysctl(t, a.pod, "net/ipv4/conf/eth0/accept_local", "1")
+	// A source-based routing plugin moves the default route to a table of its own.
+	inPod(w, a, func(h *netlink.Handle, l netlink.Link) error {
+		routes, err := h.RouteList(l, netlink.FAMILY_V4)
+		require.NoError(t, err)
+		for _, r := range routes {
+			if r.Gw != nil {
+				require.NoError(t, h.RouteDel(&r))
+				r.Table = 100
+				return h.RouteAdd(&r)
+			}
+		}
+		return os.ErrNotExist
+	})
+	require.Zero(t, a.check(conf).status, "%s", a.check(conf).out)
+	// The tuning plugin changes the MAC and says so in the result.
+	setMAC(w, a)
+	require.Equal(t, 1, a.check(conf).status)
+	res, err := cni.ParseResult(a.prev)
+	require.NoError(t, err)
+	res.Interfaces[2].MAC = "02:00:00:00:00:09"
+	a.prev, err = res.Encode("1.1.0")
+	require.NoError(t, err)
+	require.Zero(t, a.check(conf).status, "%s", a.check(conf).out)
+}
+
+func flush(w *world) {
+	w.t.Helper()
+	require.NoError(w.t, w.node.Do(func() error { return run("nft", "flush", "ruleset") }))
+}
+
+func TestAFlushedRuleIsPutBackByTheNextADD(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	conf := w.conf(nil)
+	a := w.pod("a")
+	a.add(conf)
+	flush(w)
+	require.Equal(t, 1, a.check(conf).status)
+	w.pod("b").add(conf)
+	require.Zero(t, a.check(conf).status, "%s", a.check(conf).out)
+	reach(t, a.pod, outside4)
+	reach(t, a.pod, outside6)
+}

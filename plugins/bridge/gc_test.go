@@ -1,0 +1,105 @@
+package bridge_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/cniblocks/cniblocks/cni"
+)
+
+func run(name string, args ...string) error {
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		os.Stderr.Write(out)
+	}
+	return err
+}
+
+func (w *world) gc(conf string, valid ...*attachment) answer {
+	list := []map[string]string{}
+	for _, a := range valid {
+		list = append(list, map[string]string{"containerID": a.id, "ifname": a.name})
+	}
+	return w.call(cni.GC, "", "", "", "", with(conf, "cni.dev/valid-attachments", list))
+}
+
+func TestGCRemovesExactlyTheStaleAttachmentsOfThisNetwork(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	conf, other := w.conf(nil), w.conf(map[string]any{"name": "other", "bridge": "br1",
+		"ipam": map[string]any{"type": "host-local", "dataDir": w.dir, "subnet": "10.3.0.0/24"}})
+	live, stale, foreign := w.pod("live"), w.pod("stale"), w.pod("foreign")
+	live.add(conf)
+	stale.add(conf)
+	foreign.add(other)
+	ans := w.gc(conf, live)
+	require.Zero(t, ans.status, "%s", ans.out)
+	require.Equal(t, []string{"10.1.2.2", "fd00:1:2::2"}, w.leases())
+	require.NotContains(t, w.dump(), "cniblocks/testnet/stale")
+	require.Zero(t, live.check(conf).status, "%s", live.check(conf).out)
+	require.Zero(t, foreign.check(other).status, "%s", foreign.check(other).out)
+	reach(t, live.pod, outside6)
+}
+
+func TestGCGoesOnAfterAnErrorAndReportsIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	conf := w.conf(nil)
+	stale := w.pod("stale")
+	stale.add(conf)
+	// A lease directory that cannot be read.
+	dir := filepath.Join(w.dir, "testnet")
+	require.NoError(t, os.Rename(dir, dir+".aside"))
+	require.NoError(t, os.WriteFile(dir, nil, 0o600))
+	ans := w.gc(conf)
+	require.Equal(t, 1, ans.status)
+	require.NotEqual(t, cni.ErrInternal, ans.code(), "%s", ans.out)
+	require.NotContains(t, w.dump(), "cniblocks/testnet/stale")
+}
+
+func TestTheLastGCTakesTheNetworksSNATRule(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	conf := w.conf(nil)
+	before := w.dump()
+	a := w.pod("a")
+	a.add(conf)
+	require.Contains(t, w.dump(), "masquerade")
+	require.Zero(t, w.gc(conf, a).status)
+	require.Contains(t, w.dump(), "masquerade")
+	require.Zero(t, w.gc(conf).status)
+	require.NotContains(t, w.dump(), "masquerade")
+	require.NotContains(t, before, "masquerade")
+	a2 := w.pod("a")
+	a2.add(conf)
+	reach(t, a2.pod, outside4)
+}
+
+func TestSTATUSIsWellOnlyIfAnADDCouldSucceedNow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	status := func(keys map[string]any) answer { return w.call(cni.STATUS, "", "", "", "", w.conf(keys)) }
+	require.Zero(t, status(nil).status, "%s", status(nil).out)
+
+	gone := status(map[string]any{"ipam": map[string]any{"type": "nowhere"}})
+	require.Equal(t, cni.ErrNotAvailable, gone.code())
+	require.Contains(t, gone.msg(), `"nowhere" is neither linked in nor in CNI_PATH`)
+
+	small := map[string]any{"ipam": map[string]any{"type": "host-local", "dataDir": w.dir, "subnet": "10.9.9.0/30"}}
+	require.Zero(t, status(small).status)
+	a := w.pod("a")
+	a.add(w.conf(small))
+	full := status(small)
+	require.Equal(t, cni.ErrNotAvailable, full.code(), "%s", full.out)
+	require.Contains(t, full.msg(), "no address left")
+	a.del(w.conf(small))
+	require.Zero(t, status(small).status)
+
+	taken := status(map[string]any{"bridge": "uplink"})
+	require.Equal(t, cni.ErrNotAvailable, taken.code())
+	require.Contains(t, taken.msg(), "uplink is a veth, not a bridge")
+}
