@@ -1,0 +1,99 @@
+//go:build linux
+
+package overlay_test
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/overlay"
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+// many are peers whose endpoints are all on one link, with an IPv4 range each.
+func many(n int) []peer.Peer {
+	all := make([]peer.Peer, n)
+	for i := range all {
+		all[i] = peer.Peer{
+			Name:  fmt.Sprintf("node-%05d", i),
+			Pods:  []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 8), byte(i), 0}), 24)},
+			Reach: peer.Reach{V4: peer.Endpoint{Addr: netip.AddrFrom4([4]byte{172, 16, byte(i >> 8), byte(i)})}},
+		}
+	}
+	return all
+}
+
+func benchNode(b *testing.B, e overlay.Encap) *overlay.Node {
+	b.Helper()
+	ns, wire := nstest.New(b), nstest.New(b)
+	nstest.Link(b, nstest.End{NS: ns, Name: "eth0", Addrs: []string{"172.16.255.254/16"}}, nstest.End{NS: wire, Name: "eth0"})
+	self := peer.Peer{Name: "self", Pods: []netip.Prefix{netip.MustParsePrefix("11.255.0.0/24")},
+		Reach: peer.Reach{V4: peer.Endpoint{Addr: netip.MustParseAddr("172.16.255.254")}}}
+	n, err := overlay.New(overlay.Options{NS: ns, Network: "bench", Node: self, StateDir: b.TempDir(),
+		Prefixes: []netip.Prefix{netip.MustParsePrefix("11.0.0.0/8")}}, e)
+	require.NoError(b, err)
+	return n
+}
+
+func benchmarks(b *testing.B, f func(b *testing.B, e overlay.Encap, peers []peer.Peer)) {
+	for _, e := range []overlay.Encap{overlay.VXLAN{}, overlay.VXLAN{GPE: true}, overlay.Direct{}} {
+		for _, n := range []int{1000, 10000} {
+			name := e.Name()
+			if v, ok := e.(overlay.VXLAN); ok && v.GPE {
+				name = "vxlan-gpe"
+			}
+			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
+				b.ReportAllocs()
+				f(b, e, many(n))
+			})
+		}
+	}
+}
+
+func BenchmarkSetFromEmpty(b *testing.B) {
+	benchmarks(b, func(b *testing.B, e overlay.Encap, peers []peer.Peer) {
+		n := benchNode(b, e)
+		for b.Loop() {
+			require.NoError(b, n.Set(b.Context(), peers))
+			b.StopTimer()
+			require.NoError(b, n.Close(b.Context()))
+			b.StartTimer()
+		}
+	})
+}
+
+func BenchmarkSetOneChange(b *testing.B) {
+	benchmarks(b, func(b *testing.B, e overlay.Encap, peers []peer.Peer) {
+		n := benchNode(b, e)
+		require.NoError(b, n.Set(b.Context(), peers))
+		for i := 0; b.Loop(); i++ {
+			peers[len(peers)/2].V4.Addr = netip.AddrFrom4([4]byte{172, 16, 200, byte(i)})
+			require.NoError(b, n.Set(b.Context(), peers))
+		}
+	})
+}
+
+func BenchmarkRepairNoDifference(b *testing.B) {
+	benchmarks(b, func(b *testing.B, e overlay.Encap, peers []peer.Peer) {
+		n := benchNode(b, e)
+		require.NoError(b, n.Set(b.Context(), peers))
+		for b.Loop() {
+			require.NoError(b, n.Repair(b.Context()))
+		}
+	})
+}
+
+func BenchmarkSetSameInNewProcess(b *testing.B) {
+	benchmarks(b, func(b *testing.B, e overlay.Encap, peers []peer.Peer) {
+		n := benchNode(b, e)
+		require.NoError(b, n.Set(b.Context(), peers))
+		for b.Loop() {
+			n.Want(peers)
+			require.NoError(b, n.Repair(b.Context()))
+		}
+	})
+}

@@ -1,0 +1,280 @@
+//go:build linux
+
+package overlay
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+const aliasPrefix = "cniblocks/"
+
+// device is a link as wanted.
+type device struct {
+	name   string
+	tunnel rtnl.Tunnel
+	mac    rtnl.MAC    // zero: whatever it has
+	over   peer.Family // its underlay
+	shared bool        // with other networks of this node
+	bare   bool        // carries none of the node's addresses
+	bridge string      // to be a port of
+	port   []rtnl.PortFlag
+}
+
+// hashed is a device name that belongs to a network, and to a peer where there is one device for each.
+func hashed(encap string, digits int, parts ...string) string {
+	h := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
+	return "cb-" + encap + "-" + hex.EncodeToString(h[:])[:digits]
+}
+
+// named is the stated name, else the hashed one.
+func (o *Options) named(encap string) string {
+	if o.Device != "" {
+		return o.Device
+	}
+	return hashed(encap, min(6, 15-len("cb--")-len(encap)), o.Network)
+}
+
+func (n *Node) alias() string { return aliasPrefix + n.o.Network }
+
+// marked are the networks whose mark a link bears.
+func marked(l rtnl.Link) []string {
+	names, ok := strings.CutPrefix(l.Alias, aliasPrefix)
+	if !ok || strings.Contains(names, "/") { // those of pods have more parts
+		return nil
+	}
+	return strings.Split(names, "+")
+}
+
+// ensureDevices makes the wanted devices what they should be, without their addresses. It returns all links as they are
+// then, and whether something that was there is gone with what stood on it.
+func (n *Node) ensureDevices(ctx context.Context, want []device) (links []rtnl.Link, err error) {
+	links, err = n.conn.Links("")
+	if err != nil {
+		return nil, err
+	}
+	var msgs []*rtnl.Msg
+	var remade []device
+	for _, d := range want {
+		i := slices.IndexFunc(links, func(l rtnl.Link) bool { return l.Name == d.name })
+		if i < 0 {
+			remade = append(remade, d)
+			continue
+		}
+		l := links[i]
+		if err := n.mayUse(l, d); err != nil {
+			return nil, err
+		}
+		if l.Tunnel() != d.tunnel {
+			if d.shared && len(marked(l)) > 1 {
+				return nil, fmt.Errorf("device %s has other parameters (%+v) than are wanted (%+v), and other networks use it: %s", d.name, l.Tunnel(), d.tunnel, l.Alias)
+			}
+			msgs = append(msgs, rtnl.DelLinkIndex(l.Index))
+			remade = append(remade, d)
+			continue
+		}
+		if s, differs := n.mend(l, d, links); differs {
+			msgs = append(msgs, rtnl.SetLink(s))
+		}
+	}
+	if len(msgs)+len(remade) == 0 {
+		return links, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	n.forget()
+	if err := n.dropStamp(); err != nil {
+		return nil, err
+	}
+	if err := n.conn.Do(msgs...); err != nil {
+		return nil, err
+	}
+	for _, d := range remade {
+		if err := n.make(d, links); err != nil {
+			return nil, err
+		}
+	}
+	return n.conn.Links("")
+}
+
+// mend is what is to be changed of a link that is the right one. Its MTU is settled when the paths are known.
+func (n *Node) mend(l rtnl.Link, d device, all []rtnl.Link) (s rtnl.Set, differs bool) {
+	s.Index = l.Index
+	if d.mac != (rtnl.MAC{}) && l.MAC != d.mac {
+		s.MAC, differs = d.mac, true
+	}
+	if !l.Up() {
+		s.Up, differs = true, true
+	}
+	if !slices.Contains(marked(l), n.o.Network) {
+		s.Alias, differs = n.joined(l), true
+	}
+	if d.bridge != "" {
+		master := indexOf(all, d.bridge)
+		if l.Master != master {
+			s.Master, s.Port, differs = master, d.port, true
+		}
+		for _, f := range d.port {
+			if !differs && portHas(l.Port, f) != f.On {
+				s.Port, differs = d.port, true
+			}
+		}
+	}
+	return s, differs
+}
+
+// joined is the alias of a shared device with this network added.
+func (n *Node) joined(l rtnl.Link) string {
+	if have := marked(l); len(have) > 0 {
+		return aliasPrefix + strings.Join(append(have, n.o.Network), "+")
+	}
+	return n.alias()
+}
+
+func (n *Node) make(d device, links []rtnl.Link) error {
+	err := n.conn.Do(rtnl.NewTunnel(d.name, d.mac, 0, d.tunnel), rtnl.SetLink(rtnl.Set{Name: d.name, Alias: n.alias(),
+		Master: indexOf(links, d.bridge), Port: d.port}))
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("device %s: this kernel has no links of kind %s, or refuses its parameters: %w", d.name, d.tunnel.Kind(), err)
+	}
+	for _, e := range []error{fs.ErrExist, unix.EBUSY, unix.EADDRINUSE, unix.EPERM} {
+		if errors.Is(err, e) {
+			return n.inTheWay(d, err)
+		}
+	}
+	return err
+}
+
+// mayUse fails if a link of the wanted name is not this network's to use.
+func (n *Node) mayUse(l rtnl.Link, d device) error {
+	who := marked(l)
+	switch {
+	case slices.Contains(who, n.o.Network), len(who) > 0 && d.shared:
+		return nil
+	case len(who) > 0:
+		return fmt.Errorf("device %s is that of network %s: state another name with key \"device\"", l.Name, strings.Join(who, ", "))
+	}
+	return fmt.Errorf("device %s (%s) is not ours, it does not bear the alias %s: remove it, or state another name with key \"device\"",
+		l.Name, kindOf(l), n.alias())
+}
+
+func indexOf(links []rtnl.Link, name string) int {
+	for _, l := range links {
+		if name != "" && l.Name == name {
+			return l.Index
+		}
+	}
+	return 0
+}
+
+func kindOf(l rtnl.Link) string {
+	if l.Kind == "" {
+		return "no virtual device"
+	}
+	return "kind " + l.Kind
+}
+
+// inTheWay explains why a device cannot be made by naming the one that holds its place.
+func (n *Node) inTheWay(d device, cause error) error {
+	links, err := n.conn.Links("")
+	if err != nil {
+		return cause
+	}
+	for _, l := range links {
+		if t := l.Tunnel(); t != nil && l.Name != d.name && excludes(t, d.tunnel) {
+			return fmt.Errorf("device %s cannot be made while %s is there%s: %s; use another port, id or encapsulation, or remove it: %w",
+				d.name, l.Name, owner(l), exclusion(t), cause)
+		}
+	}
+	return fmt.Errorf("device %s cannot be made: something else in this namespace holds its UDP port or its place; "+
+		"'ss -lun' and 'ip -d link' show what; use another port or encapsulation: %w", d.name, cause)
+}
+
+// excludes reports whether the kernel has no room for both.
+func excludes(there, want rtnl.Tunnel) bool {
+	switch w := want.(type) {
+	case rtnl.VXLAN:
+		t, ok := there.(rtnl.VXLAN)
+		return ok && t.Port == w.Port && (t.External || w.External || t.VNI == w.VNI || t.GBP != w.GBP || t.GPE != w.GPE)
+	case rtnl.Geneve:
+		t, ok := there.(rtnl.Geneve)
+		return ok && t.Port == w.Port && (t.External || w.External || t.VNI == w.VNI)
+	case rtnl.GRE:
+		t, ok := there.(rtnl.GRE)
+		return ok && t.V6 == w.V6 && t.Tap == w.Tap && t.External == w.External &&
+			t.Local == w.Local && t.Remote == w.Remote && t.Key == w.Key
+	}
+	return there == want
+}
+
+func exclusion(t rtnl.Tunnel) string {
+	switch t := t.(type) {
+	case rtnl.VXLAN:
+		if t.External {
+			return fmt.Sprintf("it takes all of UDP port %d", t.Port)
+		}
+		return fmt.Sprintf("it has VNI %d on UDP port %d", t.VNI, t.Port)
+	case rtnl.Geneve:
+		if t.External {
+			return fmt.Sprintf("it takes all of UDP port %d", t.Port)
+		}
+		return fmt.Sprintf("it has VNI %d on UDP port %d", t.VNI, t.Port)
+	case rtnl.GRE:
+		if t.External {
+			return "it is external, and there may be only one of kind " + t.Kind()
+		}
+		return fmt.Sprintf("it is the %s tunnel from %s to %s", t.Kind(), t.Local, t.Remote)
+	case rtnl.IPTunnel:
+		if t.External {
+			return "it is external, and there may be only one of kind " + t.Kind()
+		}
+		return fmt.Sprintf("it is the %s tunnel of %s", t.Kind(), t.Local)
+	}
+	return "it is of kind " + t.Kind()
+}
+
+// owner guesses by the name which program made a device.
+func owner(l rtnl.Link) string {
+	if who := marked(l); len(who) > 0 {
+		return ", the device of network " + strings.Join(who, ", ")
+	}
+	for _, g := range []struct{ prefix, who string }{
+		{"vxlan_sys_", "Open vSwitch"}, {"genev_sys_", "Open vSwitch"}, {"gre_sys", "Open vSwitch"},
+		{"cilium_", "Cilium"}, {"flannel", "flannel"}, {"vxlan.calico", "Calico"}, {"vxlan-v6.calico", "Calico"}, {"weave", "Weave Net"},
+		{"antrea-", "Antrea"},
+	} {
+		if strings.HasPrefix(l.Name, g.prefix) {
+			return ", the device of " + g.who
+		}
+	}
+	return ""
+}
+
+func portHas(p rtnl.Port, f rtnl.PortFlag) bool {
+	switch f.Attr {
+	case rtnl.Isolated:
+		return p.Isolated
+	case rtnl.NeighSuppress:
+		return p.NeighSuppress
+	case rtnl.Learning:
+		return p.Learning
+	case rtnl.Flood:
+		return p.Flood
+	}
+	return p.Hairpin
+}

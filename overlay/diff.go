@@ -1,0 +1,360 @@
+//go:build linux
+
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+const (
+	unicast      = unix.RTN_UNICAST
+	errNoBuffers = unix.ENOBUFS
+)
+
+// gone takes "it is not there" out of the result of removals.
+func gone(err error) error { return rtnl.Except(err, fs.ErrNotExist) }
+
+// ensure makes the devices.
+func (n *Node) ensure(ctx context.Context) ([]rtnl.Link, error) {
+	if err := n.open(); err != nil {
+		return nil, err
+	}
+	want, err := n.wantedDevices()
+	if err != nil {
+		return nil, err
+	}
+	links, err := n.ensureDevices(ctx, want)
+	if err != nil {
+		return nil, err
+	}
+	n.settle(want, links)
+	return links, nil
+}
+
+func (n *Node) wantedDevices() ([]device, error) {
+	want, err := n.d.devices(n)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range n.list {
+		want = append(want, n.d.peerDevices(n, p)...)
+	}
+	return want, nil
+}
+
+// checkDevices is ensure without a write.
+func (n *Node) checkDevices() ([]rtnl.Link, error) {
+	want, err := n.wantedDevices()
+	if err != nil {
+		return nil, err
+	}
+	links, err := n.conn.Links("")
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, d := range want {
+		i := slices.IndexFunc(links, func(l rtnl.Link) bool { return l.Name == d.name })
+		if i < 0 {
+			errs = append(errs, fmt.Errorf("device %s is missing", d.name))
+			continue
+		}
+		if err := n.mayUse(links[i], d); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if t := links[i].Tunnel(); t != d.tunnel {
+			errs = append(errs, fmt.Errorf("device %s has other parameters (%+v) than are wanted (%+v)", d.name, t, d.tunnel))
+			continue
+		}
+		if s, differs := n.mend(links[i], d, links); differs {
+			errs = append(errs, fmt.Errorf("device %s is not as it should be (%s)", d.name, wrong(s)))
+		}
+	}
+	n.settle(want, links)
+	return links, errors.Join(errs...)
+}
+
+func wrong(s rtnl.Set) string {
+	switch {
+	case s.Up:
+		return "it is down"
+	case s.MAC != (rtnl.MAC{}):
+		return "its MAC should be " + s.MAC.String()
+	case s.Alias != "":
+		return "its alias should be " + s.Alias
+	}
+	return "its place on the bridge"
+}
+
+// settle remembers which devices stand, and which of this network are left over from another configuration. Only names
+// of our own making count as left over: who states a name rules over it.
+func (n *Node) settle(want []device, links []rtnl.Link) {
+	before := n.links
+	defer func() {
+		if !maps.Equal(before, n.links) {
+			n.under = nil // the plans name links by index
+		}
+	}()
+	n.devices = want
+	n.links, n.stale, n.others = make(map[string]int, len(want)), map[int]struct{}{}, map[int]struct{}{}
+	for _, l := range links {
+		if slices.ContainsFunc(want, func(d device) bool { return d.name == l.Name }) {
+			n.links[l.Name] = l.Index
+			continue
+		}
+		who := marked(l)
+		if len(who) > 0 && !slices.Contains(who, n.o.Network) {
+			n.others[l.Index] = struct{}{}
+		}
+		if n.o.Device == "" && n.d.layer() == 1 && len(who) == 1 && who[0] == n.o.Network && len(l.Name) > 3 && l.Name[:3] == "cb-" {
+			n.stale[l.Index] = struct{}{}
+		}
+	}
+}
+
+// ownLink reports whether a link is this network's alone or one that it shares, and which of both.
+func (n *Node) ownLink(index int) (own, shared bool) {
+	if _, ok := n.stale[index]; ok {
+		return true, false
+	}
+	for _, d := range n.devices {
+		if n.links[d.name] == index {
+			return true, d.shared
+		}
+	}
+	return false, false
+}
+
+// addrs compares the addresses of the devices.
+func (n *Node) addrs(have []rtnl.Addr) (set, remove []rtnl.Addr) {
+	want := map[rtnl.Addr]bool{}
+	for _, d := range n.devices {
+		index, ok := n.links[d.name]
+		if !ok || d.bare {
+			continue
+		}
+		for _, a := range n.o.Node.NodeAddrs() {
+			if n.o.carries(peer.FamilyOf(a)) {
+				want[rtnl.Addr{Link: index, Prefix: netip.PrefixFrom(a, a.BitLen())}] = true
+			}
+		}
+	}
+	for _, h := range have {
+		k := rtnl.Addr{Link: h.Link, Prefix: h.Prefix}
+		if want[k] {
+			delete(want, k)
+			continue
+		}
+		own, shared := n.ownLink(h.Link)
+		if own && h.Proto == Proto && (!shared || len(n.o.Prefixes) > 0 && n.o.holds(h.Prefix)) {
+			remove = append(remove, h)
+		}
+	}
+	for a := range want {
+		a.Proto = Proto
+		if a.Prefix.Addr().Is6() {
+			a.Flags = unix.IFA_F_NODAD
+		}
+		set = append(set, a)
+	}
+	return set, remove
+}
+
+// diff reads the kernel and compares.
+func (n *Node) diff(links []rtnl.Link) (c changes, refused []error, err error) {
+	k, err := n.read()
+	if err != nil {
+		return c, nil, err
+	}
+	ours, foreign := n.sort(k.routes)
+	under, err := n.underlay(links, foreign, k.addrs)
+	if err != nil {
+		return c, nil, err
+	}
+	if !under.sameAs(n.under) {
+		n.under = under
+		n.planAll(ours, k)
+	}
+	refused = slices.Clone(n.skipped)
+	if c.mtu, err = n.mtus(links); err != nil {
+		return c, nil, err
+	}
+	c.setAddr, c.delAddr = n.addrs(k.addrs)
+	for _, l := range links {
+		if _, ok := n.stale[l.Index]; ok {
+			c.delLink = append(c.delLink, l)
+		}
+	}
+	if n.list == nil {
+		return c, nil, nil
+	}
+	conflict := func(what fmt.Stringer, r netip.Prefix, there string) {
+		refused = append(refused, &Refused{n.ownerOf(r), fmt.Errorf("%s cannot be set: %s stands in the way; remove it", what, there)})
+	}
+	name := names(links)
+	c.setRoute, c.delRoute = n.want.routes.compare(slices.Concat(ours, n.rivals(foreign)), judge[netip.Prefix, rtnl.Route]{
+		ours:     n.owns,
+		same:     sameRoute,
+		replaces: func(h, w rtnl.Route) bool { return h.Metric == w.Metric },
+		conflict: func(h, w rtnl.Route) {
+			conflict(w, w.Dst, fmt.Sprintf("a foreign %s on %s (protocol %d)", h, name(h.Link), h.Proto))
+		},
+	})
+	c.setNeigh, c.delNeigh = n.want.neighs.compare(k.neighs, judge[neighKey, rtnl.Neigh]{
+		ours:     func(h rtnl.Neigh) bool { return h.Proto == Proto },
+		same:     sameNeigh,
+		replaces: func(h, w rtnl.Neigh) bool { return true },
+		conflict: func(h, w rtnl.Neigh) {
+			conflict(w, netip.PrefixFrom(w.IP, w.IP.BitLen()), fmt.Sprintf("a foreign %s on %s", h, name(h.Link)))
+		},
+	})
+	c.setFDB, c.delFDB = n.want.fdbs.compare(k.fdbs, judge[fdbKey, rtnl.FDB]{
+		ours:     func(h rtnl.FDB) bool { return h.Extern },
+		same:     sameFDB,
+		replaces: func(h, w rtnl.FDB) bool { return h.MAC != (rtnl.MAC{}) },
+		conflict: func(h, w rtnl.FDB) {
+			refused = append(refused, &Refused{n.endOf(w.Dst), fmt.Errorf("%s cannot be set: a foreign %s on %s stands in the way; remove it", w, h, name(h.Link))})
+		},
+	})
+	c.setTunnel, c.delTunnel = n.want.tunnel.compare(k.tunnel, judgeTunnel)
+	return c, refused, nil
+}
+
+func names(links []rtnl.Link) func(int) string {
+	return func(i int) string {
+		for _, l := range links {
+			if l.Index == i {
+				return l.Name
+			}
+		}
+		return fmt.Sprintf("link %d", i)
+	}
+}
+
+// read dumps what the comparison needs.
+func (n *Node) read() (k kernel, err error) {
+	if k.routes, err = n.conn.Routes(rtnl.RouteFilter{Table: n.o.Table}); err != nil {
+		return k, err
+	}
+	if k.addrs, err = n.conn.Addrs(0); err != nil {
+		return k, err
+	}
+	for _, d := range n.devices {
+		link, ok := n.links[d.name]
+		if !ok {
+			continue
+		}
+		v, ok := d.tunnel.(rtnl.VXLAN)
+		if !ok || v.GPE {
+			continue
+		}
+		if d.bridge == "" {
+			neighs, err := n.conn.Neighs(link)
+			if err != nil {
+				return k, err
+			}
+			// Entries that the kernel resolves itself are no one's.
+			k.neighs = append(k.neighs, slices.DeleteFunc(neighs, func(e rtnl.Neigh) bool { return e.Proto != Proto && !e.Permanent() })...)
+		}
+		fdbs, err := n.conn.FDBs(link)
+		if err != nil {
+			return k, err
+		}
+		k.fdbs = append(k.fdbs, slices.DeleteFunc(fdbs, func(f rtnl.FDB) bool { return f.Learned })...)
+	}
+	k.tunnel, err = n.readTunnel()
+	return k, err
+}
+
+// sort parts the routes of this node from the foreign ones. Ours of another layer, or of nobody's, are left out: they do
+// not stand in the way.
+func (n *Node) sort(all []rtnl.Route) (ours, foreign []rtnl.Route) {
+	ours = make([]rtnl.Route, 0, len(all))
+	for _, r := range all {
+		switch {
+		case n.owns(r):
+			ours = append(ours, r)
+		case r.Proto != Proto || n.inLayer(r.Metric):
+			foreign = append(foreign, r)
+		}
+	}
+	return ours, foreign
+}
+
+// owns reports whether a route is this node's to change.
+func (n *Node) owns(r rtnl.Route) bool {
+	if r.Proto != Proto || !n.inLayer(r.Metric) {
+		return false
+	}
+	own, shared := n.ownLink(r.Link)
+	switch {
+	case own && !shared:
+		return true
+	case own, n.direct(r):
+		return n.o.holds(r.Dst)
+	}
+	return false
+}
+
+// direct reports whether a route may be one past the tunnels, over a link that is no overlay's.
+func (n *Node) direct(r rtnl.Route) bool {
+	if !r.Via.IsValid() {
+		return false
+	}
+	_, foreign := n.others[r.Link]
+	return !foreign
+}
+
+// rivals are the foreign routes to a wanted range.
+func (n *Node) rivals(foreign []rtnl.Route) []rtnl.Route {
+	var all []rtnl.Route
+	for _, r := range foreign {
+		if _, ok := n.want.routes.at[r.Dst]; ok {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// underlay is what the endpoints are reached by: the main table, whatever table ours are in.
+func (n *Node) underlay(links []rtnl.Link, routes []rtnl.Route, addrs []rtnl.Addr) (*underlay, error) {
+	if n.o.Table != mainTable {
+		all, err := n.conn.Routes(rtnl.RouteFilter{Table: mainTable})
+		if err != nil {
+			return nil, err
+		}
+		routes = all
+	}
+	routes = slices.DeleteFunc(slices.Clone(routes), func(r rtnl.Route) bool { return r.Proto == Proto })
+	return newUnderlay(n.conn, links, routes, addrs)
+}
+
+func (n *Node) ownerOf(r netip.Prefix) string {
+	for _, p := range n.list {
+		if slices.ContainsFunc(p.Pods, func(q netip.Prefix) bool { return q.Overlaps(r) }) {
+			return p.Name
+		}
+	}
+	return ""
+}
+
+func (n *Node) endOf(a netip.Addr) string {
+	for _, p := range n.list {
+		if p.V4.Addr == a || p.V6.Addr == a {
+			return p.Name
+		}
+	}
+	return ""
+}

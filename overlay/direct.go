@@ -1,0 +1,97 @@
+//go:build linux
+
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+// Direct routes the ranges of a peer to its endpoint, without a tunnel. The peer has to be on a link of this node. IPv4
+// ranges go by its IPv4 endpoint, or by the IPv6 one if it has no other (RFC 8950); IPv6 ranges need an IPv6 endpoint.
+type Direct struct{}
+
+// Name is "host-gw".
+func (Direct) Name() string { return "host-gw" }
+
+type direct struct{}
+
+func (Direct) driver(*Options) (driver, error) { return direct{}, nil }
+
+func (direct) layer() uint32                         { return 0 }
+func (direct) overhead(peer.Family) int              { return 0 }
+func (direct) devices(*Node) ([]device, error)       { return nil, nil }
+func (direct) peerDevices(*Node, peer.Peer) []device { return nil }
+
+func (direct) reach(n *Node) (peer.Reach, error) {
+	return peer.Reach{Encap: "host-gw", V4: peer.Endpoint{Addr: n.o.Node.V4.Addr}, V6: peer.Endpoint{Addr: n.o.Node.V6.Addr}}, nil
+}
+
+func (direct) ways(n *Node, p peer.Peer) (all []netip.Addr) {
+	seen := netip.Addr{}
+	for _, r := range n.pods(p) {
+		if a := hop(n, p, r); a.IsValid() && a != seen {
+			all, seen = append(all, a), a
+		}
+	}
+	return all
+}
+
+func (direct) plan(n *Node, p peer.Peer) (plan, error) {
+	var made plan
+	var errs []error
+	for _, r := range n.pods(p) {
+		a := hop(n, p, r)
+		if !a.IsValid() {
+			errs = append(errs, noHop(p, r))
+			continue
+		}
+		way := n.under.to(a)
+		switch {
+		case way.err != nil:
+			errs = append(errs, fmt.Errorf("range %s: %w", r, way.err))
+		case way.via.IsValid():
+			errs = append(errs, fmt.Errorf("its endpoint %s is not on a link of this node but behind the router %s, which does not know %s: "+
+				"use \"overlay\" for it, for instance with \"encap\": \"vxlan\", or give it an endpoint on the link", a, way.via, r))
+		default:
+			w := n.route(r, way.link)
+			w.Via = a
+			made.routes = append(made.routes, w)
+		}
+	}
+	return made, errors.Join(errs...)
+}
+
+// hop is the endpoint that a range is routed to.
+func hop(n *Node, p peer.Peer, r netip.Prefix) netip.Addr {
+	if r.Addr().Is4() && p.V4.Addr.IsValid() && n.o.Underlay != peer.IPv6 {
+		return p.V4.Addr
+	}
+	if n.o.Underlay != peer.IPv4 {
+		return p.V6.Addr
+	}
+	return netip.Addr{}
+}
+
+// nextHop is the endpoint and the link that a range is routed over if the peer is on a link.
+func nextHop(n *Node, p peer.Peer, r netip.Prefix) (netip.Addr, int) {
+	a := hop(n, p, r)
+	if !a.IsValid() {
+		return a, 0
+	}
+	if way := n.under.to(a); way.err == nil && !way.via.IsValid() {
+		return a, way.link
+	}
+	return netip.Addr{}, 0
+}
+
+func noHop(p peer.Peer, r netip.Prefix) error {
+	if r.Addr().Is6() {
+		return fmt.Errorf("its range %s needs an IPv6 endpoint, and it has %s: state one, since the kernel routes no IPv6 by an IPv4 next hop, "+
+			"or use \"overlay\", for instance with \"encap\": \"vxlan\"", r, endpoints(p, 0))
+	}
+	return fmt.Errorf("its range %s needs an endpoint, and it has %s: state one", r, endpoints(p, 0))
+}

@@ -1,0 +1,96 @@
+//go:build linux
+
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+// hops is the TTL of the outer header where the kernel would leave it at what the route says.
+const hops = 64
+
+func ipHeader(f peer.Family) int {
+	if f == peer.IPv4 {
+		return 20
+	}
+	return 40
+}
+
+// checksum asks for the UDP checksum that IPv6 demands (RFC 8200, section 8.1).
+func checksum(to netip.Addr) uint16 {
+	if to.Is4() {
+		return 0
+	}
+	return rtnl.CsumFlag
+}
+
+// shared is the name of a device that the networks of a node share.
+func shared(encap string, port, usual uint16) string {
+	if port == usual {
+		return "cb-" + encap
+	}
+	return fmt.Sprintf("cb-%s-%d", encap, port)
+}
+
+// encapRoutes are the routes of a peer through a device in external mode.
+func (n *Node) encapRoutes(p peer.Peer, link int, f peer.Family, e rtnl.Encap) plan {
+	pods := n.pods(p)
+	made := plan{routes: make([]rtnl.Route, 0, len(pods))}
+	narrow := n.narrow(p, f)
+	for _, r := range pods {
+		w := n.route(r, link)
+		w.Encap, w.Src, w.MTU = e, n.source(r), narrow
+		if r.Addr().Is4() {
+			w.Scope = linkScope
+		}
+		made.routes = append(made.routes, w)
+	}
+	return made
+}
+
+// local is this node's endpoint if a link bears it. Behind an address translation none does; IPv4 tunnels can do without.
+func (n *Node) local(a netip.Addr) (netip.Addr, error) {
+	addrs, err := n.conn.Addrs(0)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	for _, h := range addrs {
+		if h.Prefix.Addr() == a {
+			return a, nil
+		}
+	}
+	if a.Is4() {
+		return netip.Addr{}, nil
+	}
+	return netip.Addr{}, fmt.Errorf("endpoint %s of this node, %q, is an address of none of its links: state one that is", a, n.o.Node.Name)
+}
+
+func notThere(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// first is the first error of several.
+func first(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}

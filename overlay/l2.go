@@ -1,0 +1,78 @@
+//go:build linux
+
+package overlay
+
+import (
+	"fmt"
+
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+)
+
+// L2 lets one subnet span all nodes: tunnels become ports of a bridge. The zero value routes instead.
+type L2 struct {
+	Bridge string // its name; it must be there before Ensure, else that is [io/fs.ErrNotExist]
+
+	// AllowUplink permits a bridge that has a physical port, or a tunnel that is not this network's. Both can form a
+	// loop, which only a spanning tree or great care prevents.
+	AllowUplink bool
+}
+
+func (l L2) on() bool { return l.Bridge != "" }
+
+func (l L2) check() error {
+	if len(l.Bridge) > 15 {
+		return fmt.Errorf("bridge %q: a name has at most 15 bytes", l.Bridge)
+	}
+	return nil
+}
+
+// mayJoin fails if the device on the bridge could close a loop.
+func (l L2) mayJoin(n *Node, devices ...string) error {
+	links, err := n.conn.Links("")
+	if err != nil {
+		return err
+	}
+	bridge := 0
+	for _, b := range links {
+		if b.Name == l.Bridge {
+			if b.Kind != "bridge" {
+				return fmt.Errorf("%s is of kind %q, not a bridge: choose another name for the bridge", b.Name, b.Kind)
+			}
+			bridge = b.Index
+		}
+	}
+	if bridge == 0 {
+		_, err := n.conn.LinkByName(l.Bridge)
+		return fmt.Errorf("the tunnels of network %q are to be ports of bridge %s: %w", n.o.Network, l.Bridge, err)
+	}
+	if l.AllowUplink {
+		return nil
+	}
+	for _, p := range links {
+		if p.Master != bridge || n.isOurs(p) {
+			continue
+		}
+		if p.Kind == "" || isTunnel(p) || p.Kind == "vlan" || p.Kind == "bond" || p.Kind == "team" || p.Kind == "macvlan" {
+			return fmt.Errorf("bridge %s has the port %s (%s), another way to other machines: two of them can form a loop; "+
+				"take it off the bridge, or state \"allowUplink\" if nothing can come around", l.Bridge, p.Name, kindOf(p))
+		}
+	}
+	return nil
+}
+
+func isTunnel(l rtnl.Link) bool {
+	switch l.Kind {
+	case "vxlan", "geneve", "gretap", "ip6gretap", "openvswitch", "bareudp":
+		return true
+	}
+	return false
+}
+
+func (n *Node) isOurs(l rtnl.Link) bool {
+	for _, who := range marked(l) {
+		if who == n.o.Network {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,122 @@
+//go:build linux
+
+package overlay
+
+import (
+	"fmt"
+
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+// base is the MTU of the link that bears this node's endpoint of a family, 0 if none does.
+func (n *Node) base(f peer.Family) int {
+	if link, ok := n.under.local[n.o.Node.Endpoint(f).Addr]; ok {
+		return n.under.links[link].MTU
+	}
+	return 0
+}
+
+// pathMTU is how long a packet of a pod to the peer may be; 0 is not known.
+func (n *Node) pathMTU(p peer.Peer) int {
+	if n.o.MTU != 0 {
+		return n.o.MTU
+	}
+	least := 0
+	for _, a := range n.d.ways(n, p) {
+		f := peer.FamilyOf(a)
+		mtu := n.under.to(a).mtu
+		if mtu == 0 {
+			mtu = n.base(f)
+		}
+		least = smaller(least, less(mtu, n.d.overhead(f)))
+	}
+	return least
+}
+
+// smaller is the lesser of two, of which 0 is not known.
+func smaller(a, b int) int {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}
+
+func less(mtu, overhead int) int {
+	if mtu == 0 {
+		return 0
+	}
+	return mtu - overhead
+}
+
+// deviceMTU is that of a device over a family: of the widest path, so that routes may narrow it.
+func (n *Node) deviceMTU(f peer.Family) int {
+	if n.o.MTU != 0 {
+		return n.o.MTU
+	}
+	mtu := less(n.base(f), n.d.overhead(f))
+	for a, p := range n.under.known {
+		if peer.FamilyOf(a) == f && p.mtu-n.d.overhead(f) > mtu {
+			mtu = p.mtu - n.d.overhead(f)
+		}
+	}
+	return mtu
+}
+
+// mtus settles the MTU for pods and finds devices with another one than wanted.
+func (n *Node) mtus(links []rtnl.Link) ([]mtuChange, error) {
+	byFamily := map[peer.Family]int{}
+	for _, f := range n.families() {
+		byFamily[f] = n.deviceMTU(f)
+	}
+	n.mtu = n.o.MTU
+	if n.mtu == 0 {
+		for _, f := range n.families() {
+			n.mtu = smaller(n.mtu, less(n.base(f), n.d.overhead(f)))
+		}
+		n.narrowed = n.least != 0 && n.least < n.mtu
+		n.mtu = smaller(n.mtu, n.least)
+	}
+	if n.mtu != 0 && n.mtu < MinMTUv6 && n.o.carries(peer.IPv6) && len(n.o.Node.PodsOf(peer.IPv6)) > 0 {
+		return nil, fmt.Errorf("network %q: %d bytes are left for pods, and IPv6 needs %d (RFC 8200): raise the MTU of the underlay, "+
+			"choose an encapsulation with less overhead, or leave the IPv6 ranges out", n.o.Network, n.mtu, MinMTUv6)
+	}
+	var all []mtuChange
+	for _, d := range n.devices {
+		for _, l := range links {
+			if want := byFamily[d.over]; l.Name == d.name && want > 0 && l.MTU != want {
+				all = append(all, mtuChange{l, want})
+			}
+		}
+	}
+	return all, nil
+}
+
+// families are those of the underlay that this node may use.
+func (n *Node) families() []peer.Family {
+	if len(n.devices) > 0 {
+		var all []peer.Family
+		for _, d := range n.devices {
+			all = append(all, d.over)
+		}
+		return all
+	}
+	var all []peer.Family
+	for _, f := range peer.Families {
+		if (n.o.Underlay == 0 || n.o.Underlay == f) && n.o.Node.Endpoint(f).Addr.IsValid() {
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+// narrow is the MTU of a route: that of the path where the device's is larger, else 0.
+func (n *Node) narrow(p peer.Peer, f peer.Family) uint32 {
+	if n.o.MTU != 0 {
+		return 0
+	}
+	if mtu := n.pathMTU(p); mtu != 0 && mtu < n.widest[f] {
+		return uint32(mtu)
+	}
+	return 0
+}

@@ -1,0 +1,194 @@
+//go:build linux
+
+package overlay
+
+import (
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+)
+
+const (
+	mainTable = unix.RT_TABLE_MAIN
+	linkScope = unix.RT_SCOPE_LINK
+)
+
+// plan is what a peer needs in the kernel.
+type plan struct {
+	routes []rtnl.Route
+	neighs []rtnl.Neigh
+	fdbs   []rtnl.FDB
+	tunnel []tunnelPeer
+}
+
+type neighKey struct {
+	link int
+	ip   netip.Addr
+}
+
+type fdbKey struct {
+	link int
+	mac  rtnl.MAC
+	dst  netip.Addr // counts for the zero MAC only, which may have several
+}
+
+func keyOfRoute(r rtnl.Route) netip.Prefix { return r.Dst }
+func keyOfNeigh(n rtnl.Neigh) neighKey     { return neighKey{n.Link, n.IP} }
+func keyOfFDB(f rtnl.FDB) fdbKey {
+	if f.MAC == (rtnl.MAC{}) {
+		return fdbKey{f.Link, f.MAC, f.Dst}
+	}
+	return fdbKey{link: f.Link, mac: f.MAC}
+}
+
+// objects are what is wanted in the kernel for all peers.
+type objects struct {
+	routes *table[netip.Prefix, rtnl.Route]
+	neighs *table[neighKey, rtnl.Neigh]
+	fdbs   *table[fdbKey, rtnl.FDB]
+	tunnel *table[peerKey, tunnelPeer]
+}
+
+func newObjects(peers int) objects {
+	return objects{
+		routes: newTable(peers, keyOfRoute), neighs: newTable(peers, keyOfNeigh),
+		fdbs: newTable(peers, keyOfFDB), tunnel: newTable(0, keyOfTunnel),
+	}
+}
+
+func (o objects) put(p plan) {
+	for _, r := range p.routes {
+		o.routes.put(r)
+	}
+	for _, n := range p.neighs {
+		o.neighs.put(n)
+	}
+	for _, f := range p.fdbs {
+		o.fdbs.put(f)
+	}
+	for _, t := range p.tunnel {
+		o.tunnel.put(t)
+	}
+}
+
+// kernel is what is there.
+type kernel struct {
+	routes []rtnl.Route
+	neighs []rtnl.Neigh
+	fdbs   []rtnl.FDB
+	tunnel []tunnelPeer
+	addrs  []rtnl.Addr // of all links
+}
+
+// changes are the difference between wanted and present.
+type changes struct {
+	mtu                  []mtuChange
+	setAddr, delAddr     []rtnl.Addr
+	setFDB, delFDB       []rtnl.FDB
+	setNeigh, delNeigh   []rtnl.Neigh
+	setRoute, delRoute   []rtnl.Route
+	setTunnel, delTunnel []tunnelPeer
+	delLink              []rtnl.Link
+}
+
+type mtuChange struct {
+	link rtnl.Link
+	mtu  int
+}
+
+func (m mtuChange) String() string { return fmt.Sprintf("MTU %d of %s", m.mtu, m.link.Name) }
+
+func (c *changes) empty() bool {
+	return len(c.mtu)+len(c.setAddr)+len(c.delAddr)+len(c.setFDB)+len(c.delFDB)+len(c.setNeigh)+len(c.delNeigh)+
+		len(c.setRoute)+len(c.delRoute)+len(c.setTunnel)+len(c.delTunnel)+len(c.delLink) == 0
+}
+
+// additions are the messages for what is new or different, in the order in which packets need it.
+func (c *changes) additions() []*rtnl.Msg {
+	msgs := make([]*rtnl.Msg, 0, len(c.mtu)+len(c.setAddr)+len(c.setFDB)+len(c.setNeigh)+len(c.setRoute))
+	for _, m := range c.mtu {
+		msgs = append(msgs, rtnl.SetLink(rtnl.Set{Index: m.link.Index, MTU: m.mtu}))
+	}
+	for _, a := range c.setAddr {
+		msgs = append(msgs, rtnl.NewAddr(a))
+	}
+	for _, f := range c.setFDB {
+		msgs = append(msgs, rtnl.SetFDB(f))
+	}
+	for _, n := range c.setNeigh {
+		msgs = append(msgs, rtnl.ReplaceNeigh(n))
+	}
+	for _, r := range c.setRoute {
+		msgs = append(msgs, rtnl.ReplaceRoute(r))
+	}
+	return msgs
+}
+
+// removals are the messages for what is not wanted, routes first.
+func (c *changes) removals() []*rtnl.Msg {
+	msgs := make([]*rtnl.Msg, 0, len(c.delRoute)+len(c.delNeigh)+len(c.delFDB)+len(c.delAddr)+len(c.delLink))
+	for _, r := range c.delRoute {
+		msgs = append(msgs, rtnl.DelRoute(r))
+	}
+	for _, n := range c.delNeigh {
+		msgs = append(msgs, rtnl.DelNeigh(n))
+	}
+	for _, f := range c.delFDB {
+		msgs = append(msgs, rtnl.DelFDB(f))
+	}
+	for _, a := range c.delAddr {
+		msgs = append(msgs, rtnl.DelAddr(a))
+	}
+	for _, l := range c.delLink {
+		msgs = append(msgs, rtnl.DelLinkIndex(l.Index))
+	}
+	return msgs
+}
+
+// words are the difference for a person.
+func (c *changes) words() []error {
+	var errs []error
+	say(&errs, "%v is missing or different", c.mtu)
+	for _, a := range c.setAddr {
+		errs = append(errs, fmt.Errorf("address %s of link %d is missing", a.Prefix, a.Link))
+	}
+	say(&errs, "%v is missing or different", c.setFDB)
+	say(&errs, "%v is missing or different", c.setNeigh)
+	say(&errs, "%v is missing or different", c.setRoute)
+	say(&errs, "%v is missing or different", c.setTunnel)
+	say(&errs, "%v is there and should not be", c.delRoute)
+	say(&errs, "%v is there and should not be", c.delNeigh)
+	say(&errs, "%v is there and should not be", c.delFDB)
+	say(&errs, "%v is there and should not be", c.delTunnel)
+	for _, a := range c.delAddr {
+		errs = append(errs, fmt.Errorf("address %s of link %d is there and should not be", a.Prefix, a.Link))
+	}
+	for _, l := range c.delLink {
+		errs = append(errs, fmt.Errorf("link %s is there and should not be", l.Name))
+	}
+	return errs
+}
+
+func say[V any](errs *[]error, format string, all []V) {
+	for _, v := range all {
+		*errs = append(*errs, fmt.Errorf(format, v))
+	}
+}
+
+// sameRoute compares what was asked for; the kernel reports more.
+func sameRoute(have, want rtnl.Route) bool {
+	if want.Dst.Addr().Is6() {
+		have.Scope = want.Scope
+	}
+	return have == want
+}
+
+// sameNeigh: one that another program made does as well if it says the same and stays.
+func sameNeigh(have, want rtnl.Neigh) bool { return have.MAC == want.MAC && have.Permanent() }
+
+func sameFDB(have, want rtnl.FDB) bool {
+	return have.Dst == want.Dst && have.Port == want.Port && have.VNI == want.VNI && !have.Learned
+}

@@ -1,0 +1,126 @@
+//go:build linux
+
+package overlay
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+// elders puts those of a new list first in line that hold their ranges already.
+func (n *Node) elders(list []peer.Peer) {
+	n.held = nil
+	if n.list == nil {
+		return
+	}
+	n.held = make(map[netip.Prefix]string, len(n.claims))
+	for _, c := range n.claims {
+		n.held[c.r] = c.owner
+	}
+}
+
+// planAll makes the wanted state of the list. have are this node's routes in the kernel, which tell in a new process who
+// was there before.
+func (n *Node) planAll(have []rtnl.Route, k kernel) {
+	n.skipped, n.least = nil, 0
+	n.widest = map[peer.Family]int{}
+	n.ask()
+	for _, f := range peer.Families {
+		n.widest[f] = n.deviceMTU(f)
+	}
+	n.want = newObjects(len(n.list))
+	bad := n.disputed(have, k)
+	for i, p := range n.list {
+		if err := bad[i]; err != nil {
+			n.skipped = append(n.skipped, &Refused{p.Name, err})
+			continue
+		}
+		made, err := n.planOne(p)
+		if err != nil {
+			n.skipped = append(n.skipped, &Refused{p.Name, err})
+		}
+		n.want.put(made)
+	}
+}
+
+// planOne is a peer's part of the wanted state.
+func (n *Node) planOne(p peer.Peer) (plan, error) {
+	mtu := n.pathMTU(p)
+	if mtu != 0 && mtu < MinMTUv6 && slices.ContainsFunc(n.pods(p), func(r netip.Prefix) bool { return r.Addr().Is6() }) {
+		return plan{}, fmt.Errorf("%d bytes are left for pods on the way to it, and IPv6 needs %d (RFC 8200): raise the MTU of the underlay, or leave its IPv6 ranges out", mtu, MinMTUv6)
+	}
+	made, err := n.d.plan(n, p)
+	if len(made.routes)+len(made.fdbs)+len(made.tunnel) > 0 {
+		n.least = smaller(n.least, mtu)
+	}
+	return made, err
+}
+
+// ask looks up all paths, in batches where the kernel must be asked.
+func (n *Node) ask() {
+	var to []netip.Addr
+	for _, p := range n.list {
+		to = append(to, n.d.ways(n, p)...)
+	}
+	n.under.prepare(to)
+}
+
+// disputed finds the peers that claim what another one has. Of two the one stays that was there before: in the last list,
+// or, in a new process, in the kernel; else the one that stands first in the list.
+func (n *Node) disputed(have []rtnl.Route, k kernel) map[int]error {
+	n.claims = make(claims, 0, 2*len(n.list))
+	for _, p := range n.list {
+		for _, r := range p.Pods {
+			n.claims = append(n.claims, claim{r, p.Name})
+		}
+	}
+	if n.claims.disjoint() {
+		return nil
+	}
+	order := make([]int, len(n.list))
+	for i := range order {
+		order[i] = i
+	}
+	elder := func(i int) int {
+		if n.elder(n.list[i], have, k) {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return elder(a) - elder(b) })
+	bad := map[int]error{}
+	n.claims = n.claims[:0]
+	for _, i := range order {
+		p := n.list[i]
+		for _, r := range p.Pods {
+			if _, clash := n.claims.at(r); clash != nil && clash.owner != p.Name {
+				bad[i] = fmt.Errorf("its range %s overlaps %s of peer %q, which was there before: give every peer ranges of its own", r, clash.r, clash.owner)
+				break
+			}
+		}
+		if bad[i] != nil {
+			continue
+		}
+		for _, r := range p.Pods {
+			if _, clash := n.claims.at(r); clash == nil {
+				n.claims.add(r, p.Name)
+			}
+		}
+	}
+	return bad
+}
+
+func (n *Node) elder(p peer.Peer, have []rtnl.Route, k kernel) bool {
+	if n.held != nil {
+		return slices.ContainsFunc(p.Pods, func(r netip.Prefix) bool { return n.held[r] == p.Name })
+	}
+	made, _ := n.d.plan(n, p)
+	for _, t := range made.tunnel {
+		return slices.ContainsFunc(k.tunnel, func(h tunnelPeer) bool { return h.holds(t) })
+	}
+	return slices.ContainsFunc(made.routes, func(r rtnl.Route) bool { return slices.Contains(have, r) })
+}

@@ -1,0 +1,55 @@
+//go:build linux
+
+package overlay_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/overlay"
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+// setups are the encapsulations with the features that they need from the kernel.
+var setups = []struct {
+	name     string
+	encap    overlay.Encap
+	need     []nstest.Feature
+	underlay peer.Family
+}{
+	{"vxlan over IPv4", overlay.VXLAN{}, []nstest.Feature{nstest.VXLAN}, 0},
+	{"vxlan over IPv6", overlay.VXLAN{}, []nstest.Feature{nstest.VXLAN}, peer.IPv6},
+	{"vxlan with group policy", overlay.VXLAN{GBP: true}, []nstest.Feature{nstest.VXLAN}, 0},
+	{"vxlan with direct routing", overlay.VXLAN{DirectRouting: true}, []nstest.Feature{nstest.VXLAN}, 0},
+	{"vxlan-gpe over IPv4", overlay.VXLAN{GPE: true}, []nstest.Feature{nstest.VXLAN}, 0},
+	{"vxlan-gpe over IPv6", overlay.VXLAN{GPE: true}, []nstest.Feature{nstest.VXLAN}, peer.IPv6},
+	{"host-gw", overlay.Direct{}, nil, 0},
+}
+
+func TestPodsOfThreeNodesReachEachOtherOverBothFamilies(t *testing.T) {
+	t.Parallel()
+	for _, s := range setups {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			nstest.Need(t, s.need...)
+			c := newCluster(t, 3)
+			before := c.dumps()
+			c.up(s.encap, func(o *overlay.Options) { o.Underlay = s.underlay })
+			c.addPods()
+			c.reach()
+			c.streams()
+			for _, n := range c.nodes {
+				require.NoError(t, n.net.Check(t.Context()), n.Name)
+			}
+			for _, n := range c.nodes {
+				require.NoError(t, n.net.Close(t.Context()))
+				for _, p := range n.pods {
+					ip(t, n.ns, "link del "+p.host)
+				}
+			}
+			same(t, before, c.dumps(), "after Close")
+		})
+	}
+}

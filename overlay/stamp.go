@@ -1,0 +1,204 @@
+//go:build linux
+
+package overlay
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+// Stamp is what [Node.Apply] leaves on disk, so that the next process sees without a dump that nothing has changed. It is
+// removed before the first write to the kernel and written after the last one. It counts only in the boot and in the
+// network namespace that it was written in.
+type Stamp struct {
+	Boot   string       `json:"boot"`   // boot ID of the kernel
+	Cookie uint64       `json:"cookie"` // of the namespace
+	Config string       `json:"config"` // digest of the options and the encapsulation
+	Peers  string       `json:"peers"`  // identity of the list, by the caller
+	Links  []StampLink  `json:"links,omitempty"`
+	Routes []StampRoute `json:"routes,omitempty"`
+	MTU    int          `json:"mtu"` // bytes, for pods
+}
+
+// StampLink is a device as it was left.
+type StampLink struct {
+	Index int      `json:"index"`
+	MAC   peer.MAC `json:"mac"`
+}
+
+// StampRoute is one of our routes over a device. Routes go with the device when it is set down.
+type StampRoute struct {
+	Dst  netip.Prefix `json:"dst"`
+	Link int          `json:"link"`
+}
+
+func (n *Node) stampFile() string {
+	name := "peers.stamp"
+	if n.d.layer() == 0 {
+		name = "host-gw.stamp" // an overlay of the same network may stand above
+	}
+	return filepath.Join(n.dir(), name)
+}
+
+// Apply brings the kernel in step with the list that load returns, unless the stamp says that this list, known by its
+// identity id, was applied with these options and the kernel still shows it: then it neither calls load nor writes. An
+// empty id is never trusted. It returns the MTU for pods in bytes.
+//
+// Processes that call it at once wait for each other, and only the first does the work. Refused peers are reported as by
+// Set, and leave no stamp.
+func (n *Node) Apply(ctx context.Context, id string, load func() ([]peer.Peer, error)) (mtu int, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if s, ok := n.stands(id); ok {
+		n.mtu = s.MTU
+		return s.MTU, nil
+	}
+	unlock, err := n.lock(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	if s, ok := n.stands(id); ok {
+		n.mtu = s.MTU
+		return s.MTU, nil
+	}
+	peers, err := load()
+	if err != nil {
+		return 0, err
+	}
+	if peers == nil {
+		peers = []peer.Peer{}
+	}
+	if err := n.dropStamp(); err != nil {
+		return 0, err
+	}
+	n.take(peers)
+	if err := n.pass(ctx); err != nil {
+		return n.mtu, err
+	}
+	return n.mtu, n.writeStamp(id)
+}
+
+// Fresh reports whether Apply would find that nothing has changed.
+func (n *Node) Fresh(id string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	_, ok := n.stands(id)
+	return ok
+}
+
+func (n *Node) stands(id string) (s Stamp, ok bool) {
+	if id == "" {
+		return s, false
+	}
+	b, err := os.ReadFile(n.stampFile())
+	if err != nil || json.Unmarshal(b, &s) != nil || s.Peers != id || s.Config != n.digest() {
+		return s, false
+	}
+	now, err := n.here()
+	if err != nil || now.Boot != s.Boot || now.Cookie != s.Cookie || n.open() != nil {
+		return s, false
+	}
+	return s, n.shows(s)
+}
+
+// shows looks at the kernel once: the devices are up and have their MACs, and one of our routes over each link stands.
+func (n *Node) shows(s Stamp) bool {
+	good := 0
+	var msgs []*rtnl.Msg
+	for _, want := range s.Links {
+		msgs = append(msgs, rtnl.GetLinkIndex(want.Index, func(l rtnl.Link) {
+			if l.Up() && peer.MAC(l.MAC) == want.MAC {
+				good++
+			}
+		}))
+	}
+	for _, want := range s.Routes {
+		msgs = append(msgs, rtnl.MatchRoute(want.Dst.Addr(), func(r rtnl.Route) {
+			if r.Proto == Proto && r.Dst == want.Dst && r.Link == want.Link {
+				good++
+			}
+		}))
+	}
+	return len(msgs) == 0 || n.conn.Do(msgs...) == nil && good == len(msgs)
+}
+
+// here is the part of a stamp that says where and when.
+func (n *Node) here() (s Stamp, err error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return s, err
+	}
+	s.Boot = strings.TrimSpace(string(b))
+	s.Cookie, err = n.o.NS.Cookie()
+	return s, err
+}
+
+// digest changes with everything that the kernel's state depends on beside the peers.
+func (n *Node) digest() string {
+	o := n.o
+	o.NS, o.StateDir = nil, ""
+	h := sha256.Sum256(fmt.Appendf(nil, "1 %+v %T %+v", o, n.encap, n.encap))
+	return hex.EncodeToString(h[:])
+}
+
+func (n *Node) writeStamp(id string) error {
+	if id == "" {
+		return nil
+	}
+	s, err := n.here()
+	if err != nil {
+		return err
+	}
+	s.Config, s.Peers, s.MTU = n.digest(), id, n.mtu
+	links, err := n.conn.Links("")
+	if err != nil {
+		return err
+	}
+	for _, l := range links {
+		if n.links[l.Name] == l.Index {
+			s.Links = append(s.Links, StampLink{l.Index, peer.MAC(l.MAC)})
+		}
+	}
+	type way struct {
+		link int
+		v6   bool
+	}
+	seen := map[way]bool{}
+	for _, r := range n.want.routes.items {
+		if w := (way{r.Link, r.Dst.Addr().Is6()}); !seen[w] && n.o.Table == mainTable {
+			seen[w] = true
+			s.Routes = append(s.Routes, StampRoute{r.Dst, r.Link})
+		}
+	}
+	const enough = 8
+	s.Links, s.Routes = s.Links[:min(len(s.Links), enough)], s.Routes[:min(len(s.Routes), enough)]
+	b, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	tmp := n.stampFile() + ".new"
+	if err := os.WriteFile(tmp, b, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(tmp, n.stampFile())
+}
+
+func (n *Node) dropStamp() error {
+	if err := os.Remove(n.stampFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,53 @@
+//go:build linux
+
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func (n *Node) dir() string { return filepath.Join(n.o.StateDir, n.o.Network) }
+
+// lock waits for the network's lock, which all processes of this machine that set its peers share. It is a flock(2),
+// given back by the end of the process too.
+func (n *Node) lock(ctx context.Context) (unlock func(), err error) {
+	if n.locked {
+		return func() {}, nil
+	}
+	if err := os.MkdirAll(n.dir(), 0o755); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(n.dir(), "lock")
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	for wait := 200 * time.Microsecond; ; wait = min(2*wait, 10*time.Millisecond) {
+		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			n.locked = true
+			return func() {
+				n.locked = false
+				unix.Close(fd)
+			}, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			unix.Close(fd)
+			return nil, &fs.PathError{Op: "lock", Path: path, Err: err}
+		}
+		select {
+		case <-ctx.Done():
+			unix.Close(fd)
+			return nil, fmt.Errorf("lock %s, which another process holds: %w", path, ctx.Err())
+		case <-time.After(wait):
+		}
+	}
+}

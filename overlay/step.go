@@ -1,0 +1,249 @@
+//go:build linux
+
+package overlay
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+// maxSteps is up to how many changed peers are worth a step; beyond it, a dump costs less.
+const maxSteps = 64
+
+// change is one changed peer: at is its place in the list as it was.
+type change struct {
+	at       int
+	old, new *peer.Peer // nil: joined, left
+}
+
+// difference compares a list with the last one, without a look at the kernel. It gives up, with false, where too much is
+// different or the order is another.
+func (n *Node) difference(peers []peer.Peer) ([]change, bool) {
+	var steps []change
+	i, self := 0, n.o.Node.Name
+	for j := 0; j < len(peers); j++ {
+		p := &peers[j]
+		if p.Name == self {
+			continue
+		}
+		if i < len(n.list) && samePeer(&n.list[i], p) {
+			i++
+			continue
+		}
+		if len(steps) >= maxSteps {
+			return nil, false
+		}
+		if i < len(n.list) && n.list[i].Name == p.Name {
+			steps = append(steps, change{at: i, old: &n.list[i], new: p})
+			i++
+			continue
+		}
+		// Peers left before this one, or this one joined.
+		ahead := slices.IndexFunc(n.list[i:min(i+maxSteps, len(n.list))], func(q peer.Peer) bool { return q.Name == p.Name })
+		for ; ahead > 0; ahead-- {
+			steps = append(steps, change{at: i, old: &n.list[i]})
+			i++
+		}
+		if ahead == 0 {
+			j--
+			continue
+		}
+		steps = append(steps, change{at: i, new: p})
+	}
+	for ; i < len(n.list); i++ {
+		if len(steps) >= maxSteps {
+			return nil, false
+		}
+		steps = append(steps, change{at: i, old: &n.list[i]})
+	}
+	return steps, len(steps) <= maxSteps
+}
+
+func samePeer(a, b *peer.Peer) bool {
+	return a.Name == b.Name && a.Reach == b.Reach && slices.Equal(a.Pods, b.Pods)
+}
+
+// step applies a few changes to what is held in memory and in the kernel. It reports false, and has done nothing, where
+// only a full pass can tell what is right.
+func (n *Node) step(ctx context.Context, steps []change) (done bool, err error) {
+	claims, ok := n.reclaim(steps)
+	if !ok {
+		return false, nil
+	}
+	var before, after []plan
+	for _, s := range steps {
+		for _, p := range [...]*peer.Peer{s.old, s.new} {
+			if p == nil {
+				continue
+			}
+			if n.d.peerDevices(n, *p) != nil {
+				return false, nil
+			}
+			made, err := n.d.plan(n, *p)
+			if err != nil || !n.fits(*p, p == s.old) {
+				return false, nil
+			}
+			if p == s.old {
+				before = append(before, made)
+			} else {
+				after = append(after, made)
+			}
+		}
+	}
+	c := n.replan(before, after)
+	if free, err := n.free(c.setRoute); err != nil || !free {
+		return false, err
+	}
+	unlock, err := n.lock(ctx)
+	if err != nil {
+		return true, err
+	}
+	defer unlock()
+	if err := n.apply(ctx, &c); err != nil {
+		return true, err
+	}
+	n.commit(c)
+	n.claims = claims
+	n.relist(steps)
+	return true, nil
+}
+
+// fits reports whether a peer that comes or goes leaves the MTU of devices and pods as it is.
+func (n *Node) fits(p peer.Peer, goes bool) bool {
+	if n.o.MTU != 0 {
+		return true
+	}
+	mtu := n.pathMTU(p)
+	if goes {
+		return mtu > n.least || mtu == n.mtu && n.least >= n.mtu && !n.narrowed
+	}
+	return mtu >= n.mtu && mtu <= max(n.widest[peer.IPv4], n.widest[peer.IPv6])
+}
+
+func (n *Node) reclaim(steps []change) (claims, bool) {
+	cl := slices.Clone(n.claims)
+	for _, s := range steps {
+		if s.old != nil {
+			for _, r := range s.old.Pods {
+				cl.remove(r)
+			}
+		}
+	}
+	for _, s := range steps {
+		if s.new == nil {
+			continue
+		}
+		for _, r := range s.new.Pods {
+			if _, clash := cl.at(r); clash != nil {
+				return nil, false
+			}
+			cl.add(r, s.new.Name)
+		}
+	}
+	return cl, true
+}
+
+// replan is the difference that the plans make.
+func (n *Node) replan(before, after []plan) changes {
+	var c changes
+	routes, neighs, fdbs, tunnel := map[netip.Prefix]bool{}, map[neighKey]bool{}, map[fdbKey]bool{}, map[peerKey]bool{}
+	for _, p := range after {
+		c.setRoute = wanted(c.setRoute, n.want.routes, p.routes, routes)
+		c.setNeigh = wanted(c.setNeigh, n.want.neighs, p.neighs, neighs)
+		c.setFDB = wanted(c.setFDB, n.want.fdbs, p.fdbs, fdbs)
+		c.setTunnel = wanted(c.setTunnel, n.want.tunnel, p.tunnel, tunnel)
+	}
+	for _, p := range before {
+		c.delRoute = unwanted(c.delRoute, n.want.routes, p.routes, routes)
+		c.delNeigh = unwanted(c.delNeigh, n.want.neighs, p.neighs, neighs)
+		c.delFDB = unwanted(c.delFDB, n.want.fdbs, p.fdbs, fdbs)
+		c.delTunnel = unwanted(c.delTunnel, n.want.tunnel, p.tunnel, tunnel)
+	}
+	return c
+}
+
+func wanted[K, V comparable](set []V, have *table[K, V], plan []V, keys map[K]bool) []V {
+	for _, v := range plan {
+		keys[have.key(v)] = true
+		if h, ok := have.get(have.key(v)); !ok || h != v {
+			set = append(set, v)
+		}
+	}
+	return set
+}
+
+func unwanted[K, V comparable](remove []V, have *table[K, V], plan []V, keys map[K]bool) []V {
+	for _, v := range plan {
+		if h, ok := have.get(have.key(v)); ok && !keys[have.key(v)] {
+			remove = append(remove, h)
+		}
+	}
+	return remove
+}
+
+// free reports whether no foreign route stands where a new one is to be.
+func (n *Node) free(routes []rtnl.Route) (bool, error) {
+	if n.o.Table != mainTable {
+		return true, nil
+	}
+	free := true
+	var msgs []*rtnl.Msg
+	for _, r := range routes {
+		if _, ok := n.want.routes.get(r.Dst); ok {
+			continue
+		}
+		msgs = append(msgs, rtnl.MatchRoute(r.Dst.Addr(), func(h rtnl.Route) {
+			if h.Dst == r.Dst && !n.owns(h) {
+				free = false
+			}
+		}))
+	}
+	const batch = 64 // whose answers fit into a socket's buffer
+	for part := range slices.Chunk(msgs, batch) {
+		if err := n.conn.Do(part...); errors.Is(err, errNoBuffers) {
+			return false, err
+		}
+	}
+	return free, nil
+}
+
+// commit makes what was written the wanted state.
+func (n *Node) commit(c changes) {
+	n.want.put(plan{routes: c.setRoute, neighs: c.setNeigh, fdbs: c.setFDB, tunnel: c.setTunnel})
+	for _, r := range c.delRoute {
+		n.want.routes.remove(keyOfRoute(r))
+	}
+	for _, v := range c.delNeigh {
+		n.want.neighs.remove(keyOfNeigh(v))
+	}
+	for _, v := range c.delFDB {
+		n.want.fdbs.remove(keyOfFDB(v))
+	}
+	for _, v := range c.delTunnel {
+		n.want.tunnel.remove(keyOfTunnel(v))
+	}
+}
+
+// relist makes the list the one that was asked for, from the end so that places stay true.
+func (n *Node) relist(steps []change) {
+	for _, s := range slices.Backward(steps) {
+		var p peer.Peer
+		if s.new != nil {
+			p = *s.new
+			p.Pods = slices.Clone(p.Pods)
+		}
+		switch {
+		case s.new == nil:
+			n.list = slices.Delete(n.list, s.at, s.at+1)
+		case s.old == nil:
+			n.list = slices.Insert(n.list, s.at, p)
+		default:
+			n.list[s.at] = p
+		}
+	}
+}

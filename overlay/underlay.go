@@ -1,0 +1,202 @@
+//go:build linux
+
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+)
+
+// path is how packets leave this node towards an endpoint.
+type path struct {
+	link int
+	mtu  int        // bytes; 0 is not known
+	via  netip.Addr // the router, if the endpoint is not on the link
+	err  error      // there is no way
+}
+
+// underlay answers where packets to an address go, from one dump of the routes where the rules are the kernel's own, else
+// by asking the kernel.
+type underlay struct {
+	links  map[int]rtnl.Link
+	routes []rtnl.Route // none of ours
+	plain  bool         // no rules but the default ones
+	local  map[netip.Addr]int
+	ask    func([]netip.Addr) []path
+
+	byDst map[netip.Prefix]rtnl.Route
+	bits  [2][]int // the lengths that occur, longest first; IPv4, IPv6
+	known map[netip.Addr]path
+}
+
+func newUnderlay(c *rtnl.Conn, links []rtnl.Link, routes []rtnl.Route, addrs []rtnl.Addr) (*underlay, error) {
+	u := &underlay{links: make(map[int]rtnl.Link), local: make(map[netip.Addr]int), byDst: make(map[netip.Prefix]rtnl.Route),
+		known: make(map[netip.Addr]path), routes: routes}
+	var err error
+	if u.plain, err = c.OnlyDefaultRules(); err != nil {
+		return nil, err
+	}
+	for _, a := range addrs {
+		u.local[a.Prefix.Addr()] = a.Link
+	}
+	used := make(map[int]bool)
+	for _, r := range routes {
+		used[r.Link] = true
+		u.add(r)
+	}
+	for _, link := range u.local {
+		used[link] = true
+	}
+	for _, l := range links {
+		if used[l.Index] || !u.plain {
+			u.links[l.Index] = rtnl.Link{Index: l.Index, Name: l.Name, Kind: l.Kind, MTU: l.MTU, Flags: l.Flags & unix.IFF_UP}
+		}
+	}
+	for i := range u.bits {
+		slices.Sort(u.bits[i])
+		u.bits[i] = slices.Compact(u.bits[i])
+		slices.Reverse(u.bits[i])
+	}
+	u.ask = func(to []netip.Addr) []path { return askKernel(c, u, to) }
+	return u, nil
+}
+
+func (u *underlay) add(r rtnl.Route) {
+	if have, ok := u.byDst[r.Dst]; ok && have.Metric <= r.Metric {
+		return
+	}
+	u.byDst[r.Dst] = r
+	i := 0
+	if r.Dst.Addr().Is6() {
+		i = 1
+	}
+	u.bits[i] = append(u.bits[i], r.Dst.Bits())
+}
+
+// sameAs reports whether both give the same answers.
+func (u *underlay) sameAs(v *underlay) bool {
+	if v == nil || !u.plain || !v.plain || len(u.links) != len(v.links) || len(u.local) != len(v.local) {
+		return false
+	}
+	for i, l := range u.links {
+		if v.links[i] != l {
+			return false
+		}
+	}
+	for a, i := range u.local {
+		if j, ok := v.local[a]; !ok || i != j {
+			return false
+		}
+	}
+	return slices.Equal(u.routes, v.routes)
+}
+
+// to is the path to an endpoint.
+func (u *underlay) to(a netip.Addr) path {
+	p, ok := u.known[a]
+	if !ok {
+		if p, ok = u.compute(a); !ok {
+			p = u.ask([]netip.Addr{a})[0]
+		}
+		u.known[a] = p
+	}
+	return p
+}
+
+// prepare asks the kernel for many at once, where it must be asked at all.
+func (u *underlay) prepare(to []netip.Addr) {
+	var ask []netip.Addr
+	for _, a := range to {
+		if _, ok := u.known[a]; ok {
+			continue
+		}
+		if p, ok := u.compute(a); ok {
+			u.known[a] = p
+		} else {
+			ask = append(ask, a)
+		}
+	}
+	for i, p := range u.ask(ask) {
+		u.known[ask[i]] = p
+	}
+}
+
+// compute looks for the longest prefix; false says that the kernel must be asked.
+func (u *underlay) compute(a netip.Addr) (path, bool) {
+	if !u.plain {
+		return path{}, false
+	}
+	i := 0
+	if a.Is6() {
+		i = 1
+	}
+	for _, bits := range u.bits[i] {
+		dst, err := a.Prefix(bits)
+		if err != nil {
+			continue
+		}
+		r, ok := u.byDst[dst]
+		if !ok {
+			continue
+		}
+		if r.Multiple || r.NextHop != 0 || r.Link == 0 || r.Type != unix.RTN_UNICAST {
+			return path{}, false
+		}
+		return u.along(a, r), true
+	}
+	return path{}, false // table default may know
+}
+
+func (u *underlay) along(a netip.Addr, r rtnl.Route) path {
+	if link, ok := u.local[a]; ok {
+		return path{link: link, err: fmt.Errorf("%s is an address of this node: state the peer's own", a)}
+	}
+	l := u.links[r.Link]
+	p := path{link: r.Link, mtu: l.MTU, via: r.Via}
+	if r.MTU != 0 && int(r.MTU) < p.mtu {
+		p.mtu = int(r.MTU)
+	}
+	if !l.Up() {
+		p.err = fmt.Errorf("the way to %s is over %s, which is down", a, l.Name)
+	}
+	return p
+}
+
+// askKernel looks up addresses in batches whose answers fit into a socket's buffer.
+func askKernel(c *rtnl.Conn, u *underlay, to []netip.Addr) []path {
+	const batch = 64
+	paths := make([]path, len(to))
+	for start := 0; start < len(to); start += batch {
+		end := min(start+batch, len(to))
+		var msgs []*rtnl.Msg
+		for i := start; i < end; i++ {
+			paths[i].err = fmt.Errorf("no route to %s", to[i])
+			msgs = append(msgs, rtnl.RouteTo(to[i], func(r rtnl.Route) {
+				switch {
+				case r.Type == unix.RTN_LOCAL:
+					paths[i] = path{link: r.Link, err: fmt.Errorf("%s is an address of this node: state the peer's own", to[i])}
+				case r.Type == unix.RTN_UNICAST:
+					paths[i] = u.along(to[i], r)
+				}
+			}))
+		}
+		// Each address without a route is an error of its own; it has one already.
+		if err := c.Do(msgs...); errors.Is(err, unix.ENOBUFS) {
+			for i := start; i < end; i++ {
+				paths[i].err = err
+			}
+		}
+	}
+	return paths
+}
+
+func (u *underlay) isLocal(a netip.Addr) bool {
+	_, ok := u.local[a]
+	return ok
+}

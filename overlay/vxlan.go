@@ -1,0 +1,244 @@
+//go:build linux
+
+package overlay
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+// Ports of IANA, and the kernel's from before there was one, which flannel keeps.
+const (
+	PortVXLAN   = 4789
+	PortGPE     = 4790
+	PortFlannel = 8472
+)
+
+// VXLAN is RFC 7348: one device for the network, without learning. Each peer costs a route for each of its ranges, a
+// neighbour entry for each family of its pods, and one FDB entry. All nodes use one family of the underlay.
+//
+// MACs: what the peer published wins; this node's own is what [Options].Node states, else its existing device's, else
+// [peer.DeriveMAC]; a peer that published none is taken to have derived it.
+type VXLAN struct {
+	VNI  uint32 // 24 bits; 0: [peer.DeriveVNI] of the network
+	Port uint16 // UDP; 0: [PortVXLAN], with GPE [PortGPE]
+	GBP  bool   // carry the packets' group policy mark; all nodes or none
+
+	// GPE puts IP packets into VXLAN-GPE without an inner Ethernet, 14 bytes less for each. A peer costs one route for
+	// each range and nothing else. One device takes the whole port, so the networks of a node share it and differ by VNI.
+	GPE bool
+
+	// DirectRouting uses a plain route to a peer whose endpoint is on a link of this node.
+	DirectRouting bool
+
+	// L2 puts the device on a bridge, whose subnet then spans the nodes. A peer costs one FDB entry, for head-end
+	// replication; MACs are learned.
+	L2 L2
+}
+
+// Name is "vxlan".
+func (VXLAN) Name() string { return "vxlan" }
+
+type vxlan struct {
+	VXLAN
+	family peer.Family
+	own    peer.Endpoint
+}
+
+func (v VXLAN) driver(o *Options) (driver, error) {
+	d := &vxlan{VXLAN: v, family: o.Underlay}
+	if d.family == 0 {
+		d.family = peer.IPv4
+		if !o.Node.V4.Addr.IsValid() {
+			d.family = peer.IPv6
+		}
+	}
+	d.own = o.Node.Endpoint(d.family)
+	if d.VNI == 0 {
+		d.VNI = d.own.VNI
+	}
+	if d.VNI == 0 {
+		d.VNI = peer.DeriveVNI(o.Network)
+	}
+	if d.VNI > peer.MaxVNI {
+		return nil, fmt.Errorf("vni %d: does not fit into 24 bits: want 1 to %d, or 0 for one made of the network's name", d.VNI, peer.MaxVNI)
+	}
+	if d.Port == 0 {
+		d.Port = d.own.Port
+	}
+	if d.Port == 0 {
+		d.Port = PortVXLAN
+		if v.GPE {
+			d.Port = PortGPE
+		}
+	}
+	return d, first(v.L2.check(), supported(Combination{Encap: "vxlan", GPE: v.GPE, GBP: v.GBP, L2: v.L2.on(), Direct: v.DirectRouting}))
+}
+
+func (d *vxlan) layer() uint32 { return 1 }
+
+func (d *vxlan) overhead(f peer.Family) int {
+	const udp, header, ethernet = 8, 8, 14
+	n := ipHeader(f) + udp + header
+	if !d.GPE {
+		n += ethernet
+	}
+	return n
+}
+
+func (d *vxlan) devices(n *Node) ([]device, error) {
+	t := rtnl.VXLAN{VNI: d.VNI, Port: d.Port, GBP: d.GBP}
+	if d.GPE {
+		name := n.o.Device
+		if name == "" {
+			name = shared("gpe", d.Port, PortGPE)
+		}
+		return []device{{name: name, over: d.family, shared: true, tunnel: rtnl.VXLAN{Port: d.Port, GPE: true, External: true}}}, nil
+	}
+	local, err := n.local(d.own.Addr)
+	if err != nil {
+		return nil, err
+	}
+	t.Local = local
+	dev := device{name: n.o.named("vxlan"), over: d.family, tunnel: t, mac: rtnl.MAC(d.own.MAC)}
+	if d.L2.on() {
+		t.Learning = true
+		dev.tunnel, dev.bare, dev.bridge = t, true, d.L2.Bridge
+		return []device{dev}, d.L2.mayJoin(n, dev.name)
+	}
+	if dev.mac == (rtnl.MAC{}) {
+		if dev.mac, err = d.mac(n, dev.name); err != nil {
+			return nil, err
+		}
+	}
+	return []device{dev}, nil
+}
+
+// mac is that of the existing device, else the derived one.
+func (d *vxlan) mac(n *Node, device string) (rtnl.MAC, error) {
+	l, err := n.conn.LinkByName(device)
+	if err == nil && l.Kind == "vxlan" {
+		return l.MAC, nil
+	}
+	return rtnl.MAC(peer.DeriveMAC(n.o.Network, n.o.Node.Name, d.family)), notThere(err)
+}
+
+func (d *vxlan) peerDevices(*Node, peer.Peer) []device { return nil }
+
+func (d *vxlan) ways(n *Node, p peer.Peer) []netip.Addr {
+	if a := p.Endpoint(d.family).Addr; a.IsValid() {
+		return []netip.Addr{a}
+	}
+	return nil
+}
+
+func (d *vxlan) plan(n *Node, p peer.Peer) (plan, error) {
+	end := p.Endpoint(d.family)
+	if !end.Addr.IsValid() {
+		return plan{}, fmt.Errorf("it has no %s endpoint (%s), and this network's tunnels run over %[1]s: state one, or another family for \"underlay\"", d.family, endpoints(p, 0))
+	}
+	way := n.under.to(end.Addr)
+	if way.err != nil && n.under.isLocal(end.Addr) {
+		return plan{}, way.err
+	}
+	link := n.links[n.devices[0].name]
+	if d.L2.on() {
+		return plan{fdbs: []rtnl.FDB{d.fdb(link, rtnl.MAC{}, end)}}, nil
+	}
+	if d.DirectRouting && way.err == nil && !way.via.IsValid() {
+		return d.past(n, p, end, way), nil
+	}
+	if d.GPE {
+		return d.gpe(n, p, end, link), nil
+	}
+	return d.ethernet(n, p, end, link), nil
+}
+
+// ethernet leads the ranges to the peer's own address, that to its MAC, and that to its endpoint.
+func (d *vxlan) ethernet(n *Node, p peer.Peer, end peer.Endpoint, link int) plan {
+	mac := rtnl.MAC(end.MAC)
+	if mac == (rtnl.MAC{}) {
+		mac = rtnl.MAC(peer.DeriveMAC(n.o.Network, p.Name, d.family))
+	}
+	pods := n.pods(p)
+	made := plan{fdbs: []rtnl.FDB{d.fdb(link, mac, end)}, routes: make([]rtnl.Route, 0, len(pods))}
+	var via [2]netip.Addr
+	narrow := n.narrow(p, d.family)
+	for _, r := range pods {
+		i := b2i(r.Addr().Is6())
+		if !via[i].IsValid() {
+			via[i] = peer.NodeAddr(r)
+			made.neighs = append(made.neighs, rtnl.Neigh{Link: link, IP: via[i], MAC: mac, Proto: Proto})
+		}
+		w := n.route(r, link)
+		w.Via, w.OnLink, w.Src, w.MTU = via[i], true, n.source(r), narrow
+		made.routes = append(made.routes, w)
+	}
+	return made
+}
+
+// fdb states port and VNI only where they are not the device's, as the kernel reports them.
+func (d *vxlan) fdb(link int, mac rtnl.MAC, end peer.Endpoint) rtnl.FDB {
+	f := rtnl.FDB{Link: link, MAC: mac, Dst: end.Addr, Extern: true}
+	if end.Port != 0 && end.Port != d.Port {
+		f.Port = end.Port
+	}
+	if end.VNI != 0 && end.VNI != d.VNI {
+		f.VNI = end.VNI
+	}
+	return f
+}
+
+func (d *vxlan) gpe(n *Node, p peer.Peer, end peer.Endpoint, link int) plan {
+	vni := d.VNI
+	if end.VNI != 0 {
+		vni = end.VNI
+	}
+	return n.encapRoutes(p, link, d.family, rtnl.Encap{ID: uint64(vni), Dst: end.Addr, Src: d.own.Addr, TTL: hops, Flags: rtnl.KeyFlag | checksum(end.Addr)})
+}
+
+// past goes around the tunnel to a peer on the same link: IPv4 by its IPv4 endpoint or the IPv6 one, IPv6 by the IPv6 one.
+// What cannot goes through the tunnel.
+func (d *vxlan) past(n *Node, p peer.Peer, end peer.Endpoint, way path) plan {
+	link := n.links[n.devices[0].name]
+	rest := p
+	rest.Pods = nil
+	var made plan
+	for _, r := range n.pods(p) {
+		via, through := nextHop(n, p, r)
+		if !via.IsValid() {
+			rest.Pods = append(rest.Pods, r)
+			continue
+		}
+		w := n.route(r, through)
+		w.Via = via
+		made.routes = append(made.routes, w)
+	}
+	if len(rest.Pods) == 0 {
+		return made
+	}
+	more := d.ethernet
+	if d.GPE {
+		more = d.gpe
+	}
+	tunnelled := more(n, rest, end, link)
+	tunnelled.routes = append(tunnelled.routes, made.routes...)
+	return tunnelled
+}
+
+func (d *vxlan) reach(n *Node) (peer.Reach, error) {
+	r := peer.Reach{Encap: "vxlan", V4: peer.Endpoint{Addr: n.o.Node.V4.Addr}, V6: peer.Endpoint{Addr: n.o.Node.V6.Addr}}
+	end := &r.V4
+	if d.family == peer.IPv6 {
+		end = &r.V6
+	}
+	end.Port, end.VNI = d.Port, d.VNI
+	if d.GPE || d.L2.on() {
+		return r, nil
+	}
+	end.MAC = peer.MAC(n.devices[0].mac)
+	return r, nil
+}
