@@ -31,22 +31,28 @@ const (
 //
 //	func TestMain(m *testing.M) { nstest.Main(m) }
 //
+// The functions in after are called when the tests are done, before the leaks are looked for.
+//
 // A plain user's tests run again in a user namespace of their own, as unshare -Urnm would, where that is permitted.
-func Main(m *testing.M) {
+func Main(m *testing.M, after ...func()) {
 	if os.Geteuid() != 0 && os.Getenv(userNS) == "" {
 		if code, ok := inUserNS(); ok {
 			os.Exit(code)
 		}
 	}
-	if os.Getenv(userNS) != "" { // pins need a directory that this user owns
+	if os.Getenv(userNS) == "1" { // pins need a directory that this user owns; copies of this process share it
 		if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755"); err != nil {
 			fmt.Fprintln(os.Stderr, "nstest: tmpfs on /run:", err)
 		}
+		_ = os.Setenv(userNS, "ready")
 	}
 	// The first thread of a process never ends, so a namespace that a goroutine left it in would live on with it.
 	runtime.LockOSThread()
 	before := look()
 	code := m.Run()
+	for _, f := range after {
+		f()
+	}
 	if leaks := settle(before); len(leaks) > 0 {
 		for _, l := range leaks {
 			fmt.Fprintln(os.Stderr, "nstest: leaked:", l)

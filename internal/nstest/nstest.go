@@ -118,6 +118,7 @@ func setUp(t testing.TB, h *netlink.Handle, e End) {
 	t.Helper()
 	l, err := h.LinkByName(e.Name)
 	require.NoError(t, err)
+	Sysctl(t, e.NS, "net/ipv6/conf/"+e.Name+"/accept_dad", "0") // the link-local address, too, is there at once
 	require.NoError(t, h.LinkSetUp(l))
 	addAddrs(t, h, l, e.Addrs)
 }

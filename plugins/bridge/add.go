@@ -253,7 +253,7 @@ func (j *job) gateways(ctx context.Context, br bridge.State, res *cni.Result) er
 	}
 	added, err := bridge.Gateways(ctx, j.host, index, dev, j.ForceAddress, want...)
 	if err != nil {
-		return config(err, fs.ErrExist)
+		return config(err, bridge.ErrConflict)
 	}
 	if added && !br.Ours {
 		if err := bridge.PinMAC(ctx, j.host, br); err != nil {

@@ -187,20 +187,20 @@ func TestBadInputChangesNothing(t *testing.T) {
 	w := newWorld(t)
 	before := w.dump()
 	for says, keys := range map[string]map[string]any{
-		`key "mtu" is 20`:                         {"mtu": 20},
-		`key "mtu" is a JSON string`:              {"mtu": "1500"},
-		`key "vlan" is 5000`:                      {"vlan": 5000},
-		`"vlanTrunk\[0\]" has one of`:             {"vlanTrunk": []any{map[string]any{"minID": 5}}},
-		`"vlanTrunk\[0\]": "minID" 9 is above`:    {"vlanTrunk": []any{map[string]any{"minID": 9, "maxID": 5}}},
-		`"hairpinMode" and "promiscMode"`:         {"hairpinMode": true, "promiscMode": true},
-		`"ipam" and "disableContainerInterface"`:  {"disableContainerInterface": true},
-		`key "bridge" is "a/b"`:                   {"bridge": "a/b"},
-		`key "ipMasq" is "ipv5"`:                  {"ipMasq": "ipv5"},
-		`"ipMasqExcept": 10.0.0.1/8 has host bit`: {"ipMasqExcept": []string{"10.0.0.1/8"}},
-		`"runtimeConfig.mac".*group`:              {"runtimeConfig": map[string]any{"mac": "01:00:5e:00:00:01"}},
-		`"ipam".*10.1.2.0/24`:                     {"ipam": map[string]any{"type": "host-local", "ranges": []any{[]any{map[string]any{"subnet": "10.1.2.0/24"}}, []any{map[string]any{"subnet": "10.1.2.0/24"}}}}},
-		`"cniVersion" is "9.9.9"`:                 {"cniVersion": "9.9.9"},
-		`key "name" is "../x"`:                    {"name": "../x"},
+		`key "mtu" is 20`:                          {"mtu": 20},
+		`key "mtu" is a JSON string`:               {"mtu": "1500"},
+		`key "vlan" is 5000`:                       {"vlan": 5000},
+		`"vlanTrunk\[0\]" has one of`:              {"vlanTrunk": []any{map[string]any{"minID": 5}}},
+		`"vlanTrunk\[0\]": "minID" 9 is above`:     {"vlanTrunk": []any{map[string]any{"minID": 9, "maxID": 5}}},
+		`"hairpinMode" and "promiscMode"`:          {"hairpinMode": true, "promiscMode": true},
+		`"ipam" and "disableContainerInterface"`:   {"disableContainerInterface": true},
+		`key "bridge" is "a/b"`:                    {"bridge": "a/b"},
+		`key "ipMasq" is "ipv5"`:                   {"ipMasq": "ipv5"},
+		`"ipMasqExcept": 10.0.0.1/8 has host bit`:  {"ipMasqExcept": []string{"10.0.0.1/8"}},
+		`"runtimeConfig.mac".*group`:               {"runtimeConfig": map[string]any{"mac": "01:00:5e:00:00:01"}},
+		`"ipam".*range set 0 .10.1.2.1-10.1.2.254`: {"ipam": map[string]any{"type": "host-local", "ranges": []any{[]any{map[string]any{"subnet": "10.1.2.0/24"}}, []any{map[string]any{"subnet": "10.1.2.0/24"}}}}},
+		`"cniVersion" is "9.9.9"`:                  {"cniVersion": "9.9.9"},
+		`key "name" is "../x"`:                     {"name": "../x"},
 	} {
 		ans := w.pod("a").call(cni.ADD, w.conf(keys))
 		require.Equal(t, 1, ans.status, says)

@@ -44,6 +44,7 @@ type conf struct {
 	} `json:"runtimeConfig"`
 	IPAM ipamConf `json:"ipam"`
 
+	least bool // the configuration is broken, and only what DEL and GC must know was read
 	mac   veth.MAC
 	port  bridge.Port
 	pools []ipam.Pool // of host-local, canonical; what SNAT and GC go by
@@ -115,8 +116,29 @@ const (
 	maxMTU        = 65535
 )
 
-// load reads and checks the whole configuration, so that nothing is changed for a wrong one.
+// load reads and checks the whole configuration, so that nothing is changed for a wrong one. What was added must go,
+// whatever the configuration became: for DEL and GC the little that they need is enough.
 func load(r *cni.Request) (*conf, error) {
+	c, err := loadAll(r)
+	if err == nil || r.Verb != cni.DEL && r.Verb != cni.GC {
+		return c, err
+	}
+	var least struct {
+		Bridge string `json:"bridge"`
+		IPAM   struct {
+			Type    string `json:"type"`
+			DataDir string `json:"dataDir"`
+		} `json:"ipam"`
+	}
+	least.Bridge = defaultBridge
+	if json.Unmarshal(r.Config, &least) != nil {
+		return nil, err
+	}
+	r.Warn("%v", err)
+	return &conf{least: true, Bridge: least.Bridge, IPAM: ipamConf{Type: least.IPAM.Type, DataDir: least.IPAM.DataDir}}, nil
+}
+
+func loadAll(r *cni.Request) (*conf, error) {
 	c := &conf{Bridge: defaultBridge}
 	if err := r.Decode(c); err != nil {
 		return nil, err
@@ -225,7 +247,7 @@ func (c *conf) readMAC(r *cni.Request) (err error) {
 	return nil
 }
 
-func (c *conf) readPools(r *cni.Request) error {
+func (c *conf) readPools(*cni.Request) error {
 	if c.IPAM.Type != hostLocal {
 		return nil
 	}
@@ -235,9 +257,6 @@ func (c *conf) readPools(r *cni.Request) error {
 	}
 	pools = append(pools, c.IPAM.ranges...)
 	canonical, err := ipam.Canonical(pools...)
-	if err != nil && (r.Verb == cni.DEL || r.Verb == cni.GC) {
-		return nil // what was added must go, whatever the configuration became
-	}
 	if err != nil {
 		return cni.Errorf(cni.ErrConfig, "netconf: key \"ipam\": %w", err)
 	}

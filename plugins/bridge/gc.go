@@ -97,6 +97,9 @@ func (j *job) sweepSNAT(ctx context.Context) error {
 	if len(j.Valid) == 0 {
 		return masq.RemoveAll(ctx, j.host, j.Network)
 	}
+	if j.least {
+		return nil // what valid attachments need is not known
+	}
 	s, err := j.openSNAT(ctx)
 	if err != nil {
 		return err

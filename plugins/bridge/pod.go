@@ -75,7 +75,7 @@ func podRoute(r cni.Route, res *cni.Result) route.Route {
 	out := route.Route{Dst: r.Dst, Via: r.GW, MTU: uint32(r.MTU), AdvMSS: uint32(r.AdvMSS), Metric: uint32(r.Priority),
 		Table: uint32(r.Table), Scope: uint8(r.Scope)}
 	for _, ip := range res.IPs {
-		if !out.Via.IsValid() && ip.Gateway.IsValid() && ip.Gateway.Is4() == r.Dst.Addr().Is4() {
+		if !out.Via.IsValid() && out.Scope != unix.RT_SCOPE_LINK && ip.Gateway.IsValid() && ip.Gateway.Is4() == r.Dst.Addr().Is4() {
 			out.Via = ip.Gateway
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/binaries"
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/ping"
 	"github.com/cniblocks/cniblocks/netns"
@@ -22,7 +23,7 @@ import (
 	"github.com/cniblocks/cniblocks/plugins/hostlocal"
 )
 
-func TestMain(m *testing.M) { nstest.Main(m) }
+func TestMain(m *testing.M) { nstest.Main(m, binaries.Remove) }
 
 // world is a node with an uplink to an outside that knows no way back to pods.
 type world struct {
@@ -37,10 +38,16 @@ var outside4, outside6 = netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	nstest.NeedRoot(t)
-	w := &world{t: t, node: nstest.New(t), outside: nstest.New(t), dir: t.TempDir(),
+	node := nstest.New(t)
+	nstest.Sysctl(t, node, "net/ipv6/conf/default/accept_dad", "0")
+	w := &world{t: t, node: node, outside: nstest.New(t), dir: t.TempDir(),
 		delegates: cni.Delegates{"bridge": bridge.Plugin{}, "host-local": hostlocal.Plugin{}}}
 	nstest.Link(t, nstest.End{NS: w.node, Name: "uplink", Addrs: []string{"192.0.2.1/24", "2001:db8::1/64"}},
 		nstest.End{NS: w.outside, Name: "eth0", Addrs: []string{"192.0.2.2/24", "2001:db8::2/64"}})
+	require.Eventually(t, func() bool { // the uplink has its link-local address, so that dumps compare
+		d := nstest.Dump(w.node)
+		return strings.Contains(d, "address uplink fe80:") && !strings.Contains(d, "tentative")
+	}, 10*time.Second, 10*time.Millisecond)
 	return w
 }
 

@@ -1,6 +1,7 @@
 package hostlocal
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -29,8 +30,9 @@ type conf struct {
 		IPs      []address   `json:"ips"`
 	} `json:"runtimeConfig"`
 
-	pools  []ipam.Pool
-	wanted []netip.Addr
+	dataDir string
+	pools   []ipam.Pool
+	wanted  []netip.Addr
 }
 
 // address is an IP address that may have a prefix length, which does not count: some runtimes give one.
@@ -48,6 +50,9 @@ func (a *address) UnmarshalText(b []byte) error {
 
 // load reads the configuration. DEL and GC need no ranges: what was added must go, whatever the configuration became.
 func load(r *cni.Request) (*conf, error) {
+	if r.Verb == cni.DEL || r.Verb == cni.GC {
+		return loadLeast(r)
+	}
 	c := &conf{}
 	if err := r.DecodeIPAM(c); err != nil {
 		return nil, err
@@ -55,9 +60,7 @@ func load(r *cni.Request) (*conf, error) {
 	if c.IPAM == nil {
 		return nil, cni.Errorf(cni.ErrConfig, `netconf: key "ipam" is missing; host-local wants its ranges there`)
 	}
-	if r.Verb == cni.DEL || r.Verb == cni.GC {
-		return c, nil
-	}
+	c.dataDir = c.IPAM.DataDir
 	pools := append([]ipam.Pool{}, c.RuntimeConfig.IPRanges...)
 	if c.IPAM.Subnet.IsValid() {
 		pools = append(pools, ipam.Pool{c.IPAM.Range})
@@ -74,6 +77,18 @@ func load(r *cni.Request) (*conf, error) {
 		return nil, err
 	}
 	return c, c.readWanted(r)
+}
+
+func loadLeast(r *cni.Request) (*conf, error) {
+	var least struct {
+		IPAM struct {
+			DataDir string `json:"dataDir"`
+		} `json:"ipam"`
+	}
+	if err := json.Unmarshal(r.Config, &least); err != nil {
+		return nil, cni.Errorf(cni.ErrConfig, "netconf: %w", err)
+	}
+	return &conf{dataDir: least.IPAM.DataDir}, nil
 }
 
 // oldVersions refuses what results before CNI 0.3.0 cannot say: more than one address of a family.

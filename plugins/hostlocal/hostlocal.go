@@ -19,7 +19,7 @@ type Plugin struct{}
 var _ cni.Plugin = Plugin{}
 
 func dir(r *cni.Request, c *conf) ipam.Dir {
-	return ipam.Dir{DataDir: c.IPAM.DataDir, Network: r.Network}
+	return ipam.Dir{DataDir: c.dataDir, Network: r.Network}
 }
 
 func owner(r *cni.Request) ipam.Owner {
