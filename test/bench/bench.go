@@ -17,7 +17,7 @@ type run struct {
 	name string
 	rec  *report.Recorder
 	pods *scratch.Pods
-	note func(format string, args ...any)
+	lost map[string]int // echo requests right after ADD that had to be repeated, by arm
 }
 
 // rounds is how often every arm takes part, an even number: as often forwards as backwards.

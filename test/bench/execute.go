@@ -144,10 +144,8 @@ func (r *run) works(a *arm, p *scratch.Pod, out []byte) (*scratch.Attachment, er
 	if err != nil {
 		return nil, err
 	}
-	resent, err := at.Works(a.net.IPMasq)
-	if resent > 0 {
-		r.note("%s, %s: an echo request right after ADD was lost", r.name, a.name)
-	}
+	lost, err := at.Works(a.net.IPMasq)
+	r.lost[a.name] += lost
 	return at, err
 }
 

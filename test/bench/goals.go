@@ -9,12 +9,22 @@ import (
 	"github.com/cniblocks/cniblocks/test/bench/internal/report"
 )
 
-// goal is a limit and where its value comes from; a value that is not there is not measured.
+// goal is a limit and where its value comes from.
 type goal struct {
 	name, unit string
 	limit      float64
-	value      func(*report.Report) (float64, bool)
+	source
 }
+
+// source finds a value; one that is not there is not measured. scenario and operation are set for a ratio of ours to the
+// reference.
+type source struct {
+	value               func(*report.Report) (float64, bool)
+	scenario, operation string
+}
+
+// why says of goals that are missed why they are.
+var why = map[string]string{}
 
 // goals are those that `make bench` judges by.
 var goals = []goal{
@@ -48,8 +58,8 @@ var goals = []goal{
 	{"overlay, 10 000 peers: Set with one change", "ms", 1, median("peers 10000", "Set with one change")},
 	{"overlay, 10 000 peers: Repair without a difference", "ms", 12, median("peers 10000", "Repair without a difference")},
 	{"host-gw, 10 000 peers: Set from empty", "ms", 30, median("peers 10000", "host-gw, Set from empty")},
-	{"ADD through overlay against bridge alone (ours / ours)", "", 1.15, within("overlay", "ADD", "overlay", "bridge alone")},
-	{"ADD through host-gw against bridge alone (ours / ours)", "", 1.15, within("overlay", "ADD", "host-gw", "bridge alone")},
+	{"ADD through overlay against bridge alone (ours / ours)", "", 1.15, within("overlay", "ADD", overlay, bridgeAlone)},
+	{"ADD through host-gw against bridge alone (ours / ours)", "", 1.15, within("overlay", "ADD", hostGW, bridgeAlone)},
 	{"size of the one executable", "MB", 6, median("startup", "size of bridge")},
 	{"time to VERSION", "", 0.92, ratio("startup", "VERSION")},
 }
@@ -67,28 +77,33 @@ func judge(rep *report.Report) []report.Goal {
 	verdicts := make([]report.Goal, len(goals))
 	for i, g := range goals {
 		v, ok := g.value(rep)
-		verdicts[i] = report.Goal{Name: g.name, Unit: g.unit, Limit: g.limit, Value: v, Measured: ok}
+		verdicts[i] = report.Goal{
+			Name: g.name, Unit: g.unit, Limit: g.limit, Value: v, Measured: ok, Why: why[g.name],
+			Scenario: g.scenario, Operation: g.operation,
+		}
 	}
 	return verdicts
 }
 
 // ratio is that of our median to the reference's.
-func ratio(scenario, operation string) func(*report.Report) (float64, bool) {
-	return within(scenario, operation, report.Ours, report.Reference)
+func ratio(scenario, operation string) source {
+	s := within(scenario, operation, report.Ours, report.Reference)
+	s.scenario, s.operation = scenario, operation
+	return s
 }
 
 // within is the ratio of the medians of two arms.
-func within(scenario, operation, arm, to string) func(*report.Report) (float64, bool) {
+func within(scenario, operation, arm, to string) source {
 	return two(scenario, operation, arm, to, func(a, b float64) float64 { return a / b })
 }
 
 // difference is that of the medians of two arms.
-func difference(scenario, operation, arm, to string) func(*report.Report) (float64, bool) {
+func difference(scenario, operation, arm, to string) source {
 	return two(scenario, operation, arm, to, func(a, b float64) float64 { return a - b })
 }
 
-func two(scenario, operation, arm, other string, f func(a, b float64) float64) func(*report.Report) (float64, bool) {
-	return func(rep *report.Report) (float64, bool) {
+func two(scenario, operation, arm, other string, f func(a, b float64) float64) source {
+	return source{value: func(rep *report.Report) (float64, bool) {
 		row := rep.Find(scenario, operation)
 		a, b := row.Cell(arm), row.Cell(other)
 		if a == nil || b == nil {
@@ -96,22 +111,22 @@ func two(scenario, operation, arm, other string, f func(a, b float64) float64) f
 		}
 		v := f(a.Median, b.Median)
 		return v, !math.IsNaN(v) && !math.IsInf(v, 0)
-	}
+	}}
 }
 
 // median is our own.
-func median(scenario, operation string) func(*report.Report) (float64, bool) {
-	return func(rep *report.Report) (float64, bool) {
+func median(scenario, operation string) source {
+	return source{value: func(rep *report.Report) (float64, bool) {
 		if c := rep.Find(scenario, operation).Cell(report.Ours); c != nil {
 			return c.Median, true
 		}
 		return 0, false
-	}
+	}}
 }
 
 // worst is the largest of our counts with and without SNAT.
-func worst(operation string, count func(*report.Cell) int) func(*report.Report) (float64, bool) {
-	return func(rep *report.Report) (float64, bool) {
+func worst(operation string, count func(*report.Cell) int) source {
+	return source{value: func(rep *report.Report) (float64, bool) {
 		most := 0
 		for _, scenario := range []string{"plain", "snat"} {
 			if c := rep.Find(scenario, operation).Cell(report.Ours); c != nil {
@@ -119,7 +134,7 @@ func worst(operation string, count func(*report.Cell) int) func(*report.Report) 
 			}
 		}
 		return float64(most), most > 0
-	}
+	}}
 }
 
 // series are the lines of the plots: ADD and DEL against leases and pods, and peers against time.

@@ -187,14 +187,13 @@ func inside(o options) error {
 		}
 		began := time.Now()
 		fmt.Fprintf(os.Stderr, "%-14s ", s.name)
-		notes := map[string]bool{}
-		r := &run{options: o, name: s.name, rec: &rec, pods: pods, note: func(format string, args ...any) {
-			if n := fmt.Sprintf(format, args...); !notes[n] {
-				notes[n] = true
-				rep.Notes = append(rep.Notes, n)
-			}
-		}}
+		r := &run{options: o, name: s.name, rec: &rec, pods: pods, lost: map[string]int{}}
 		err := s.run(r)
+		for arm, n := range r.lost {
+			if n > 0 {
+				rep.Notes = append(rep.Notes, fmt.Sprintf("%s, %s: %d echo requests right after ADD had to be repeated", s.name, arm, n))
+			}
+		}
 		if err != nil {
 			rep.Failures = append(rep.Failures, fmt.Sprintf("%s: %v", s.name, err))
 			err = cmp.Or(pods.Discard(), err) // they may be attached still

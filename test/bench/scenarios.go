@@ -33,7 +33,7 @@ var scenarios = []scenario{
 	{"pods", "ADD and DEL with SNAT beside other pods", manyPods},
 	{"connections", "new connections through the SNAT of 10 000 pods", connections},
 	{"gc", "GC with as many live as stale attachments", garbage},
-	{"overlay", "ADD through overlay and host-gw against bridge alone", overlays},
+	{overlay, "ADD through overlay and host-gw against bridge alone", overlays},
 }
 
 // attachment is the scenario of ADD and DEL on both sides.

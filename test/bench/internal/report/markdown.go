@@ -1,9 +1,109 @@
 package report
 
-type Plot struct {
-	File, Title string
-	SVG         []byte
+import (
+	"bytes"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Markdown renders the report as a page in that directory, with links to the plots.
+func (r *Report) Markdown(dir string, plots []Plot) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "# %s\n\n%s\n\n", r.Title, r.Introduction)
+	fmt.Fprintf(&b, "This page is the output of `%s`, %s.\n\n", r.Command, r.Date.Format(time.DateOnly))
+	r.machine(&b)
+	r.goals(&b)
+	for _, p := range plots {
+		path, err := filepath.Rel(dir, p.File)
+		if err != nil {
+			path = p.File
+		}
+		fmt.Fprintf(&b, "![%s](%s)\n\n", p.Title, filepath.ToSlash(path))
+	}
+	r.figures(&b)
+	list(&b, "## Notes", r.Notes)
+	list(&b, "## Scenarios that failed", r.Failures)
+	return append(bytes.TrimRight(b.Bytes(), "\n"), '\n')
 }
 
-func (r *Report) Plots(string) []Plot                  { return nil }
-func (r *Report) Markdown(dir string, p []Plot) []byte { return nil }
+func (r *Report) machine(b *bytes.Buffer) {
+	m := r.Machine
+	table(b, []string{"", ""}, [][]string{
+		{"ours", r.Ours}, {"reference", r.Reference}, {"machine", fmt.Sprintf("%d cores, %s", m.Cores, m.CPU)},
+		{"kernel", m.Kernel}, {"Go", m.Go}, {"file system of the leases", m.FileSystem},
+		{"iptables, nft", orMissing(m.IPTables) + ", " + orMissing(m.NFT)},
+	})
+}
+
+func orMissing(s string) string {
+	if s == "" {
+		return "missing"
+	}
+	return s
+}
+
+func (r *Report) goals(b *bytes.Buffer) {
+	if len(r.Goals) == 0 {
+		return
+	}
+	b.WriteString("## Goals\n\nRatios are ours to the reference where nothing else is said.\n\n")
+	var rows [][]string
+	for _, g := range r.Goals {
+		rows = append(rows, []string{g.Name, g.amount(g.Limit), g.measured(), g.verdict()})
+	}
+	table(b, []string{"goal", "at most", "measured", ""}, rows)
+	var misses []string
+	for _, g := range r.Goals {
+		if g.Measured && !g.Pass() && g.Why != "" {
+			misses = append(misses, fmt.Sprintf("%s: %s", g.Name, g.Why))
+		}
+	}
+	list(b, "Why what missed its goal does:", misses)
+}
+
+func (r *Report) figures(b *bytes.Buffer) {
+	b.WriteString("## Figures\n\nMedian, tenth and ninetieth percentile. \"Settled\" is when nothing was left in the background, where that is " +
+		"later than the end of the operation. Ratios are of the medians, with the tenth and ninetieth percentile of those of " +
+		"neighbouring rounds. Processes, system calls and netlink writes come from a run of its own under strace.\n\n")
+	var rows [][]string
+	for _, row := range r.Rows {
+		for i, c := range row.Cells {
+			cells := []string{
+				"", "", c.Arm, fmt.Sprint(c.N), Number(c.Median) + " " + row.Unit, Number(c.P10), Number(c.P90), "",
+				number(c.CPU), number(c.settled()), count(c.Processes), count(c.Syscalls), count(c.NetlinkWrites),
+			}
+			if i == 0 {
+				cells[0], cells[1], cells[7] = row.Scenario, row.Operation, row.Ratio.String()
+			}
+			rows = append(rows, cells)
+		}
+	}
+	table(b, []string{
+		"scenario", "operation", "", "n", "median", "p10", "p90", "ratio", "CPU", "settled", "processes", "system calls", "netlink writes",
+	}, rows)
+}
+
+func table(b *bytes.Buffer, head []string, rows [][]string) {
+	line := func(cells []string) {
+		fmt.Fprintf(b, "| %s |\n", strings.Join(cells, " | "))
+	}
+	line(head)
+	fmt.Fprintf(b, "|%s\n", strings.Repeat("---|", len(head)))
+	for _, row := range rows {
+		line(row)
+	}
+	b.WriteByte('\n')
+}
+
+func list(b *bytes.Buffer, head string, items []string) {
+	if len(items) == 0 {
+		return
+	}
+	fmt.Fprintf(b, "%s\n\n", head)
+	for _, item := range items {
+		fmt.Fprintf(b, "- %s\n", strings.ReplaceAll(item, "\n", " "))
+	}
+	b.WriteByte('\n')
+}

@@ -18,17 +18,19 @@ const (
 
 // Report is the outcome of one run.
 type Report struct {
-	Title     string    `json:"title"`
-	Command   string    `json:"command"`
-	Date      time.Time `json:"date"`
-	Machine   Machine   `json:"machine"`
-	Ours      string    `json:"ours"` // what was measured
-	Reference string    `json:"reference"`
-	Rows      []Row     `json:"rows"`
-	Series    []Series  `json:"series,omitempty"`
-	Goals     []Goal    `json:"goals,omitempty"`
-	Notes     []string  `json:"notes,omitempty"`
-	Failures  []string  `json:"failures,omitempty"` // scenarios that did not come to an end
+	Title string `json:"title"`
+	// Introduction opens the page.
+	Introduction string    `json:"-"`
+	Command      string    `json:"command"`
+	Date         time.Time `json:"date"`
+	Machine      Machine   `json:"machine"`
+	Ours         string    `json:"ours"` // what was measured
+	Reference    string    `json:"reference"`
+	Rows         []Row     `json:"rows"`
+	Series       []Series  `json:"series,omitempty"`
+	Goals        []Goal    `json:"goals,omitempty"`
+	Notes        []string  `json:"notes,omitempty"`
+	Failures     []string  `json:"failures,omitempty"` // scenarios that did not come to an end
 }
 
 // Row is one operation of one scenario, with a cell for each arm.
@@ -86,6 +88,10 @@ type Goal struct {
 	Limit    float64 `json:"limit"`
 	Value    float64 `json:"value"`
 	Measured bool    `json:"measured"`
+	Why      string  `json:"why,omitempty"` // it misses its limit, where it does
+	// Scenario and Operation are those of the row whose ratio of ours to the reference the goal is about, else empty.
+	Scenario  string `json:"scenario,omitempty"`
+	Operation string `json:"operation,omitempty"`
 }
 
 // Pass reports whether the goal was measured and met.

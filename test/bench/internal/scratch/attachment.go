@@ -54,8 +54,8 @@ func ParseResult(w *World, p *Pod, leases, bridge string, out []byte) (*Attachme
 }
 
 // Works is nil if the pod has its addresses and default routes, reaches its gateways and, where SNAT is asked for, the
-// outside, which has no route back to pods. resent counts requests that were not answered in time.
-func (a *Attachment) Works(masq bool) (resent int, err error) {
+// outside, which has no route back to pods. lost counts echo requests that had to be repeated.
+func (a *Attachment) Works(masq bool) (lost int, err error) {
 	ns, err := a.Pod.NS()
 	if err != nil {
 		return 0, err
@@ -66,21 +66,23 @@ func (a *Attachment) Works(masq bool) (resent int, err error) {
 	}
 	for _, ip := range a.IPs {
 		if err := errors.Join(address(h, IfName, ip.Address), defaultRoute(h, ip.Gateway)); err != nil {
-			return resent, err
+			return lost, err
 		}
 		targets := []netip.Addr{ip.Gateway}
 		if masq {
 			targets = append(targets, outside(ip.Address.Addr()))
 		}
 		for _, dst := range targets {
-			_, sent, err := a.Pod.Ping(dst, replyTimeout)
+			_, again, err := a.Pod.Ping(dst, replyTimeout)
 			if err != nil {
-				return resent, fmt.Errorf("ping from %s: %w", ip.Address.Addr(), err)
+				return lost, fmt.Errorf("from the pod %s: %w", ip.Address.Addr(), err)
 			}
-			resent += sent - 1
+			if again {
+				lost++
+			}
 		}
 	}
-	return resent, nil
+	return lost, nil
 }
 
 // Gone is nil if nothing of the attachment is left that a new one could meet: interfaces on both sides, leases.

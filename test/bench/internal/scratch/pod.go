@@ -26,9 +26,8 @@ type Pod struct {
 	Name        string
 	ContainerID string // 64 hex digits, as containerd's
 
-	mu  sync.Mutex
-	ns  *netns.NS // opened when first needed
-	seq uint16
+	mu sync.Mutex
+	ns *netns.NS // opened when first needed
 }
 
 // NS opens the namespace of the pod. It stays open until [Pod.Release].

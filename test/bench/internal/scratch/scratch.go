@@ -95,8 +95,8 @@ func FileSystem(dir string) string {
 	return fmt.Sprintf("%#x", st.Type)
 }
 
-// sysctl writes a value below /proc/sys, in the network namespace of the calling thread.
-func sysctl(key, value string) error {
+// Sysctl writes a value below /proc/sys, in the network namespace of the calling thread.
+func Sysctl(key, value string) error {
 	path := "/proc/sys/" + strings.ReplaceAll(key, ".", "/")
 	if err := os.WriteFile(path, []byte(value), 0o644); err != nil {
 		return fmt.Errorf("sysctl %s=%s: %w", key, value, err)

@@ -85,7 +85,7 @@ func Quiesce() error {
 func (w *World) wire() error {
 	err := w.Node.Do(func() error {
 		for _, key := range []string{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"} {
-			if err := sysctl(key, "0"); err != nil {
+			if err := Sysctl(key, "0"); err != nil {
 				return err
 			}
 		}
