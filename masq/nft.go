@@ -200,23 +200,5 @@ func (b NFT) fail(network string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("SNAT of network %q by nftables: %w", network, err)
+	return fmt.Errorf("SNAT of network %q by nftables: %w", network, remedy(err))
 }
-
-// Probe reports why the kernel could not masquerade by nftables: it tries a transaction that never takes place.
-func (b NFT) Probe() error {
-	c, err := nft.Open(b.NS)
-	if err != nil {
-		return err
-	}
-	return c.Try(func(batch *nft.Batch) {
-		t := nft.Table{Family: nft.INet, Name: mark + "-probe"}
-		chain := natChain()
-		chain.Table = t
-		batch.AddTable(t)
-		batch.AddChain(chain)
-		batch.AppendRule(nft.Rule{Table: t, Chain: chain.Name, Exprs: nft.Exprs{}.Family(nft.IPv4).Masquerade()})
-	})
-}
-
-var _ Backend = NFT{}

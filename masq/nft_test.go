@@ -264,7 +264,7 @@ func TestConcurrentEnsureNeverLosesOrDoublesARule(t *testing.T) {
 	errs := make([]error, n)
 	for i := range n {
 		wg.Go(func() {
-			own, err := netns.Open(fmt.Sprintf("/proc/self/fd/%d", ns.Fd())) // a socket of its own
+			own, err := netns.Open(nsPath(ns)) // a socket of its own
 			if err != nil {
 				errs[i] = err
 				return
@@ -306,11 +306,11 @@ func TestAForeignChainOfOurNameIsAnErrorWithTheRemedy(t *testing.T) {
 	require.Equal(t, before, ruleset(t, ns))
 }
 
-func TestProbeChangesNothing(t *testing.T) {
+func TestAskingWhetherTheKernelCanMasqueradeChangesNothing(t *testing.T) {
 	t.Parallel()
 	ns := nstest.New(t)
 	before := generation(t, ns)
-	require.NoError(t, NFT{ns}.Probe())
+	require.NoError(t, NFT{ns}.try())
 	require.Empty(t, ruleset(t, ns))
 	require.Equal(t, before, generation(t, ns))
 }

@@ -4,6 +4,7 @@ package masq
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/internal/ping"
 	"github.com/cniblocks/cniblocks/netns"
 )
 
@@ -40,6 +42,12 @@ func newWorld(t testing.TB) world {
 	nstest.Forward(t, w.node)
 	nstest.AddRoute(t, w.pod, "default", "10.1.0.1")
 	nstest.AddRoute(t, w.pod, "default", "fd00:1::1")
+	for _, to := range []netip.Addr{outside4, outside6} { // a new link takes a while to resolve neighbours
+		require.NoError(t, nstest.Ping(t.Context(), w.node, to, ping.Options{}))
+	}
+	for _, to := range []string{"10.1.0.1", "fd00:1::1"} {
+		require.NoError(t, nstest.Ping(t.Context(), w.pod, netip.MustParseAddr(to), ping.Options{}))
+	}
 	return w
 }
 
@@ -113,3 +121,24 @@ func handles(t testing.TB, ns *netns.NS) []string {
 	}
 	return out
 }
+
+// firewall is what all programs list.
+func firewall(t testing.TB, ns *netns.NS) string {
+	t.Helper()
+	out := ruleset(t, ns)
+	for _, p := range []string{"iptables-legacy-save", "ip6tables-legacy-save", "iptables-nft-save", "ip6tables-nft-save"} {
+		for line := range strings.Lines(run(t, ns, p)) {
+			if !strings.HasPrefix(line, "#") { // times
+				counters := strings.IndexByte(line, '[')
+				if counters < 0 {
+					counters = len(line)
+				}
+				out += p + " " + strings.TrimSpace(line[:counters]) + "\n"
+			}
+		}
+	}
+	return out
+}
+
+// nsPath opens the namespace once more.
+func nsPath(ns *netns.NS) string { return fmt.Sprintf("/proc/self/fd/%d", ns.Fd()) }

@@ -202,14 +202,20 @@ func (c *Conn) Try(fill func(*Batch)) error {
 
 // opError is what the kernel says to one message of a batch.
 type opError struct {
+	message
 	index int
-	what  string
 	errno unix.Errno
 }
 
 func (e *opError) Error() string { return e.what + ": " + e.errno.Error() }
 
 func (e *opError) Unwrap() error { return e.errno }
+
+// Is makes [errors.ErrUnsupported] of a chain type or an expression that the kernel does not find: whatever else a chain
+// or a rule of ours refers to is in the same batch.
+func (e *opError) Is(target error) bool {
+	return target == errors.ErrUnsupported && e.errno == unix.ENOENT && (e.typ == unix.NFT_MSG_NEWCHAIN || e.typ == unix.NFT_MSG_NEWRULE)
+}
 
 // verdict reads what is there: the kernel has worked the batch off when the write returns, and reports only errors.
 func (c *Conn) verdict(first uint32, b *Batch) (result error) {
@@ -226,7 +232,7 @@ func (c *Conn) verdict(first uint32, b *Batch) (result error) {
 			case i == 0 || i > len(b.msgs):
 				result = errno
 			default:
-				result = &opError{i - 1, b.msgs[i-1].what, errno}
+				result = &opError{b.msgs[i-1], i - 1, errno}
 			}
 		})
 		switch {

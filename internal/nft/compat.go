@@ -37,7 +37,7 @@ const (
 	commentLen = 256
 )
 
-// Exprs writes the rule. Target MASQUERADE is left to the program.
+// Exprs writes the rule. One with target MASQUERADE must have a source, which tells the family.
 func (c Compat) Exprs() Exprs {
 	var x Exprs
 	if info := iprange(c.Src, c.Dst); info != nil {
@@ -61,8 +61,21 @@ func (c Compat) Exprs() Exprs {
 		return x.Verdict(Drop)
 	case "RETURN":
 		return x.Verdict(unix.NFT_RETURN)
+	case "MASQUERADE":
+		return x.target(c.Target, masquerade(c.Src[0]))
 	}
 	return x.Jump(c.Target)
+}
+
+// masquerade is a struct nf_nat_ipv4_multi_range_compat of one range, or for IPv6 a struct nf_nat_range, without any of
+// their options.
+func masquerade(src netip.Addr) []byte {
+	if src.Is6() {
+		return make([]byte, 40)
+	}
+	info := make([]byte, 24)
+	binary.NativeEndian.PutUint32(info, 1)
+	return info
 }
 
 func iprange(src, dst [2]netip.Addr) []byte {

@@ -18,7 +18,7 @@ import (
 
 const (
 	headerLen  = unix.NLMSG_HDRLEN + 4 // with struct nfgenmsg: family, version, resource ID
-	bufferLen  = 64 << 10              // the kernel fills at most 32 KiB of a dump at a time
+	bufferLen  = 32 << 10  // the kernel fills no more of a dump at a time
 	bigMessage = 128 << 10             // more than this needs a larger send buffer
 	patience   = 100                   // how often a dump may be interrupted by others' commits
 )
@@ -145,9 +145,9 @@ func appendMessage(b []byte, typ, flags uint16, seq uint32, family uint8, resour
 // Request is a question; see the functions that make one.
 type Request struct {
 	typ    uint16
-	dump   bool
 	family uint8
 	attrs  attrs
+	rows   int // how many objects the answer has unless it is an error; 0 asks for a dump
 }
 
 // Answer is what the kernel said to one [Request]: the objects that it found, or why not. What does not exist is
@@ -181,9 +181,9 @@ func (c *Conn) query(reqs []Request) (answers []Answer, whole bool, err error) {
 	var b []byte
 	for _, r := range reqs {
 		c.seq++
-		flags := uint16(unix.NLM_F_REQUEST | unix.NLM_F_ACK)
-		if r.dump {
-			flags = unix.NLM_F_REQUEST | unix.NLM_F_DUMP
+		flags := uint16(unix.NLM_F_REQUEST)
+		if r.rows == 0 {
+			flags |= unix.NLM_F_DUMP
 		}
 		b = appendMessage(b, unix.NFNL_SUBSYS_NFTABLES<<8|r.typ, flags, c.seq, r.family, 0, r.attrs)
 	}
@@ -206,6 +206,9 @@ func (c *Conn) query(reqs []Request) (answers []Answer, whole bool, err error) {
 				answers[i].Err = errnoOf(payload)
 			case len(payload) >= 4:
 				answers[i].rows = append(answers[i].rows, append([]byte(nil), payload[4:]...))
+				if len(answers[i].rows) == reqs[i].rows {
+					open--
+				}
 			}
 		})
 		if err != nil {

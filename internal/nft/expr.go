@@ -6,8 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
-	"fmt"
-	"strings"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -144,44 +143,63 @@ func (x Exprs) Match(name string, revision uint32, info []byte) Exprs {
 	})
 }
 
+func (x Exprs) target(name string, info []byte) Exprs {
+	return x.add("target", func(a *attrs) {
+		a.str(unix.NFTA_TARGET_NAME, name)
+		a.u32(unix.NFTA_TARGET_REV, 0)
+		a.put(unix.NFTA_TARGET_INFO, info)
+	})
+}
+
 // String writes the expressions so that two lists which do the same, one made here and one read from the kernel, have the
 // same text. What a counter counted is left out.
 func (x Exprs) String() string {
-	var out []string
+	var out []byte
 	for _, e := range each(x.raw) {
-		out = append(out, describe(getStr(e, unix.NFTA_EXPR_NAME), get(e, unix.NFTA_EXPR_DATA)))
+		if out != nil {
+			out = append(out, "; "...)
+		}
+		out = describe(out, getStr(e, unix.NFTA_EXPR_NAME), get(e, unix.NFTA_EXPR_DATA))
 	}
-	return strings.Join(out, "; ")
+	return string(out)
 }
 
-func describe(name string, d []byte) string {
+func describe(b []byte, name string, d []byte) []byte {
+	b = append(b, name...)
 	switch name {
 	case "meta":
-		return fmt.Sprintf("meta %d sreg %d to %d", getU32(d, unix.NFTA_META_KEY), getU32(d, unix.NFTA_META_SREG),
-			register(getU32(d, unix.NFTA_META_DREG)))
+		b = numbers(b, getU32(d, unix.NFTA_META_KEY), register(getU32(d, unix.NFTA_META_SREG)), register(getU32(d, unix.NFTA_META_DREG)))
 	case "payload":
-		return fmt.Sprintf("payload %d at %d+%d to %d", getU32(d, unix.NFTA_PAYLOAD_BASE), getU32(d, unix.NFTA_PAYLOAD_OFFSET),
-			getU32(d, unix.NFTA_PAYLOAD_LEN), register(getU32(d, unix.NFTA_PAYLOAD_DREG)))
+		b = numbers(b, getU32(d, unix.NFTA_PAYLOAD_BASE), getU32(d, unix.NFTA_PAYLOAD_OFFSET), getU32(d, unix.NFTA_PAYLOAD_LEN),
+			register(getU32(d, unix.NFTA_PAYLOAD_DREG)))
 	case "cmp":
-		return fmt.Sprintf("cmp %d %d %x", getU32(d, unix.NFTA_CMP_OP), register(getU32(d, unix.NFTA_CMP_SREG)),
-			get(d, unix.NFTA_CMP_DATA, unix.NFTA_DATA_VALUE))
+		b = numbers(b, getU32(d, unix.NFTA_CMP_OP), register(getU32(d, unix.NFTA_CMP_SREG)))
+		b = hex.AppendEncode(append(b, ' '), get(d, unix.NFTA_CMP_DATA, unix.NFTA_DATA_VALUE))
 	case "lookup":
-		return fmt.Sprintf("lookup %q %d flags %d", getStr(d, unix.NFTA_LOOKUP_SET), register(getU32(d, unix.NFTA_LOOKUP_SREG)),
-			getU32(d, unix.NFTA_LOOKUP_FLAGS))
+		b = strconv.AppendQuote(append(b, ' '), getStr(d, unix.NFTA_LOOKUP_SET))
+		b = numbers(b, register(getU32(d, unix.NFTA_LOOKUP_SREG)), getU32(d, unix.NFTA_LOOKUP_FLAGS))
 	case "masq":
-		return fmt.Sprintf("masq flags %d ports %d-%d", getU32(d, unix.NFTA_MASQ_FLAGS), getU32(d, unix.NFTA_MASQ_REG_PROTO_MIN),
-			getU32(d, unix.NFTA_MASQ_REG_PROTO_MAX))
-	case "immediate":
-		if code, chain, ok := verdictOf(d); ok {
-			return fmt.Sprintf("verdict %d %q", code, chain)
-		}
+		b = numbers(b, getU32(d, unix.NFTA_MASQ_FLAGS), getU32(d, unix.NFTA_MASQ_REG_PROTO_MIN), getU32(d, unix.NFTA_MASQ_REG_PROTO_MAX))
 	case "counter":
-		return name
 	case "match", "target":
-		return fmt.Sprintf("%s %q rev %d %x", name, getStr(d, unix.NFTA_MATCH_NAME), getU32(d, unix.NFTA_MATCH_REV),
-			bytes.TrimRight(get(d, unix.NFTA_MATCH_INFO), "\x00"))
+		b = strconv.AppendQuote(append(b, ' '), getStr(d, unix.NFTA_MATCH_NAME))
+		b = numbers(b, getU32(d, unix.NFTA_MATCH_REV))
+		b = hex.AppendEncode(append(b, ' '), bytes.TrimRight(get(d, unix.NFTA_MATCH_INFO), "\x00"))
+	default:
+		if code, chain, ok := verdictOf(d); ok && name == "immediate" {
+			b = strconv.AppendInt(append(b, ' '), int64(code), 10)
+			return strconv.AppendQuote(append(b, ' '), chain)
+		}
+		b = hex.AppendEncode(append(b, ' '), d)
 	}
-	return name + " " + hex.EncodeToString(d)
+	return b
+}
+
+func numbers(b []byte, list ...uint32) []byte {
+	for _, n := range list {
+		b = strconv.AppendUint(append(b, ' '), uint64(n), 10)
+	}
+	return b
 }
 
 // register counts in words of 32 bits, whatever of its two names a register was given by.

@@ -14,7 +14,7 @@ func GetChain(t Table, name string) Request {
 	var a attrs
 	a.str(unix.NFTA_CHAIN_TABLE, t.Name)
 	a.str(unix.NFTA_CHAIN_NAME, name)
-	return Request{typ: unix.NFT_MSG_GETCHAIN, family: t.Family, attrs: a}
+	return Request{typ: unix.NFT_MSG_GETCHAIN, family: t.Family, attrs: a, rows: 1}
 }
 
 // GetSet asks for a set's definition.
@@ -22,7 +22,7 @@ func GetSet(t Table, name string) Request {
 	var a attrs
 	a.str(unix.NFTA_SET_TABLE, t.Name)
 	a.str(unix.NFTA_SET_NAME, name)
-	return Request{typ: unix.NFT_MSG_GETSET, family: t.Family, attrs: a}
+	return Request{typ: unix.NFT_MSG_GETSET, family: t.Family, attrs: a, rows: 1}
 }
 
 // GetElements asks for elements of a set by their keys; if one is missing, so is the whole answer. Of an interval set it
@@ -31,7 +31,7 @@ func GetElements(t Table, set string, list ...Element) Request {
 	var a attrs
 	a.str(unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
 	a.str(unix.NFTA_SET_ELEM_LIST_SET, set)
-	return Request{typ: unix.NFT_MSG_GETSETELEM, family: t.Family, attrs: append(a, elements(list)...)}
+	return Request{typ: unix.NFT_MSG_GETSETELEM, family: t.Family, attrs: append(a, elements(list)...), rows: len(list)}
 }
 
 // DumpRules asks for the rules of a chain, and of all chains if it is empty. A chain that does not exist has no rules.
@@ -41,19 +41,19 @@ func DumpRules(t Table, chain string) Request {
 	if chain != "" {
 		a.str(unix.NFTA_RULE_CHAIN, chain)
 	}
-	return Request{typ: unix.NFT_MSG_GETRULE, dump: true, family: t.Family, attrs: a}
+	return Request{typ: unix.NFT_MSG_GETRULE, family: t.Family, attrs: a}
 }
 
 // DumpChains asks for all chains of a family.
 func DumpChains(family uint8) Request {
-	return Request{typ: unix.NFT_MSG_GETCHAIN, dump: true, family: family}
+	return Request{typ: unix.NFT_MSG_GETCHAIN, family: family}
 }
 
 // DumpSets asks for the sets of a table.
 func DumpSets(t Table) Request {
 	var a attrs
 	a.str(unix.NFTA_SET_TABLE, t.Name)
-	return Request{typ: unix.NFT_MSG_GETSET, dump: true, family: t.Family, attrs: a}
+	return Request{typ: unix.NFT_MSG_GETSET, family: t.Family, attrs: a}
 }
 
 // DumpElements asks for all elements of a set.
@@ -61,7 +61,7 @@ func DumpElements(t Table, set string) Request {
 	var a attrs
 	a.str(unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
 	a.str(unix.NFTA_SET_ELEM_LIST_SET, set)
-	return Request{typ: unix.NFT_MSG_GETSETELEM, dump: true, family: t.Family, attrs: a}
+	return Request{typ: unix.NFT_MSG_GETSETELEM, family: t.Family, attrs: a}
 }
 
 // Chains are the chains of an answer to [GetChain] and [DumpChains] in that family.
@@ -146,7 +146,7 @@ func absent(err error) error {
 
 // Generation is the number of the ruleset, which every transaction of anybody in the namespace raises.
 func (c *Conn) Generation() (uint32, error) {
-	a, err := c.one(Request{typ: unix.NFT_MSG_GETGEN})
+	a, err := c.one(Request{typ: unix.NFT_MSG_GETGEN, rows: 1})
 	if err != nil || len(a.rows) == 0 {
 		return 0, orNotExist(err)
 	}

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -76,12 +75,9 @@ func lookPath(name string) (string, bool) {
 	return "", false
 }
 
-// Save reads a table. One that does not exist is empty; the program may load its module by being asked.
+// Save reads a table. The program makes it, with its empty base chains, if it is not there.
 func (p Programs) Save(ctx context.Context, ns *netns.NS, table string) (Ruleset, error) {
 	out, err := run(ctx, ns, nil, p.save, "-t", table)
-	if errors.Is(err, fs.ErrNotExist) {
-		return Ruleset{}, nil
-	}
 	return parse(out), err
 }
 

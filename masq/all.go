@@ -1,0 +1,153 @@
+//go:build linux
+
+package masq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/cniblocks/cniblocks/internal/nft"
+	"github.com/cniblocks/cniblocks/internal/xtables"
+	"github.com/cniblocks/cniblocks/netns"
+)
+
+// RemoveAll removes everything of the network in the namespace: its SNAT in every backend and its forwarding. Where there
+// is nothing, it asks the kernel and starts no program.
+func RemoveAll(ctx context.Context, ns *netns.NS, network string) error {
+	return removeAll(ctx, ns, DefaultLock, network)
+}
+
+func removeAll(ctx context.Context, ns *netns.NS, lock, network string) error {
+	err := NFT{ns}.Remove(ctx, network)
+	if noNFT(err) {
+		err = nil
+	}
+	return errors.Join(err, IPTables{NS: ns, Lock: lock}.Remove(ctx, network), Forward{ns, lock}.Remove(ctx, network))
+}
+
+// Switch makes keep the only backend of the network: what another backend has in place goes over to it, so that no pod
+// loses its SNAT, and is removed there. Where there is nothing, it asks the kernel and starts no program.
+func Switch(ctx context.Context, ns *netns.NS, keep Backend, network string) error {
+	return moveTo(ctx, ns, DefaultLock, keep, network)
+}
+
+func moveTo(ctx context.Context, ns *netns.NS, lock string, keep Backend, network string) error {
+	var from Backend = NFT{ns}
+	if keep.Name() == from.Name() {
+		from = IPTables{NS: ns, Lock: lock}
+	}
+	there, err := from.(interface{ holds(string) (bool, error) }).holds(network)
+	if err != nil || !there {
+		return err
+	}
+	list, err := from.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range list {
+		if p.Network == label(network) {
+			p.Network = network
+			if err := keep.Ensure(ctx, p); err != nil {
+				return err
+			}
+		}
+	}
+	return from.Remove(ctx, network)
+}
+
+// holds asks in one write whether anything of the network is in place.
+func (b NFT) holds(network string) (bool, error) {
+	there, err := b.has(append(v4.sets(network).all(), v6.sets(network).all()...)...)
+	if noNFT(err) {
+		return false, nil
+	}
+	return there, b.fail(network, err)
+}
+
+// holds asks whether either packet filter has a chain of the network.
+func (b IPTables) holds(network string) (bool, error) {
+	there, err := b.mentions(chainFor(network))
+	if err != nil {
+		return false, fmt.Errorf("SNAT of network %q by iptables: %w", network, err)
+	}
+	return there, nil
+}
+
+// mentions asks whether a table nat has the chain.
+func (b IPTables) mentions(chain string) (bool, error) {
+	for _, f := range families {
+		c, err := nft.Open(b.NS)
+		if err == nil {
+			_, err = c.Chain(b.nft(f).at(), chain)
+		}
+		if err == nil {
+			return true, nil
+		}
+		if !noNFT(err) && !errors.Is(err, fs.ErrNotExist) {
+			return false, err
+		}
+		table, err := xtables.ReadLegacy(b.NS, xtables.Family(f), "nat")
+		if err == nil && table.Mentions(chain) {
+			return true, nil
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// Conflicts says, one sentence each, which other network of ours in the namespace has addresses among these ranges, all
+// that pods of the policy's network may have, and treats them otherwise than the policy does: the packets of one address
+// cannot be masqueraded for one network and not for the other. A network without any SNAT is not seen. It is cheap as
+// long as the network is the only one.
+func Conflicts(ctx context.Context, ns *netns.NS, p Policy, ranges []Range) ([]string, error) {
+	if err := p.validate(); err != nil {
+		return nil, err
+	}
+	others, err := NFT{ns}.list(label(p.Network))
+	if err != nil && !noNFT(err) {
+		return nil, err
+	}
+	more, err := IPTables{NS: ns}.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, o := range append(others, more...) {
+		if o.Network != label(p.Network) {
+			out = append(out, conflicts(p, ranges, o)...)
+		}
+	}
+	return out, nil
+}
+
+func conflicts(p Policy, ranges []Range, o Policy) (out []string) {
+	for _, f := range families {
+		var own []Range
+		for _, r := range ranges {
+			if f.has(r.Start) {
+				own = append(own, r)
+			}
+		}
+		ours, theirs := p.half(f), o.half(f)
+		all := theirs.sources
+		for a := range theirs.pods {
+			all = append(all, Range{a, a})
+		}
+		shared, ok := newSpans(own...).overlap(newSpans(all...))
+		switch {
+		case !ok:
+		case ours.empty():
+			out = append(out, fmt.Sprintf("networks %q and %q both have addresses of %s, and only %[2]q masquerades them: "+
+				"set ipMasq alike, or give them different ranges", p.Network, o.Network, shared))
+		case !slices.Equal(ours.except, theirs.except):
+			out = append(out, fmt.Sprintf("networks %q and %q both have addresses of %s, and except different destinations from SNAT: "+
+				"what one of them masquerades is masqueraded for both", p.Network, o.Network, shared))
+		}
+	}
+	return out
+}

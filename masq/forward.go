@@ -1,0 +1,227 @@
+//go:build linux
+
+package masq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/cniblocks/cniblocks/internal/nft"
+	"github.com/cniblocks/cniblocks/internal/xtables"
+	"github.com/cniblocks/cniblocks/netns"
+)
+
+// Forward lets pods through a FORWARD policy that drops, as Docker sets it. An accept elsewhere does not help there, so
+// the rules go into that very chain: FORWARD jumps to CNIB-FORWARD before all else, and that to a chain for each network,
+// which accepts what the network's addresses send, and what answers them. Where the policy accepts, no rule is made.
+//
+// The table of iptables-nft is read and written over netlink, in the form of that program; the legacy table is read from
+// the kernel and written by iptables-legacy-restore.
+type Forward struct {
+	NS *netns.NS
+	// Lock is the file by which processes take turns in writing to legacy tables; empty is [DefaultLock].
+	Lock string
+}
+
+func (w Forward) compat(f family) compat { return compat{filterShape(), w.NS, f} }
+
+// Ensure makes the sources pass wherever a FORWARD policy drops. It only adds; see Retain. Where no policy drops it costs
+// one read of the kernel.
+func (w Forward) Ensure(ctx context.Context, network string, sources []Range) error {
+	p := Policy{Network: network, Sources: sources}
+	if err := p.validate(); err != nil {
+		return err
+	}
+	return w.walls(ctx, p, func(f family, s store, want half) error {
+		c, err := s.read(ctx, network)
+		if err != nil || len(filterShape().faults(c, want)) == 0 {
+			return err
+		}
+		return s.apply(ctx, network, func(have half) half { return have.grow(want) })
+	})
+}
+
+// Check returns an error that says which rule is missing where a FORWARD policy drops.
+func (w Forward) Check(ctx context.Context, network string, sources []Range) error {
+	p := Policy{Network: network, Sources: sources}
+	if err := p.validate(); err != nil {
+		return err
+	}
+	return w.walls(ctx, p, func(f family, s store, want half) error {
+		c, err := s.read(ctx, network)
+		if wrong := filterShape().faults(c, want); err == nil && len(wrong) > 0 {
+			err = fmt.Errorf("the FORWARD policy is DROP, and %s", strings.Join(wrong, "; "))
+		}
+		return err
+	})
+}
+
+// walls calls do for every chain FORWARD that drops, in the families that have sources.
+func (w Forward) walls(ctx context.Context, p Policy, do func(family, store, half) error) error {
+	drops, err := w.nftDrops()
+	if err != nil {
+		return w.fail(p.Network, err)
+	}
+	var errs []error
+	for _, f := range families {
+		want := p.half(f)
+		want.except = nil
+		if want.empty() {
+			continue
+		}
+		if drops[f] {
+			errs = append(errs, w.fail(p.Network, do(f, w.compat(f), want)))
+		}
+		legacy, there, err := w.legacyWall(ctx, f)
+		if err == nil && there {
+			err = do(f, legacy, want)
+		}
+		errs = append(errs, w.fail(p.Network, err))
+	}
+	return errors.Join(errs...)
+}
+
+// nftDrops asks for the policy of FORWARD in iptables-nft's tables, in one write.
+func (w Forward) nftDrops() (map[family]bool, error) {
+	c, err := nft.Open(w.NS)
+	if noNFT(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var reqs []nft.Request
+	for _, f := range families {
+		reqs = append(reqs, nft.GetChain(w.compat(f).at(), filterShape().base))
+	}
+	answers, err := c.Query(reqs...)
+	if err != nil {
+		return nil, err
+	}
+	drops := map[family]bool{}
+	for i, f := range families {
+		if err := answers[i].Err; err != nil && !errors.Is(err, fs.ErrNotExist) && !noNFT(err) {
+			return nil, err
+		}
+		for _, chain := range answers[i].Chains(f.proto()) {
+			drops[f] = chain.Hook.Type == "filter" && chain.Hook.Num == nft.Forward && chain.Policy == nft.Drop
+		}
+	}
+	return drops, nil
+}
+
+// legacyWall is the store of the legacy table, if that drops.
+func (w Forward) legacyWall(ctx context.Context, f family) (program, bool, error) {
+	s := filterShape()
+	table, err := xtables.ReadLegacy(w.NS, xtables.Family(f), s.table)
+	if errors.Is(err, fs.ErrNotExist) {
+		return program{}, false, nil
+	}
+	if err != nil || !table.ForwardDrops() {
+		return program{}, false, err
+	}
+	p, err := xtables.FindLegacy(ctx, xtables.Family(f))
+	if err != nil {
+		return program{}, false, fmt.Errorf("the FORWARD policy of the legacy %s table is DROP, and only the program can change that table: %w", f, err)
+	}
+	return program{s, w.NS, p, lockFile(w.Lock)}, true, nil
+}
+
+// Retain takes away what the sources do not name.
+func (w Forward) Retain(ctx context.Context, network string, sources []Range) error {
+	if err := w.Ensure(ctx, network, sources); err != nil {
+		return err
+	}
+	p := Policy{Network: network, Sources: sources}
+	return w.each(ctx, network, func(f family) half {
+		h := p.half(f)
+		h.except = nil
+		return h
+	})
+}
+
+// Remove removes the network's rules, and with the last network the jump to them. It succeeds if there are none.
+func (w Forward) Remove(ctx context.Context, network string) error {
+	return w.each(ctx, network, func(family) half { return half{} })
+}
+
+// each shrinks the network wherever it has a chain.
+func (w Forward) each(ctx context.Context, network string, want func(family) half) error {
+	var errs []error
+	for _, f := range families {
+		shrink := func(half) half { return want(f) }
+		c, err := w.compat(f).read(ctx, network)
+		if c.exists || c.links > 0 {
+			err = w.compat(f).apply(ctx, network, shrink)
+		}
+		if !noNFT(err) {
+			errs = append(errs, w.fail(network, err))
+		}
+		s, ok, err := legacyStore(ctx, w.NS, f, filterShape(), lockFile(w.Lock), chainFor(network))
+		if ok {
+			err = s.apply(ctx, network, shrink)
+		}
+		errs = append(errs, w.fail(network, err))
+	}
+	return errors.Join(errs...)
+}
+
+func (w Forward) fail(network string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("forwarding of network %q: %w", network, err)
+}
+
+// Blocked says, one sentence each, which chains of other programs stop forwarded packets and are not ours to open: base
+// chains of nftables at the forward hook that drop by policy or by an unconditional last rule, other than chain FORWARD
+// of iptables. Firewalls such as firewalld are to be told themselves.
+func (w Forward) Blocked(context.Context) ([]string, error) {
+	c, err := nft.Open(w.NS)
+	if noNFT(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, f := range []uint8{nft.INet, nft.IPv4, nft.IPv6} {
+		list, err := c.Chains(f)
+		if noNFT(err) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, chain := range list {
+			if chain.Hook.Type != "filter" || chain.Hook.Num != nft.Forward || chain.Table.Name == mark ||
+				f != nft.INet && chain.Table.Name == "filter" && chain.Name == "FORWARD" {
+				continue
+			}
+			how, err := refusal(c, chain)
+			if err != nil {
+				return nil, err
+			}
+			if how != "" {
+				out = append(out, fmt.Sprintf("chain %s of nftables table %s, which belongs to another program, %s: allow the pods' addresses there",
+					chain.Name, chain.Table.Title(), how))
+			}
+		}
+	}
+	return out, nil
+}
+
+// refusal is how a chain stops what it does not know, "" if it does not.
+func refusal(c *nft.Conn, chain nft.Chain) (string, error) {
+	if chain.Policy == nft.Drop {
+		return "has the policy drop", nil
+	}
+	rules, err := c.Rules(chain.Table, chain.Name)
+	if err != nil || len(rules) == 0 || !rules[len(rules)-1].Exprs.Refuses() {
+		return "", err
+	}
+	return "ends in a rule that refuses everything", nil
+}

@@ -1,0 +1,170 @@
+//go:build linux
+
+package masq
+
+import (
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/cniblocks/cniblocks/internal/nstest"
+)
+
+func openForward(t testing.TB, w world) Forward {
+	return Forward{NS: w.node, Lock: filepath.Join(t.TempDir(), "lock")}
+}
+
+func TestPodsPassAForwardPolicyThatDrops(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.IPTables, nstest.IP6Tables)
+	for _, kind := range []string{"nft", "legacy"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			fw, p := openForward(t, w), dual("pods")
+			require.NoError(t, NFT{w.node}.Ensure(t.Context(), p))
+			for _, program := range []string{"iptables", "ip6tables"} {
+				run(t, w.node, program+"-"+kind, "-w", "-P", "FORWARD", "DROP")
+				run(t, w.node, program+"-"+kind, "-w", "-N", "DOCKER-USER")
+				run(t, w.node, program+"-"+kind, "-w", "-A", "FORWARD", "-j", "DOCKER-USER")
+			}
+			before := firewall(t, w.node)
+			require.False(t, w.seenFrom(t, outside4).IsValid())
+			require.ErrorContains(t, fw.Check(t.Context(), "pods", p.Sources), "FORWARD policy is DROP")
+
+			require.NoError(t, fw.Ensure(t.Context(), "pods", p.Sources))
+			after := firewall(t, w.node)
+			require.NoError(t, fw.Ensure(t.Context(), "pods", p.Sources))
+			require.Equal(t, after, firewall(t, w.node))
+			require.NoError(t, fw.Check(t.Context(), "pods", p.Sources))
+			require.Equal(t, uplink4, w.seenFrom(t, outside4))
+			require.Equal(t, uplink6, w.seenFrom(t, outside6))
+
+			require.Equal(t, strings.ReplaceAll(`-P FORWARD DROP
+-A FORWARD -m comment --comment cniblocks -j CNIB-FORWARD
+-A FORWARD -j DOCKER-USER
+-A CHAIN -m iprange --src-range 10.1.0.2-10.1.0.254 -m comment --comment "cniblocks pods" -j ACCEPT
+-A CHAIN -m iprange --dst-range 10.1.0.2-10.1.0.254 -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment "cniblocks pods" -j ACCEPT
+-A CNIB-FORWARD -m comment --comment "cniblocks pods" -j CHAIN
+`, "CHAIN", chainFor("pods")), forwardRules(t, w, "iptables-"+kind))
+
+			require.NoError(t, fw.Remove(t.Context(), "pods"))
+			require.NoError(t, fw.Remove(t.Context(), "pods"))
+			require.Equal(t, before, firewall(t, w.node))
+			require.False(t, w.seenFrom(t, outside6).IsValid())
+		})
+	}
+}
+
+// forwardRules is what the program lists, less the other chains.
+func forwardRules(t testing.TB, w world, program string) (out string) {
+	t.Helper()
+	for line := range strings.Lines(run(t, w.node, program, "-w", "-S")) {
+		if strings.Contains(line, "FORWARD") || strings.HasPrefix(line, "-A CNIB") {
+			out += line
+		}
+	}
+	return strings.ReplaceAll(out, "-N CNIB-FORWARD\n", "")
+}
+
+func TestNoForwardRuleIsMadeWhereThePolicyAccepts(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.IPTables, nstest.IP6Tables)
+	ns := nstest.New(t)
+	fw := Forward{NS: ns, Lock: filepath.Join(t.TempDir(), "lock")}
+	require.NoError(t, fw.Ensure(t.Context(), "pods", dual("").Sources))
+	require.Empty(t, ruleset(t, ns))
+	touchTables(t, ns)
+	before := firewall(t, ns)
+	require.NoError(t, fw.Ensure(t.Context(), "pods", dual("").Sources))
+	require.NoError(t, fw.Check(t.Context(), "pods", dual("").Sources))
+	require.Equal(t, before, firewall(t, ns))
+	require.NoFileExists(t, fw.Lock)
+}
+
+func TestForwardRulesThatAreFlushedOrDoubledAreMended(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.IPTables, nstest.IP6Tables)
+	for _, kind := range []string{"nft", "legacy"} {
+		for _, harm := range []string{
+			"-F FORWARD", "-F CNIB-FORWARD", "-F " + chainFor("pods"), "-A FORWARD -j CNIB-FORWARD",
+			"-A CNIB-FORWARD -j " + chainFor("pods"), "-D " + chainFor("pods") + " 1", "-I " + chainFor("pods") + " 1 -j DROP",
+		} {
+			t.Run(kind+harm, func(t *testing.T) {
+				t.Parallel()
+				ns := nstest.New(t)
+				fw := Forward{NS: ns, Lock: filepath.Join(t.TempDir(), "lock")}
+				sources := dual("").Sources[:1]
+				program := "iptables-" + kind
+				run(t, ns, program, "-w", "-P", "FORWARD", "DROP")
+				require.NoError(t, fw.Ensure(t.Context(), "pods", sources))
+				before := run(t, ns, program, "-w", "-S")
+				run(t, ns, append([]string{program, "-w"}, strings.Fields(harm)...)...)
+				require.Error(t, fw.Check(t.Context(), "pods", sources))
+				require.NoError(t, fw.Ensure(t.Context(), "pods", sources))
+				require.NoError(t, fw.Check(t.Context(), "pods", sources))
+				require.Equal(t, before, run(t, ns, program, "-w", "-S"))
+			})
+		}
+	}
+}
+
+func TestForwardRangesGrowAndShrinkBesideOtherNetworks(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.IPTables, nstest.IP6Tables)
+	for _, kind := range []string{"nft", "legacy"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			ns := nstest.New(t)
+			fw := Forward{NS: ns, Lock: filepath.Join(t.TempDir(), "lock")}
+			run(t, ns, "iptables-"+kind, "-w", "-P", "FORWARD", "DROP")
+			old, grown := []Range{rng("10.1.0.2", "10.1.0.9")}, []Range{rng("10.1.0.5", "10.1.0.99"), rng("fd00::1", "fd00::2")}
+			var wg sync.WaitGroup
+			errs := make([]error, 16)
+			for i := range errs {
+				wg.Go(func() {
+					errs[i] = fw.Ensure(t.Context(), []string{"pods", "other"}[i%2], [][]Range{old, grown}[i/2%2])
+				})
+			}
+			wg.Wait()
+			for _, err := range errs {
+				require.NoError(t, err)
+			}
+			for _, network := range []string{"pods", "other"} {
+				require.NoError(t, fw.Check(t.Context(), network, old))
+				require.NoError(t, fw.Check(t.Context(), network, grown))
+			}
+			require.NoError(t, fw.Retain(t.Context(), "pods", old))
+			require.NoError(t, fw.Check(t.Context(), "pods", old))
+			require.Error(t, fw.Check(t.Context(), "pods", grown))
+			require.NoError(t, fw.Check(t.Context(), "other", grown))
+			require.NoError(t, fw.Remove(t.Context(), "pods"))
+			require.NoError(t, fw.Check(t.Context(), "other", grown))
+			require.NoError(t, fw.Remove(t.Context(), "other"))
+			require.NotContains(t, run(t, ns, "iptables-"+kind, "-w", "-S"), "CNIB")
+		})
+	}
+}
+
+func TestChainsOfOtherProgramsThatBlockAreNamedAndLeftAlone(t *testing.T) {
+	t.Parallel()
+	ns := nstest.New(t)
+	fw := Forward{NS: ns}
+	run(t, ns, "nft", `add table inet firewalld; add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; policy accept; };
+		add rule inet firewalld filter_FORWARD ct state established accept; add rule inet firewalld filter_FORWARD counter reject;
+		add table ip6 mine; add chain ip6 mine f { type filter hook forward priority 0; policy drop; };
+		add table ip open; add chain ip open f { type filter hook forward priority 0; policy accept; }; add rule ip open f ip saddr 10.0.0.1 drop;
+		add table inet cniblocks; add chain inet cniblocks forward { type filter hook forward priority 0; policy drop; };`)
+	before := ruleset(t, ns)
+	blocked, err := fw.Blocked(t.Context())
+	require.NoError(t, err)
+	require.Len(t, blocked, 2)
+	require.Contains(t, blocked[0], "chain filter_FORWARD of nftables table inet firewalld")
+	require.Contains(t, blocked[0], "refuses everything")
+	require.Contains(t, blocked[1], "chain f of nftables table ip6 mine")
+	require.Contains(t, blocked[1], "policy drop")
+	require.Equal(t, before, ruleset(t, ns))
+}
