@@ -79,9 +79,9 @@ bench: ## our plugins beside the reference ones
 
 .PHONY: lint
 lint: $(STATICCHECK) $(GOLANGCI_LINT) ## go vet, staticcheck, golangci-lint
-	$(GO) vet ./...
-	$(STATICCHECK) ./...
-	$(GOLANGCI_LINT) run
+	@code=0; for check in "$(GO) vet ./..." "$(STATICCHECK) ./..." "$(GOLANGCI_LINT) run"; do \
+		echo "$$check"; $$check || code=1; \
+	done; exit $$code
 
 $(STATICCHECK):
 	@mkdir -p out/tools

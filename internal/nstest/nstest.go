@@ -112,6 +112,12 @@ func Link(t testing.TB, a, b End) {
 	}), "veth %s to %s", a.Name, b.Name)
 	setUp(t, ha, a)
 	setUp(t, hb, b)
+	// The end that was up first sends nothing until the kernel's link watch has run, which may take a second; being asked
+	// for the link makes it run.
+	for h, name := range map[*netlink.Handle]string{ha: a.Name, hb: b.Name} {
+		_, err := h.LinkByName(name)
+		require.NoError(t, err)
+	}
 }
 
 func setUp(t testing.TB, h *netlink.Handle, e End) {

@@ -53,14 +53,14 @@ func kernelAt(image, modules string) (kernel, error) {
 		return kernel{}, err
 	}
 	k := kernel{image: image, version: strings.TrimPrefix(filepath.Base(image), "vmlinuz-"), modules: modules}
+	if _, err := os.Stat(image); err != nil {
+		return kernel{}, err
+	}
 	if k.modules == "" {
 		k.modules = filepath.Join(filepath.Dir(filepath.Dir(image)), "lib/modules", k.version)
 	}
 	if k.modules, err = filepath.EvalSymlinks(k.modules); err != nil {
 		return kernel{}, fmt.Errorf("modules of kernel %s: %w; name them with -modules", image, err)
-	}
-	if _, err := os.Stat(image); err != nil {
-		return kernel{}, err
 	}
 	_, err = os.Stat(filepath.Join(k.modules, "modules.dep"))
 	return k, err
