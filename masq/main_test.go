@@ -3,9 +3,35 @@
 package masq
 
 import (
+	"context"
+	"fmt"
+	"os"
 	"testing"
 
 	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/netns"
 )
 
-func TestMain(m *testing.M) { nstest.Main(m) }
+// child makes the test binary a process that calls Ensure once: namespace, lock, backend, network.
+const child = "MASQ_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(child) != "" {
+		if err := childMain(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	nstest.Main(m)
+}
+
+func childMain(args []string) error {
+	ns, err := netns.Open(args[0])
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	_, err = ensure(context.Background(), ns, args[1], args[2], dual(args[3]))
+	return err
+}

@@ -18,7 +18,7 @@ import (
 
 const (
 	headerLen  = unix.NLMSG_HDRLEN + 4 // with struct nfgenmsg: family, version, resource ID
-	bufferLen  = 32 << 10  // the kernel fills no more of a dump at a time
+	bufferLen  = 32 << 10              // the kernel fills no more of a dump at a time
 	bigMessage = 128 << 10             // more than this needs a larger send buffer
 	patience   = 100                   // how often a dump may be interrupted by others' commits
 )

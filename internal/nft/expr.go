@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -230,6 +231,9 @@ func (x Exprs) Jumps() string {
 	}
 	return ""
 }
+
+// Has reports whether the expressions of other stand in the rule, one after the other.
+func (x Exprs) Has(other Exprs) bool { return strings.Contains(x.String(), other.String()) }
 
 // Lookups are the sets that the rule looks into, in order.
 func (x Exprs) Lookups() (sets []string) {

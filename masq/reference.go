@@ -1,0 +1,266 @@
+//go:build linux
+
+package masq
+
+import (
+	"context"
+	"crypto/sha512"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/cniblocks/cniblocks/internal/nft"
+	"github.com/cniblocks/cniblocks/internal/xtables"
+	"github.com/cniblocks/cniblocks/netns"
+)
+
+// Attachment is an interface of a container in a network, the key by which the plugins of containernetworking/plugins
+// v1.9.1 and earlier name the SNAT that they make for each pod.
+type Attachment struct{ Network, ContainerID, IfName string }
+
+// What those plugins call their things (packages pkg/utils and pkg/ip of that module).
+const (
+	refTable = "cni_plugins_masquerade" // of the family inet
+	refRules = "masq_checks"
+)
+
+// refChain is the chain of table nat, one for all interfaces of a container in a network.
+func (a Attachment) refChain() string { return "CNI-" + sha(a.Network+a.ContainerID, 24) }
+
+// refComment begins the comment of the rules in nftables.
+func (a Attachment) refComment() string {
+	return sha(a.Network, 16) + "-" + sha(a.IfName+":"+a.ContainerID, 16) + ","
+}
+
+func sha(s string, digits int) string {
+	sum := sha512.Sum512([]byte(s))
+	return hex.EncodeToString(sum[:])[:digits]
+}
+
+func refNAT(f family) nft.Table { return nft.Table{Family: f.proto(), Name: "nat"} }
+
+func refINet() nft.Table { return nft.Table{Family: nft.INet, Name: refTable} }
+
+// RemoveReference removes the SNAT that the reference plugins made for a pod, in every backend, and their nftables table
+// with the last rule in it. Where there is nothing, it asks the kernel in one write and starts no program.
+//
+// Their iptables chain serves all interfaces of the container in the network. Given the addresses of this attachment, only
+// the jumps from those are removed, and the chain with the last jump; without any it is removed with all jumps.
+func RemoveReference(ctx context.Context, ns *netns.NS, a Attachment, addrs ...netip.Addr) error {
+	var errs []error
+	nat, inet, err := lookForReference(ns, a)
+	errs = append(errs, err)
+	for _, f := range families {
+		if nat[f] {
+			errs = append(errs, removeRefChain(ctx, ns, f, a.refChain(), addrs))
+		}
+		errs = append(errs, removeRefLegacy(ctx, ns, f, a.refChain(), addrs))
+	}
+	if inet {
+		errs = append(errs, removeRefRules(ctx, ns, a))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove the reference plugins' SNAT of container %s in network %q: %w", a.ContainerID, a.Network, err)
+	}
+	return nil
+}
+
+// lookForReference asks in one write whether the chains of iptables-nft are there, and whether there are rules of the
+// reference at all in nftables.
+func lookForReference(ns *netns.NS, a Attachment) (nat map[family]bool, inet bool, err error) {
+	c, err := nft.Open(ns)
+	if noNFT(err) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	answers, err := c.Query(nft.GetChain(refNAT(v4), a.refChain()), nft.GetChain(refNAT(v6), a.refChain()), nft.GetChain(refINet(), refRules))
+	if err != nil {
+		return nil, false, err
+	}
+	for _, answer := range answers {
+		if answer.Err != nil && !errors.Is(answer.Err, fs.ErrNotExist) && !noNFT(answer.Err) {
+			return nil, false, answer.Err
+		}
+	}
+	return map[family]bool{v4: answers[0].Err == nil, v6: answers[1].Err == nil}, answers[2].Err == nil, nil
+}
+
+func removeRefChain(ctx context.Context, ns *netns.NS, f family, chain string, addrs []netip.Addr) error {
+	c, err := nft.Open(ns)
+	if err != nil {
+		return err
+	}
+	t := refNAT(f)
+	return c.Update(ctx, func(b *nft.Batch) error {
+		if _, err := c.Chain(t, chain); err != nil {
+			return ignoreNotExist(err)
+		}
+		rules, err := c.Rules(t, "POSTROUTING")
+		if err != nil {
+			return err
+		}
+		left := false
+		for _, r := range rules {
+			if r.Exprs.Jumps() != chain {
+				continue
+			}
+			if len(addrs) > 0 && !slices.ContainsFunc(addrs, func(a netip.Addr) bool {
+				return f.has(a) && r.Exprs.Has(nft.Exprs{}.Source(f.proto()).Equal(a.AsSlice()))
+			}) {
+				left = true
+				continue
+			}
+			b.DelRule(r)
+		}
+		if !left {
+			b.DelChain(t, chain)
+		}
+		return nil
+	})
+}
+
+func ignoreNotExist(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func removeRefLegacy(ctx context.Context, ns *netns.NS, f family, chain string, addrs []netip.Addr) error {
+	const tries = 5 // another program may have changed the table between the reading and the writing
+	s, there, err := legacyStore(ctx, ns, f, natShape(), "", chain)
+	if err != nil || !there {
+		return err
+	}
+	for range tries {
+		rs, readErr := s.prog.Save(ctx, ns, s.table)
+		if readErr != nil {
+			return readErr
+		}
+		lines := refRemoval(rs, chain, addrs)
+		if len(lines) == 0 {
+			return nil
+		}
+		if err = s.prog.Restore(ctx, ns, s.table, lines); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+func refRemoval(rs xtables.Ruleset, chain string, addrs []netip.Addr) []string {
+	if _, ok := rs[chain]; !ok {
+		return nil
+	}
+	jumps := jumpsTo(rs, "POSTROUTING", chain)
+	ours := slices.DeleteFunc(slices.Clone(jumps), func(r xtables.Rule) bool {
+		return len(addrs) > 0 && !slices.ContainsFunc(addrs, func(a netip.Addr) bool {
+			return strings.HasPrefix(r.Text, fmt.Sprintf("-s %s/%d ", a, a.BitLen()))
+		})
+	})
+	lines := deletions("POSTROUTING", ours)
+	if len(ours) == len(jumps) {
+		lines = append(lines, "-F "+chain, "-X "+chain)
+	}
+	return lines
+}
+
+func removeRefRules(ctx context.Context, ns *netns.NS, a Attachment) error {
+	c, err := nft.Open(ns)
+	if err != nil {
+		return err
+	}
+	return c.Update(ctx, func(b *nft.Batch) error {
+		rules, err := c.Rules(refINet(), refRules)
+		if err != nil {
+			return err
+		}
+		left := len(rules)
+		for _, r := range rules {
+			if strings.HasPrefix(r.Comment, a.refComment()) {
+				b.DelRule(r)
+				left--
+			}
+		}
+		if b.Empty() || left > 0 {
+			return nil
+		}
+		chains, err := c.Chains(nft.INet)
+		if err == nil && !slices.ContainsFunc(chains, func(ch nft.Chain) bool {
+			return ch.Table == refINet() && ch.Name != refRules && ch.Name != postrouting
+		}) {
+			b.DelTable(refINet())
+		}
+		return err
+	})
+}
+
+// HasReference reports for which families the reference plugins' SNAT of a pod is in place, in whatever backend: its
+// chain with the jump to it, or its rule.
+func HasReference(ctx context.Context, ns *netns.NS, a Attachment) (ipv4, ipv6 bool, err error) {
+	found := map[family]bool{}
+	nat, inet, err := lookForReference(ns, a)
+	if err == nil {
+		err = findReference(ctx, ns, a, nat, inet, found)
+	}
+	if err != nil {
+		return false, false, fmt.Errorf("look for the reference plugins' SNAT of container %s in network %q: %w", a.ContainerID, a.Network, err)
+	}
+	return found[v4], found[v6], nil
+}
+
+func findReference(ctx context.Context, ns *netns.NS, a Attachment, nat map[family]bool, inet bool, found map[family]bool) error {
+	for _, f := range families {
+		if nat[f] {
+			if err := findRefJump(ns, f, a.refChain(), found); err != nil {
+				return err
+			}
+		}
+		s, there, err := legacyStore(ctx, ns, f, natShape(), "", a.refChain())
+		if err != nil {
+			return err
+		}
+		if there {
+			rs, err := s.prog.Save(ctx, ns, s.table)
+			if err != nil {
+				return err
+			}
+			found[f] = found[f] || len(rs[a.refChain()].Rules) > 0 && len(jumpsTo(rs, "POSTROUTING", a.refChain())) > 0
+		}
+	}
+	if !inet {
+		return nil
+	}
+	c, err := nft.Open(ns)
+	if err != nil {
+		return err
+	}
+	rules, err := c.Rules(refINet(), refRules)
+	for _, r := range rules {
+		if strings.HasPrefix(r.Comment, a.refComment()) {
+			found[v4] = found[v4] || r.Exprs.Has(nft.Exprs{}.Source(nft.IPv4))
+			found[v6] = found[v6] || r.Exprs.Has(nft.Exprs{}.Source(nft.IPv6))
+		}
+	}
+	return err
+}
+
+func findRefJump(ns *netns.NS, f family, chain string, found map[family]bool) error {
+	c, err := nft.Open(ns)
+	if err != nil {
+		return err
+	}
+	rules, err := c.Rules(refNAT(f), chain)
+	if err != nil || len(rules) == 0 {
+		return err
+	}
+	jumps, err := c.Rules(refNAT(f), "POSTROUTING")
+	found[f] = found[f] || slices.ContainsFunc(jumps, func(r nft.Rule) bool { return r.Exprs.Jumps() == chain })
+	return err
+}
