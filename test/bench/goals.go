@@ -66,7 +66,7 @@ var goals = []goal{
 
 // Operations that more than one place names.
 const (
-	strangerDEL = "DEL of an owner that is not there"
+	strangerDEL = "DEL of an unknown owner"
 	burstADD    = "200 ADD, 32 at a time"
 	burstDEL    = "200 DEL, 32 at a time"
 	extraTime   = "extra time of a new connection"
@@ -150,6 +150,9 @@ func series(rows []report.Row) []report.Series {
 				continue
 			}
 			for _, c := range row.Cells {
+				if c.Arm == emptyPool {
+					continue
+				}
 				name := row.Operation + ", " + c.Arm
 				i, known := index[name]
 				if !known {

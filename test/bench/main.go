@@ -120,9 +120,14 @@ func start(o options) error {
 	if o.Run.MatchString("peers") {
 		peers(&rep)
 	}
-	rep.Goals = judge(&rep)
+	rep.Goals, rep.Introduction = judge(&rep), introduction
 	return publish(o, &rep)
 }
+
+const introduction = "The plugins of cniblocks against the reference plugins, measured by `make bench` on the same machine, in " +
+	"turns (A B B A), without a runtime in between: from before a plugin is started until it has ended. Both sides run in " +
+	"network namespaces made for the purpose. In every round the attachment is tried: address and default route are there, the " +
+	"gateway answers, with SNAT also a host outside that has no route back; after DEL both interfaces and the lease are gone."
 
 // publish prints the report and writes the files that were asked for. Scenarios that failed are an error.
 func publish(o options, rep *report.Report) error {
@@ -161,7 +166,7 @@ func inside(o options) error {
 		return err
 	}
 	rep := report.Report{
-		Title: "Benchmarks", Command: "go run ./test/bench " + strings.Join(os.Args[1:], " "),
+		Title: "Benchmarks", Command: command(),
 		Date: time.Now().UTC().Truncate(time.Second), Machine: report.ThisMachine(),
 		Ours: "cniblocks", Reference: "containernetworking/plugins " + reference.Version,
 	}
@@ -209,6 +214,18 @@ func inside(o options) error {
 		return err
 	}
 	return os.WriteFile(os.Getenv(envResult), b, 0o600)
+}
+
+// command is how this run was started.
+func command() string {
+	words := []string{"go run ./test/bench"}
+	for _, arg := range os.Args[1:] {
+		if strings.ContainsAny(arg, " |()*?$^[]") {
+			arg = "'" + arg + "'"
+		}
+		words = append(words, arg)
+	}
+	return strings.Join(words, " ")
 }
 
 func outcome(err error) string {

@@ -35,7 +35,7 @@ func (r *Report) bars() []bar {
 
 // drawBars draws a bar for each ratio, on a logarithmic scale, with a tick at its goal and a line at 1.
 func drawBars(title string, bars []bar) []byte {
-	const left, right, top, step = 340, 70, 66, 24
+	const left, right, top, step = 340, 80, 66, 24
 	height := float64(top + step*len(bars) + 16)
 	c := newCanvas(plotWidth, height, title)
 	values := []float64{1}
@@ -56,7 +56,7 @@ func drawBars(title string, bars []bar) []byte {
 		c.text(left-8, y+13, "end", ink, b.label)
 		start := x.at(x.ticks()[0])
 		c.rect(start, y+2, max(x.at(b.ratio)-start, 1), step-9, color)
-		c.text(max(x.at(b.ratio), start)+6, y+13, "start", ink, Number(b.ratio))
+		c.text(plotWidth-16, y+13, "end", ink, Number(b.ratio))
 		if b.goal > 0 {
 			at := max(x.at(b.goal), start)
 			c.line(at, y-1, at, y+step-4, ink, 2)
@@ -70,7 +70,7 @@ func drawBars(title string, bars []bar) []byte {
 // drawLines draws series over a linear x and a logarithmic y. Series of the reference have its colour, operations other
 // than the first are dashed.
 func drawLines(title, xLabel, yUnit string, lines []Series) []byte {
-	const left, right, top, bottom, height = 70, 260, 50, 50, 380
+	const left, right, top, bottom, height = 90, 330, 50, 50, 380
 	c := newCanvas(plotWidth, height, title)
 	var values []float64
 	most := 1.0

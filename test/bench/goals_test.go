@@ -1,0 +1,102 @@
+//go:build linux
+
+package main
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/cniblocks/cniblocks/test/bench/internal/report"
+)
+
+func judged(t *testing.T, rep *report.Report, name string) report.Goal {
+	t.Helper()
+	for _, g := range judge(rep) {
+		if g.Name == name {
+			return g
+		}
+	}
+	t.Fatalf("no goal %q", name)
+	return report.Goal{}
+}
+
+func cells(values ...any) []report.Cell {
+	var all []report.Cell
+	for i := 0; i < len(values); i += 2 {
+		all = append(all, report.Cell{Arm: values[i].(string), Median: values[i+1].(float64)})
+	}
+	return all
+}
+
+func TestGoalsAreJudgedByTheRowsTheyName(t *testing.T) {
+	t.Parallel()
+	rep := &report.Report{Rows: []report.Row{
+		{Scenario: "plain", Operation: "ADD", Cells: cells(report.Ours, 1.0, report.Reference, 5.0)},
+		{Scenario: "snat", Operation: "DEL", Cells: cells(report.Ours, 1.0, report.Reference, 10.0)},
+		{Scenario: "last-address", Operation: "ADD", Cells: cells(report.Ours, 4.5, report.Reference, 700.0, emptyPool, 3.0)},
+		{Scenario: "leases 60000", Operation: "ADD", Cells: cells(report.Ours, 3.3, emptyPool, 3.0)},
+		{Scenario: "overlay", Operation: "ADD", Cells: cells(overlay, 3.6, bridgeAlone, 3.0)},
+	}}
+	require.True(t, judged(t, rep, "ADD, plain").Pass())
+	require.InDelta(t, 0.2, judged(t, rep, "ADD, plain").Value, 1e-9)
+	require.False(t, judged(t, rep, "DEL with SNAT").Pass())
+	require.InDelta(t, 1.5, judged(t, rep, "last free address of a /16, beyond the first").Value, 1e-9)
+	require.InDelta(t, 1.1, judged(t, rep, "ADD beside 60 000 leases against an empty pool (ours / ours)").Value, 1e-9)
+	require.False(t, judged(t, rep, "ADD through overlay against bridge alone (ours / ours)").Pass())
+	require.False(t, judged(t, rep, "CHECK").Measured)
+	require.False(t, judged(t, rep, "ADD through host-gw against bridge alone (ours / ours)").Measured)
+}
+
+func TestCountsAreJudgedByTheWorseOfPlainAndSNAT(t *testing.T) {
+	t.Parallel()
+	rep := &report.Report{Rows: []report.Row{
+		{Scenario: "plain", Operation: "ADD", Cells: []report.Cell{{Arm: report.Ours, Processes: 1, NetlinkWrites: 4}}},
+		{Scenario: "snat", Operation: "ADD", Cells: []report.Cell{{Arm: report.Ours, Processes: 1, NetlinkWrites: 7}}},
+	}}
+	require.True(t, judged(t, rep, "ADD: processes started").Pass())
+	require.Equal(t, 7.0, judged(t, rep, "ADD: netlink writes").Value)
+	require.False(t, judged(t, rep, "ADD: system calls").Measured)
+}
+
+func TestEveryReasonBelongsToAGoal(t *testing.T) {
+	t.Parallel()
+	names := map[string]bool{}
+	for _, g := range goals {
+		require.False(t, names[g.name], "twice: %s", g.name)
+		names[g.name] = true
+	}
+	for name := range why {
+		require.True(t, names[name], name)
+	}
+}
+
+func TestSeriesFollowTheNumberInTheNameOfAScenario(t *testing.T) {
+	t.Parallel()
+	got := series([]report.Row{
+		{Scenario: "pods 0", Operation: "ADD", Cells: cells(report.Ours, 1.0, report.Reference, 5.0)},
+		{Scenario: "pods 100", Operation: "ADD", Cells: cells(report.Ours, 2.0, report.Reference, 9.0)},
+		{Scenario: "pods 100, first on the node", Operation: "ADD", Cells: cells(report.Ours, 7.0)},
+		{Scenario: "plain", Operation: "ADD", Cells: cells(report.Ours, 7.0)},
+	})
+	require.Equal(t, []report.Series{
+		{Plot: "pods", Name: "ADD, ours", Points: []report.Point{{X: 0, Y: 1}, {X: 100, Y: 2}}},
+		{Plot: "pods", Name: "ADD, reference", Points: []report.Point{{X: 0, Y: 5}, {X: 100, Y: 9}}},
+	}, got)
+}
+
+func TestBenchmarksOfTheOverlayPackageBecomeRows(t *testing.T) {
+	t.Parallel()
+	var rec report.Recorder
+	recordPeers(&rec, `goos: linux
+BenchmarkSetFromEmpty/peers=10000-2         	       5	  33000000 ns/op	 1234 B/op
+BenchmarkSetFromEmpty/peers=10000-2         	       5	  35000000 ns/op
+BenchmarkSetOneChange/peers=10000           	     100	    500000 ns/op
+BenchmarkOther/peers=10000-2                	       5	  1 ns/op
+PASS
+`)
+	rep := &report.Report{Rows: rec.Rows()}
+	require.Len(t, rep.Rows, 2)
+	require.InDelta(t, 34, judged(t, rep, "overlay, 10 000 peers: Set from empty").Value, 1e-9)
+	require.True(t, judged(t, rep, "overlay, 10 000 peers: Set with one change").Pass())
+}
