@@ -4,7 +4,6 @@ package main
 
 import (
 	"encoding/json"
-	"maps"
 	"path/filepath"
 
 	"github.com/cniblocks/cniblocks/test/bench/internal/report"
@@ -40,29 +39,16 @@ func pick[T any](r *run, normal, quick T) T {
 	return normal
 }
 
-// network is the configuration of one arm.
-type network struct {
-	Type       string // bridge if empty
-	CNIVersion string // 1.0.0 if empty
-	Bridge     string // cb0 if empty
-	Subnets    []string
-	IPMasq     bool
-	Backend    string
-	L2         bool // no gateway
-	Keys       map[string]any
-}
-
 const (
-	networkName = "bench"
-	subnet4     = "10.88.0.0/16"
-	subnet6     = "fd00:88::/64"
+	subnet4 = "10.88.0.0/16"
+	subnet6 = "fd00:88::/64"
 )
 
 // arm is one participant: a plugin with a configuration on a node of its own.
 type arm struct {
 	name  string
 	bin   string
-	net   network
+	net   scratch.Network
 	world *scratch.World
 	pod   *scratch.Pod // for its rounds; arms take turns and may share it
 
@@ -70,18 +56,9 @@ type arm struct {
 }
 
 // arm makes a participant with a node of its own, which [arm.close] ends.
-func (r *run) arm(name, bin string, net network) (*arm, error) {
+func (r *run) arm(name, bin string, net scratch.Network) (*arm, error) {
 	if net.Subnets == nil {
 		net.Subnets = []string{subnet4}
-	}
-	if net.Type == "" {
-		net.Type = "bridge"
-	}
-	if net.Bridge == "" {
-		net.Bridge = "cb0"
-	}
-	if net.CNIVersion == "" {
-		net.CNIVersion = "1.0.0"
 	}
 	w, err := scratch.NewWorld()
 	if err != nil {
@@ -95,7 +72,7 @@ func (r *run) arm(name, bin string, net network) (*arm, error) {
 }
 
 // sides makes our arm and the reference's, of the same configuration.
-func (r *run) sides(net network) ([]*arm, error) {
+func (r *run) sides(net scratch.Network) ([]*arm, error) {
 	ours, err := r.arm(report.Ours, r.Ours, net)
 	if err != nil {
 		return nil, err
@@ -119,40 +96,13 @@ func closeAll(arms []*arm) {
 // dataDir is where the arm's leases are, a directory for each network.
 func (a *arm) dataDir() string { return filepath.Join(a.world.Dir, "networks") }
 
-func (a *arm) leases() string { return filepath.Join(a.dataDir(), networkName) }
+func (a *arm) leases() string { return filepath.Join(a.dataDir(), scratch.NetworkName) }
 
 // conf is the netconf of the arm, with further keys where given.
-func (a *arm) conf(more map[string]any) []byte {
-	var ranges [][]map[string]string
-	for _, subnet := range a.net.Subnets {
-		ranges = append(ranges, []map[string]string{{"subnet": subnet}})
-	}
-	bridge := map[string]any{
-		"type": "bridge", "bridge": a.net.Bridge, "isGateway": !a.net.L2, "isDefaultGateway": !a.net.L2,
-		"ipam": map[string]any{"type": "host-local", "ranges": ranges, "dataDir": a.dataDir()},
-	}
-	if a.net.Backend != "" {
-		bridge["ipMasqBackend"] = a.net.Backend
-	}
-	conf := bridge
-	if a.net.Type != "bridge" {
-		conf = map[string]any{"type": a.net.Type, "delegate": bridge}
-	}
-	if a.net.IPMasq {
-		conf["ipMasq"] = true
-	}
-	conf["cniVersion"], conf["name"] = a.net.CNIVersion, networkName
-	maps.Copy(conf, a.net.Keys)
-	maps.Copy(conf, more)
-	b, err := json.Marshal(conf)
-	if err != nil {
-		panic(err) // only maps and strings
-	}
-	return b
-}
+func (a *arm) conf(more map[string]any) []byte { return a.net.Conf(a.dataDir(), more) }
 
 func (a *arm) call(p *scratch.Pod, verb string, conf []byte) scratch.Call {
-	return p.Call(a.bin, a.net.Type, verb, conf)
+	return p.Call(a.bin, a.net.Plugin(), verb, conf)
 }
 
 // del is the DEL of an attachment, as a runtime that remembers its result sends it.
@@ -161,5 +111,5 @@ func (a *arm) del(at *scratch.Attachment) scratch.Call {
 }
 
 func (a *arm) parse(p *scratch.Pod, out []byte) (*scratch.Attachment, error) {
-	return scratch.ParseResult(a.world, p, a.leases(), a.net.Bridge, out)
+	return scratch.ParseResult(a.world, p, a.leases(), a.net.BridgeName(), out)
 }

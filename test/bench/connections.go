@@ -28,12 +28,12 @@ const present = 10_000
 // connections and has an empty NAT chain. Of the pods one is real. Of the others there is what SNAT needs: leases, and
 // for the reference its chains, put there by one iptables-restore instead of 10 000 ADDs.
 func connections(r *run) error {
-	arms, err := r.sides(network{IPMasq: true})
+	arms, err := r.sides(scratch.Network{IPMasq: true})
 	if err != nil {
 		return err
 	}
 	defer func() { closeAll(arms) }()
-	bare, err := r.arm("without SNAT", r.Ours, network{})
+	bare, err := r.arm("without SNAT", r.Ours, scratch.Network{})
 	if err != nil {
 		return err
 	}
@@ -115,8 +115,8 @@ func fillChains(node *netns.NS) error {
 	for i := range present {
 		ip = ip.Next()
 		id := fmt.Sprintf("%064x", i)
-		name := fmt.Sprintf("CNI-%x", sha512.Sum512([]byte(networkName+id)))[:28]
-		comment := fmt.Sprintf(`-m comment --comment "name: \"%s\" id: \"%s\""`, networkName, id)
+		name := fmt.Sprintf("CNI-%x", sha512.Sum512([]byte(scratch.NetworkName+id)))[:28]
+		comment := fmt.Sprintf(`-m comment --comment "name: \"%s\" id: \"%s\""`, scratch.NetworkName, id)
 		fmt.Fprintf(&chains, ":%s - [0:0]\n", name)
 		fmt.Fprintf(&rules, "-A %s -d %s %s -j ACCEPT\n", name, subnet4, comment)
 		fmt.Fprintf(&rules, "-A %s ! -d 224.0.0.0/4 %s -j MASQUERADE\n", name, comment)

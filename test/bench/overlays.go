@@ -33,7 +33,7 @@ func overlays(r *run) error {
 			fmt.Fprintf(os.Stderr, "(%s is not among our plugins) ", plugin)
 			continue
 		}
-		a, err := r.arm(plugin, r.Ours, network{Type: plugin, Subnets: []string{peerPods(0).String()}})
+		a, err := r.arm(plugin, r.Ours, scratch.Network{Type: plugin, Subnets: []string{peerPods(0).String()}})
 		if err != nil {
 			return err
 		}
@@ -50,7 +50,7 @@ func overlays(r *run) error {
 	if len(arms) == 0 {
 		return nil
 	}
-	alone, err := r.arm(bridgeAlone, r.Ours, network{Subnets: []string{peerPods(0).String()}})
+	alone, err := r.arm(bridgeAlone, r.Ours, scratch.Network{Subnets: []string{peerPods(0).String()}})
 	if err != nil {
 		return err
 	}

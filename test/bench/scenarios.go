@@ -21,10 +21,10 @@ type scenario struct {
 // scenarios in the order of the table. Those whose name is also that of rows are looked up by the goals.
 var scenarios = []scenario{
 	{"startup", "time to VERSION, size of the executable", startup},
-	{"plain", "ADD and DEL of one pod, IPv4, no SNAT", attachment("plain", network{})},
-	{"snat", "with SNAT, every side by its default backend", attachment("snat", network{IPMasq: true})},
-	{"snat-nftables", "with SNAT by nftables", attachment("snat-nftables", network{IPMasq: true, Backend: "nftables"})},
-	{"snat-iptables", "with SNAT by iptables", attachment("snat-iptables", network{IPMasq: true, Backend: "iptables"})},
+	{"plain", "ADD and DEL of one pod, IPv4, no SNAT", attachment("plain", scratch.Network{})},
+	{"snat", "with SNAT, every side by its default backend", attachment("snat", scratch.Network{IPMasq: true})},
+	{"snat-nftables", "with SNAT by nftables", attachment("snat-nftables", scratch.Network{IPMasq: true, Backend: "nftables"})},
+	{"snat-iptables", "with SNAT by iptables", attachment("snat-iptables", scratch.Network{IPMasq: true, Backend: "iptables"})},
 	{"dual-stack", "IPv4 and IPv6 against IPv4 alone, time to the first IPv6 ping", dualStack},
 	{"check", "CHECK of an attachment", check},
 	{"leases", "ADD and DEL beside the leases of other pods", leases},
@@ -37,7 +37,7 @@ var scenarios = []scenario{
 }
 
 // attachment is the scenario of ADD and DEL on both sides.
-func attachment(name string, net network) func(*run) error {
+func attachment(name string, net scratch.Network) func(*run) error {
 	return func(r *run) error {
 		arms, err := r.sides(net)
 		if err != nil {
@@ -53,7 +53,7 @@ func attachment(name string, net network) func(*run) error {
 }
 
 func startup(r *run) error {
-	arms, err := r.sides(network{})
+	arms, err := r.sides(scratch.Network{})
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func dualStack(r *run) error {
 	}{
 		{report.Ours, r.Ours, both}, {report.Reference, r.Ref, both}, {"ours, IPv4 only", r.Ours, both[:1]},
 	} {
-		arm, err := r.arm(a.name, a.bin, network{Subnets: a.subnets})
+		arm, err := r.arm(a.name, a.bin, scratch.Network{Subnets: a.subnets})
 		if err != nil {
 			return err
 		}
@@ -122,8 +122,8 @@ func (r *run) firstPing(a *arm, x executor) error {
 func check(r *run) error {
 	for _, c := range []struct {
 		name string
-		net  network
-	}{{"check", network{}}, {"check snat", network{IPMasq: true}}} {
+		net  scratch.Network
+	}{{"check", scratch.Network{}}, {"check snat", scratch.Network{IPMasq: true}}} {
 		if err := r.checkOf(c.name, c.net); err != nil {
 			return err
 		}
@@ -131,7 +131,7 @@ func check(r *run) error {
 	return nil
 }
 
-func (r *run) checkOf(name string, net network) error {
+func (r *run) checkOf(name string, net scratch.Network) error {
 	arms, err := r.sides(net)
 	if err != nil {
 		return err

@@ -43,7 +43,7 @@ func (r *run) beside(name string, n, rounds int) error {
 
 // withEmptyPool makes both sides, prepared, and the arm with an empty pool.
 func (r *run) withEmptyPool(name string, prepare func(*arm) error) ([]*arm, error) {
-	arms, err := r.sides(network{})
+	arms, err := r.sides(scratch.Network{})
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +58,7 @@ func (r *run) withEmptyPool(name string, prepare func(*arm) error) ([]*arm, erro
 			return nil, err
 		}
 	}
-	empty, err := r.arm(emptyPool, r.Ours, network{})
+	empty, err := r.arm(emptyPool, r.Ours, scratch.Network{})
 	if err != nil {
 		closeAll(arms)
 		return nil, err
@@ -85,8 +85,8 @@ func lastAddress(r *run) error {
 func burst(r *run) error {
 	for _, c := range []struct {
 		name string
-		net  network
-	}{{"burst plain", network{}}, {"burst snat", network{IPMasq: true}}} {
+		net  scratch.Network
+	}{{"burst plain", scratch.Network{}}, {"burst snat", scratch.Network{IPMasq: true}}} {
 		if err := r.burstOf(c.name, c.net); err != nil {
 			return err
 		}
@@ -94,7 +94,7 @@ func burst(r *run) error {
 	return nil
 }
 
-func (r *run) burstOf(name string, net network) error {
+func (r *run) burstOf(name string, net scratch.Network) error {
 	const atOnce = 32
 	pods, err := r.pods.Get(0, pick(r, 200, 64))
 	if err != nil {
@@ -176,7 +176,7 @@ func (r *run) delAll(a *arm, attached []*scratch.Attachment, parallel int) (scra
 
 // manyPods lets the number of attached pods grow on both sides. A bridge has at most 1023 ports.
 func manyPods(r *run) error {
-	arms, err := r.sides(network{IPMasq: true})
+	arms, err := r.sides(scratch.Network{IPMasq: true})
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func manyPods(r *run) error {
 // a second bridge of the same network.
 func garbage(r *run) error {
 	n := pick(r, 1000, 100)
-	a, err := r.arm(report.Ours, r.Ours, network{CNIVersion: "1.1.0"})
+	a, err := r.arm(report.Ours, r.Ours, scratch.Network{CNIVersion: "1.1.0"})
 	if err != nil {
 		return err
 	}
@@ -231,7 +231,7 @@ func garbage(r *run) error {
 			return err
 		}
 		out, cost, err := a.world.Exec(scratch.Call{
-			Bin: a.bin, Type: a.net.Type, Verb: "GC", Conf: a.conf(map[string]any{"cni.dev/valid-attachments": valid(live)}),
+			Bin: a.bin, Type: a.net.Plugin(), Verb: "GC", Conf: a.conf(map[string]any{"cni.dev/valid-attachments": valid(live)}),
 		})
 		cost.Settle()
 		if err != nil {

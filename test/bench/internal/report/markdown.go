@@ -71,11 +71,11 @@ func (r *Report) figures(b *bytes.Buffer) {
 	for _, row := range r.Rows {
 		for i, c := range row.Cells {
 			cells := []string{
-				"", "", c.Arm, fmt.Sprint(c.N), Number(c.Median) + " " + row.Unit, Number(c.P10), Number(c.P90), "",
+				"", "", c.Arm, fmt.Sprint(c.N), Number(c.Median) + " " + row.Unit, Number(c.P10), Number(c.P90), c.Ratio.String(),
 				number(c.CPU), number(c.settled()), count(c.Processes), count(c.Syscalls), count(c.NetlinkWrites),
 			}
 			if i == 0 {
-				cells[0], cells[1], cells[7] = row.Scenario, row.Operation, row.Ratio.String()
+				cells[0], cells[1] = row.Scenario, row.Operation
 			}
 			rows = append(rows, cells)
 		}

@@ -39,8 +39,6 @@ type Row struct {
 	Operation string `json:"operation"`
 	Unit      string `json:"unit"`
 	Cells     []Cell `json:"cells"`
-	// Ratio is that of the first arm to the second; nil if there is none.
-	Ratio *Ratio `json:"ratio,omitempty"`
 }
 
 // Cell is what one arm took.
@@ -58,6 +56,8 @@ type Cell struct {
 	Processes     int `json:"processes,omitempty"`
 	Syscalls      int `json:"syscalls,omitempty"`
 	NetlinkWrites int `json:"netlink_writes,omitempty"`
+	// Ratio to the arm that others are compared to; nil for that arm, and where there is none.
+	Ratio *Ratio `json:"ratio,omitempty"`
 }
 
 // Ratio is that of two medians, with the tenth and ninetieth percentile of the ratios of neighbouring rounds (0 where
@@ -133,7 +133,12 @@ type Measure struct {
 type Counts struct{ Processes, Syscalls, NetlinkWrites int }
 
 // Recorder collects measurements and condenses them to rows. The zero value is empty.
-type Recorder struct{ rows []*samples }
+type Recorder struct {
+	// Base is the arm that others are compared to, by default [Reference].
+	Base string
+
+	rows []*samples
+}
 
 type samples struct {
 	scenario, operation, unit string
@@ -175,35 +180,44 @@ func (r *Recorder) arm(scenario, operation, arm, unit string) *armSamples {
 		r.rows = append(r.rows, row)
 	}
 	row.unit = cmp.Or(row.unit, unit)
-	for _, a := range row.arms {
-		if a.name == arm {
-			return a
-		}
+	if a := row.find(arm); a != nil {
+		return a
 	}
 	a := &armSamples{name: arm}
 	row.arms = append(row.arms, a)
 	return a
 }
 
-// Rows condenses what was recorded, in the order in which rows and arms were first seen, which is the order of a ratio.
+// Rows condenses what was recorded, in the order in which rows and arms were first seen.
 func (r *Recorder) Rows() []Row {
+	base := cmp.Or(r.Base, Reference)
 	var rows []Row
 	for _, s := range r.rows {
 		row := Row{Scenario: s.scenario, Operation: s.operation, Unit: s.unit}
 		for _, a := range s.arms {
-			if len(a.value) > 0 {
-				row.Cells = append(row.Cells, a.cell())
+			if len(a.value) == 0 {
+				continue
 			}
+			cell := a.cell()
+			if b := s.find(base); b != nil && a != b {
+				cell.Ratio = ratio(stats.Compare(a.value, b.value, 2))
+			}
+			row.Cells = append(row.Cells, cell)
 		}
-		if len(row.Cells) == 0 {
-			continue
+		if len(row.Cells) > 0 {
+			rows = append(rows, row)
 		}
-		if len(row.Cells) > 1 {
-			row.Ratio = ratio(stats.Compare(s.arms[0].value, s.arms[1].value, 2))
-		}
-		rows = append(rows, row)
 	}
 	return rows
+}
+
+func (s *samples) find(arm string) *armSamples {
+	for _, a := range s.arms {
+		if a.name == arm {
+			return a
+		}
+	}
+	return nil
 }
 
 func (a *armSamples) cell() Cell {

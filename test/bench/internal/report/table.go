@@ -15,12 +15,12 @@ func (r *Report) Table() string {
 	fmt.Fprintln(w, "scenario\toperation\tarm\tn\tmedian\tp10\tp90\tratio\tCPU\tsettled\tprocesses\tcalls\tnetlink\t")
 	for _, row := range r.Rows {
 		for i, c := range row.Cells {
-			first := []string{"", "", ""}
+			first := []string{"", ""}
 			if i == 0 {
-				first = []string{row.Scenario, row.Operation, row.Ratio.String()}
+				first = []string{row.Scenario, row.Operation}
 			}
 			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s %s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n",
-				first[0], first[1], c.Arm, c.N, Number(c.Median), row.Unit, Number(c.P10), Number(c.P90), first[2],
+				first[0], first[1], c.Arm, c.N, Number(c.Median), row.Unit, Number(c.P10), Number(c.P90), c.Ratio,
 				number(c.CPU), number(c.settled()), count(c.Processes), count(c.Syscalls), count(c.NetlinkWrites))
 		}
 	}
