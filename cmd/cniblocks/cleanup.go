@@ -1,0 +1,130 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/cniblocks/cniblocks/internal/inventory"
+	"github.com/cniblocks/cniblocks/internal/inventory/sweep"
+	"github.com/cniblocks/cniblocks/internal/nearest"
+)
+
+const cleanupHelp = `Usage: cniblocks cleanup [--network NAME] [--dry-run] [OPTIONS]
+
+Removes what bears the marks of cniblocks, and prints what it removed. Where no runtime calls GC this is how a network
+leaves a node; without --network it is how cniblocks does. It may be run again at any time: what is gone is no error.
+
+Of a network go, in this order:
+
+  - the interfaces of its pods, also of pods that live: they lose this network
+  - entries by which those were held to their MAC (macspoofchk)
+  - tunnel devices and devices in VLANs of a bridge
+  - the bridge, if cniblocks made it and no other port is left on it
+  - addresses that cniblocks put on bridges of others, routes of ours
+  - the SNAT rule, in nftables and in iptables, and rules that let pods pass a FORWARD policy
+  - leases of the removed interfaces; and when no interface of the network is left, all its leases, their directory and
+    our index of them
+  - /run/cniblocks/NAME
+
+If an interface cannot be removed, its addresses stay leased. What stays on purpose: what the reference plugins or others
+made, kernel parameters such as forwarding, and /var/lib/cniblocks with the node's private keys.
+
+Leases and state are files of the machine. In another network namespace than that of the machine, only the leases of
+interfaces that are removed go, unless --data-dir says where those of the namespace are.
+
+Examples:
+
+  sudo cniblocks cleanup --network pods --dry-run   only say what would go
+  sudo cniblocks cleanup --network pods             one network
+  sudo cniblocks cleanup                            everything, before the plugins are uninstalled
+`
+
+func cleanup(ctx context.Context, args []string, out, errs io.Writer) int {
+	o := newOptions("cleanup", cleanupHelp)
+	var dirs list
+	network := o.String("network", "", "the `NAME` of the network; without it, all networks")
+	dry := o.Bool("dry-run", false, "change nothing, say what would be removed")
+	path := o.String("netns", "", "the node's namespace, a `PATH` or a name of ip-netns(8); this one if not given")
+	stateDir := o.String("state-dir", inventory.DefaultStateDir, "where plugins keep state, a `DIR`")
+	o.Var(&dirs, "data-dir", "where leases are, a `DIR`; may be given several times")
+	if _, status, done := o.read(args, 0, out, errs); done {
+		return status
+	}
+	ns, err := openNS(*path)
+	if err != nil {
+		return complain(errs, "cleanup", err)
+	}
+	defer ns.Close()
+	node, err := inventory.Read(ctx, inventory.Options{NS: ns, DataDirs: dirs, StateDir: *stateDir})
+	if err != nil {
+		return complain(errs, "cleanup", err)
+	}
+	plan, err := sweep.Make(sweep.Options{NS: ns, Found: node, Network: *network, StateDir: *stateDir,
+		Disk: len(dirs) > 0 || isMachines(ns)})
+	if err != nil {
+		return complain(errs, "cleanup", err)
+	}
+	for _, what := range node.Unread {
+		fmt.Fprintln(errs, "cniblocks cleanup: not read:", what)
+	}
+	status := carryOut(ctx, plan, *dry, out, errs)
+	if len(plan.Steps)+len(plan.Kept) == 0 {
+		nothing(out, *network, node)
+	}
+	if len(node.Unread) > 0 {
+		return failed
+	}
+	return status
+}
+
+// carryOut takes the steps, or only says them.
+func carryOut(ctx context.Context, plan sweep.Plan, dry bool, out, errs io.Writer) int {
+	kind, name := 0, 0
+	for _, s := range plan.Steps {
+		kind, name = max(kind, len(s.Kind)), max(name, min(len(s.Name), 40))
+	}
+	say := func(verb string, s sweep.Step) {
+		fmt.Fprintln(out, strings.TrimRight(fmt.Sprintf("%s  %-*s  %-*s  %s", verb, kind, s.Kind, name, s.Name, s.Note), " "))
+	}
+	bad := 0
+	if dry {
+		for _, s := range plan.Steps {
+			say("would remove", s)
+		}
+	} else {
+		_ = plan.Run(ctx, func(s sweep.Step, err error) {
+			if err != nil {
+				bad++
+				fmt.Fprintf(errs, "FAILED   %s %s: %v\n", s.Kind, s.Name, err)
+				return
+			}
+			say("removed", s)
+		})
+	}
+	for _, k := range plan.Kept {
+		fmt.Fprintf(out, "kept     %s %s: %s\n", k.Kind, k.Name, k.Why)
+	}
+	if bad > 0 {
+		fmt.Fprintf(errs, "cniblocks cleanup: %d of %d could not be removed; mend what is said above, and run it again\n", bad, len(plan.Steps))
+		return failed
+	}
+	return 0
+}
+
+// nothing says that there was nothing to do, and whether the name could be a misspelled one.
+func nothing(out io.Writer, network string, node *inventory.Node) {
+	if network == "" {
+		fmt.Fprintln(out, "nothing of cniblocks is here")
+		return
+	}
+	fmt.Fprintf(out, "nothing of a network %q is here", network)
+	if near, ok := nearest.Of(network, slices.Values(node.Networks())); ok && near != network {
+		fmt.Fprintf(out, "; did you mean %q?", near)
+	}
+	fmt.Fprintln(out)
+}

@@ -1,0 +1,124 @@
+//go:build linux
+
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/cniblocks/cniblocks/internal/nearest"
+	"github.com/cniblocks/cniblocks/netns"
+)
+
+// options are the flags of a subcommand; text is its help, above the list of the flags.
+type options struct {
+	*flag.FlagSet
+	text string
+}
+
+func newOptions(name, text string) *options {
+	o := &options{flag.NewFlagSet(name, flag.ContinueOnError), text}
+	o.SetOutput(io.Discard)
+	return o
+}
+
+// read takes flags before, between and after the words, of which there may be at most so many. When it is done the command
+// is to return the status: help was asked for, or something is wrong and was said.
+func (o *options) read(args []string, words int, out, errs io.Writer) (rest []string, status int, done bool) {
+	for {
+		err := o.Parse(args)
+		if errors.Is(err, flag.ErrHelp) {
+			o.help(out)
+			return nil, 0, true
+		}
+		if err != nil {
+			fmt.Fprintf(errs, "cniblocks %s: %s; 'cniblocks %[1]s --help' explains\n", o.Name(), o.explain(err))
+			return nil, misuse, true
+		}
+		if o.NArg() == 0 {
+			break
+		}
+		rest, args = append(rest, o.Arg(0)), o.Args()[1:]
+	}
+	if len(rest) > words {
+		fmt.Fprintf(errs, "cniblocks %s: %q is one word too many; 'cniblocks %[1]s --help' explains\n", o.Name(), rest[words])
+		return nil, misuse, true
+	}
+	return rest, 0, false
+}
+
+// explain adds the nearest flag to the error about one that is not known.
+func (o *options) explain(err error) string {
+	unknown, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
+	if !ok {
+		return err.Error()
+	}
+	near, ok := nearest.Of(unknown, func(yield func(string) bool) {
+		stop := false
+		o.VisitAll(func(f *flag.Flag) { stop = stop || !yield(f.Name) })
+	})
+	if ok {
+		return fmt.Sprintf("there is no option --%s; did you mean --%s?", unknown, near)
+	}
+	return fmt.Sprintf("there is no option --%s", unknown)
+}
+
+func (o *options) help(w io.Writer) {
+	fmt.Fprint(w, o.text, "\nOptions:\n\n")
+	o.VisitAll(func(f *flag.Flag) {
+		value, what := flag.UnquoteUsage(f)
+		name := "--" + f.Name
+		if len(f.Name) == 1 {
+			name = "-" + f.Name
+		}
+		fmt.Fprintf(w, "  %-20s %s\n", strings.TrimSpace(name+" "+value), what)
+	})
+}
+
+// list is a flag that may be given several times.
+type list []string
+
+func (l *list) String() string { return strings.Join(*l, ", ") }
+
+func (l *list) Set(s string) error {
+	if s == "" {
+		return errors.New("want a path")
+	}
+	*l = append(*l, s)
+	return nil
+}
+
+// openNS opens the namespace at a path, or this process's own.
+func openNS(path string) (*netns.NS, error) {
+	if path == "" {
+		return netns.Current()
+	}
+	if !strings.ContainsRune(path, '/') {
+		path = netns.Dir + "/" + path
+	}
+	return netns.Open(path)
+}
+
+// isMachines reports whether the namespace is that of the machine itself, whose directories of leases and state are the
+// usual ones: the namespace of the first process.
+func isMachines(ns *netns.NS) bool {
+	first, err := netns.Open("/proc/1/ns/net")
+	if err != nil {
+		return false
+	}
+	defer first.Close()
+	return ns.Same(first)
+}
+
+func complain(errs io.Writer, name string, err error) int {
+	hint := ""
+	if os.Geteuid() != 0 && errors.Is(err, os.ErrPermission) {
+		hint = "; try it with sudo"
+	}
+	fmt.Fprintf(errs, "cniblocks %s: %v%s\n", name, err, hint)
+	return failed
+}

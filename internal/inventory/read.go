@@ -1,0 +1,217 @@
+//go:build linux
+
+package inventory
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"slices"
+
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/route"
+)
+
+// Where the plugins and the runtimes keep things on a machine.
+const (
+	DefaultStateDir = "/run/cniblocks"
+	DefaultConfDir  = "/etc/cni/net.d"
+)
+
+// Options say where to look. NS is needed.
+type Options struct {
+	NS *netns.NS
+	// DataDirs hold the leases of networks, in place of the default of package ipam and of those that the conflists in
+	// ConfDir name.
+	DataDirs []string
+	ConfDir  string // of conflists; "": DefaultConfDir
+	StateDir string // "": DefaultStateDir
+}
+
+// Read looks at everything. A part that cannot be read is named in [Node.Unread], and the rest is there; it fails only if
+// not even the links can be listed.
+func Read(ctx context.Context, o Options) (*Node, error) {
+	c, err := rtnl.Open(o.NS)
+	if err != nil {
+		return nil, err
+	}
+	r := &reader{Options: o, c: c, n: &Node{Namespace: o.NS.Path()}}
+	if r.StateDir == "" {
+		r.StateDir = DefaultStateDir
+	}
+	if r.ConfDir == "" {
+		r.ConfDir = DefaultConfDir
+	}
+	if r.links, err = c.Links(""); err != nil {
+		return nil, err
+	}
+	if r.addrs, err = c.Addrs(0); err != nil {
+		return nil, err
+	}
+	r.try("leases", r.readLeases)
+	r.readBridges()
+	r.readDevices()
+	r.try("pods", func() error { return r.readAttachments(ctx) })
+	r.readPorts()
+	r.try("routes", r.readRoutes)
+	r.readForwarding()
+	r.try("firewall", func() error { return r.readFirewall(ctx) })
+	r.try(r.StateDir, r.readState)
+	r.settleLeases()
+	r.sort()
+	return r.n, ctx.Err()
+}
+
+// reader holds what several parts need.
+type reader struct {
+	Options
+	c     *rtnl.Conn
+	n     *Node
+	links []rtnl.Link
+	addrs []rtnl.Addr
+}
+
+// try notes the error of a part.
+func (r *reader) try(part string, read func() error) {
+	if err := read(); err != nil {
+		r.n.Unread = append(r.n.Unread, fmt.Sprintf("%s: %v", part, err))
+	}
+}
+
+func (r *reader) link(index int) rtnl.Link {
+	for _, l := range r.links {
+		if l.Index == index {
+			return l
+		}
+	}
+	return rtnl.Link{}
+}
+
+// addrsOf are the addresses of a link that somebody gave it.
+func (r *reader) addrsOf(index int) []Addr {
+	out := []Addr{}
+	for _, a := range r.addrs {
+		if a.Link != index || linkLocal(a.Prefix.Addr()) {
+			continue
+		}
+		who := Foreign
+		if a.Proto == addrProto {
+			who = Ours
+		}
+		out = append(out, Addr{a.Prefix, who})
+	}
+	return out
+}
+
+func linkLocal(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
+
+func (r *reader) readForwarding() {
+	on := func(f route.Family) bool {
+		err := route.CheckForward(context.Background(), r.NS, f)
+		if err != nil && !errors.Is(err, route.ErrNotForwarding) && !errors.Is(err, fs.ErrNotExist) {
+			r.n.Unread = append(r.n.Unread, fmt.Sprintf("forwarding: %v", err))
+		}
+		return err == nil
+	}
+	r.n.ForwardIPv4, r.n.ForwardIPv6 = on(route.IPv4), on(route.IPv6)
+}
+
+func (r *reader) readRoutes() error {
+	all, err := r.c.Routes(rtnl.RouteFilter{})
+	if err != nil {
+		return err
+	}
+	uplinks := map[string]*Uplink{}
+	for _, w := range all {
+		dev := r.link(w.Link).Name
+		switch {
+		case w.Proto == route.Proto:
+			r.n.Routes = append(r.n.Routes, Route{Dst: w.Dst, Via: w.Via, Device: dev, Src: w.Src, Metric: w.Metric,
+				Table: w.Table, Encap: encap(w.Encap), Network: r.networkOf(dev)})
+		case w.Dst.Bits() == 0 && w.Table == mainTable && dev != "" && (w.Type == 0 || w.Type == unicast):
+			u := uplinks[dev]
+			if u == nil {
+				u = &Uplink{Name: dev, Addrs: []netip.Prefix{}, Via: []netip.Addr{}}
+				uplinks[dev] = u
+				for _, a := range r.addrsOf(w.Link) {
+					u.Addrs = append(u.Addrs, a.Prefix)
+				}
+			}
+			if w.Via.IsValid() && !slices.Contains(u.Via, w.Via) {
+				u.Via = append(u.Via, w.Via)
+			}
+		}
+	}
+	for _, u := range uplinks {
+		r.n.Uplinks = append(r.n.Uplinks, *u)
+	}
+	return nil
+}
+
+func encap(e rtnl.Encap) string {
+	if !e.Dst.IsValid() {
+		return ""
+	}
+	return fmt.Sprintf("id %d to %s", e.ID, e.Dst)
+}
+
+// networkOf is the network of a device of ours, if it has but one.
+func (r *reader) networkOf(dev string) string {
+	for _, d := range r.n.Devices {
+		if d.Name == dev && len(d.Networks) == 1 {
+			return d.Networks[0]
+		}
+	}
+	for _, b := range r.n.Bridges {
+		if b.Name == dev {
+			return b.Network
+		}
+	}
+	for _, a := range r.n.Attachments {
+		if a.HostEnd == dev && a.Owner == Ours {
+			return a.Network
+		}
+	}
+	return ""
+}
+
+// sort makes two readings of the same state equal, and no list null in JSON.
+func (r *reader) sort() {
+	n := r.n
+	by(&n.Uplinks, func(u Uplink) string { return u.Name })
+	by(&n.Bridges, func(b Bridge) string { return b.Name })
+	by(&n.Attachments, func(a Attachment) string {
+		return a.Bridge + "\x00" + a.Network + "\x00" + a.ContainerID + "\x00" + a.IfName + "\x00" + a.HostEnd
+	})
+	by(&n.Ports, func(p Port) string { return p.Bridge + "\x00" + p.Name })
+	by(&n.Devices, func(d Device) string { return d.Name })
+	by(&n.SNAT, func(s SNAT) string { return s.Network + "\x00" + s.Backend })
+	by(&n.Forward, func(f Forward) string { return f.Network + "\x00" + f.Table })
+	by(&n.Guards, func(g Guard) string { return g.HostEnd + "\x00" + g.Entry })
+	by(&n.LeaseDirs, func(d LeaseDir) string { return d.Network + "\x00" + d.DataDir })
+	by(&n.State, func(d StateDir) string { return d.Network + "\x00" + d.Path })
+	by(&n.Obstacles, func(o Obstacle) string { return o.What })
+	slices.SortFunc(n.Leases, func(a, b Lease) int {
+		return cmp.Or(cmp.Compare(a.Network, b.Network), cmp.Compare(a.Dir, b.Dir), a.Addr.Compare(b.Addr))
+	})
+	slices.SortFunc(n.Routes, func(a, b Route) int {
+		return cmp.Or(a.Dst.Addr().Compare(b.Dst.Addr()), cmp.Compare(a.Dst.Bits(), b.Dst.Bits()), cmp.Compare(a.Table, b.Table), cmp.Compare(a.Metric, b.Metric))
+	})
+	n.Leases, n.Routes = orEmpty(n.Leases), orEmpty(n.Routes)
+}
+
+func by[T any](list *[]T, key func(T) string) {
+	slices.SortFunc(*list, func(a, b T) int { return cmp.Compare(key(a), key(b)) })
+	*list = orEmpty(*list)
+}
+
+func orEmpty[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
