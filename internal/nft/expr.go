@@ -99,6 +99,11 @@ func (x Exprs) Destination(family uint8) Exprs {
 // InName loads the name of the interface that the packet came in by, a key of [IfName].
 func (x Exprs) InName() Exprs { return x.Meta(unix.NFT_META_IIFNAME, unix.NFT_REG_1) }
 
+// SourceMAC loads the frame's source address.
+func (x Exprs) SourceMAC() Exprs {
+	return x.Payload(unix.NFT_PAYLOAD_LL_HEADER, srcMAC, 6, unix.NFT_REG_1)
+}
+
 // InNameMAC loads that name and the frame's source address, a key of [IfNameMAC].
 func (x Exprs) InNameMAC() Exprs {
 	return x.InName().Payload(unix.NFT_PAYLOAD_LL_HEADER, srcMAC, 6, unix.NFT_REG32_00+unix.IFNAMSIZ/4)
