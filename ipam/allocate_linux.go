@@ -130,9 +130,6 @@ var errStale = errors.New("lease directory changes while it is locked")
 
 func (t *transaction) try() error {
 	t.had, t.picks = nil, make([]pick, len(t.pools))
-	for i := range t.picks {
-		t.picks[i].draft.fd = -1
-	}
 	if err := t.ownLeases(); err != nil {
 		return err
 	}
@@ -267,11 +264,8 @@ func (t *transaction) next(i int, m bitmap, v bool) (netip.Addr, error) {
 
 // commit makes the chosen leases. The index knows of a lease file before it has its name, never after.
 func (t *transaction) commit() (err error) {
-	defer func() {
-		for _, p := range t.picks {
-			t.discard(p.draft)
-		}
-	}()
+	var drafts []draft
+	defer func() { t.discard(drafts...) }()
 	var slots []slot
 	fresh := false
 	for i := range t.picks {
@@ -279,9 +273,11 @@ func (t *transaction) commit() (err error) {
 		sl := slot{owner: keyOf(t.owner), addr: p.addr, boot: t.bootHash}
 		if p.had != nil {
 			sl.id = p.had.id
-		} else if p.draft, err = t.draft(t.owner); err != nil {
-			return err
 		} else {
+			if p.draft, err = t.draft(t.owner); err != nil {
+				return err
+			}
+			drafts = append(drafts, p.draft)
 			sl.id, fresh = p.draft.id, true
 		}
 		slots = append(slots, sl)

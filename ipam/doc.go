@@ -20,8 +20,8 @@
 //
 // Beside it lies an index, <DataDir>/.cniblocks/<Network>/<boot ID>/, that may be deleted at any time. It has a hash table
 // that finds the leases of an owner, and for every 65536 addresses a file with two bitmaps: used, and reclaimable. It is in
-// step with the leases as long as both directories have the same modification time, to the nanosecond, which every change
-// sets to a random one: a lease file that anybody else creates or removes breaks the tie, and the next call reads the
+// step with the leases as long as the modification times of both directories fit each other to the nanosecond; every change
+// sets them to a random one. A lease file that anybody else creates or removes breaks the tie, and the next call reads the
 // whole directory once. Text that is written into an existing lease file by hand does not; it is seen at the next such
 // reading. What the index says of a lease is believed only if the lease file agrees.
 //

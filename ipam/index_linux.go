@@ -66,7 +66,7 @@ func (s *session) sweep() error {
 		}
 		err := s.idx.unlink(n)
 		if errors.Is(err, unix.EISDIR) {
-			err = removeAll(s.idx, n)
+			err = s.idx.removeAll(n)
 		}
 		if err != nil {
 			return err
@@ -113,8 +113,10 @@ func (s *session) scan(ctx context.Context) (*view, error) {
 // else of this one. It makes the table anew.
 func (s *session) settle(v *view) error {
 	old, err := s.oldTable()
-	if err != nil {
-		return err
+	if err != nil { // not as we made it: without it every lease counts as of this boot
+		if err := s.idx.removeAll(tableName); err != nil {
+			return err
+		}
 	}
 	boots := map[slot]uint64{}
 	for _, sl := range old.all() {

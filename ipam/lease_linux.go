@@ -113,13 +113,17 @@ func (s *session) publish(d draft, a netip.Addr) error {
 	return s.net.made("link", a.String(), err)
 }
 
-func (s *session) discard(d draft) {
-	if d.fd < 0 {
-		return
+// discard forgets drafts, published or not.
+func (s *session) discard(drafts ...draft) {
+	for _, d := range drafts {
+		if d.fd >= 0 {
+			unix.Close(d.fd)
+		}
 	}
-	unix.Close(d.fd)
-	if d.name != "" {
-		_ = s.idx.unlink(d.name) // what stays is swept by the next reading of the directory
+	for _, d := range drafts {
+		if d.fd >= 0 && d.name != "" {
+			_ = s.idx.unlink(d.name) // what stays is swept by the next reading of the directory
+		}
 	}
 }
 

@@ -55,7 +55,7 @@ func TestRangeDefaultsAreThoseOfTheReferenceAndSmallSubnetsAreHandedOutWhole(t *
 func TestABadRangeSaysWhatIsWrongAndWhatToDo(t *testing.T) {
 	t.Parallel()
 	for want, r := range map[string]Range{
-		"subnet is missing: give one": {},
+		"subnet is missing: give one":                                                               {},
 		"subnet 10.1.0.5/24 has host bits set: write 10.1.0.0/24":                                   rng("10.1.0.5/24", "", "", ""),
 		"subnet ::ffff:10.1.0.0/120 is IPv4 written as IPv6: write it as IPv4":                      rng("::ffff:10.1.0.0/120", "", "", ""),
 		"rangeStart 10.2.0.1 is not in subnet 10.1.0.0/24: give one of its addresses":               rng("10.1.0.0/24", "10.2.0.1", "", ""),

@@ -80,11 +80,18 @@ func (d Dir) bootID() (string, error) {
 	if d.BootID != "" {
 		return d.BootID, checkBootID(d.BootID)
 	}
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	const path = "/proc/sys/kernel/random/boot_id"
+	fd, err := openPath(unix.AT_FDCWD, path, unix.O_RDONLY, 0)
 	if err != nil {
-		return "", fmt.Errorf("which boot is this: %w", err)
+		return "", &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	id := strings.TrimSpace(string(b))
+	defer unix.Close(fd)
+	var buf [64]byte
+	n, err := unix.Read(fd, buf[:])
+	if err != nil {
+		return "", &fs.PathError{Op: "read", Path: path, Err: err}
+	}
+	id := strings.TrimSpace(string(buf[:n]))
 	return id, checkBootID(id)
 }
 
@@ -172,9 +179,7 @@ func (s *session) openIndex() error {
 	case nil:
 		s.idx.fd = fd
 	case unix.ENOENT:
-	case unix.ELOOP, unix.ENOTDIR:
-		return fmt.Errorf("index %s is not a directory (symbolic links are not followed): remove it", s.idx.path)
-	case unix.ENOSYS, unix.EPERM, unix.EAGAIN: // old kernel, seccomp: makeIndex goes step by step
+	case unix.ELOOP, unix.ENOTDIR, unix.ENOSYS, unix.EPERM, unix.EAGAIN: // not as we made it; old kernel; seccomp
 		return s.makeIndex()
 	default:
 		return s.idx.err("open", "", err)
@@ -219,42 +224,43 @@ func (s *session) inherit(network dir) error {
 	}
 	have := false
 	for _, n := range names {
-		have = have || n == s.boot
+		d, err := network.child(n, 0)
+		d.close()
+		have = have || n == s.boot && err == nil
 	}
 	for _, n := range names {
 		switch {
-		case n == s.boot:
-		case !have && checkBootID(n) == nil:
-			old, err := network.child(n, 0)
-			if err == nil {
-				err = old.setMtime(unix.Timespec{}) // it must not look in step under its other name
-				old.close()
+		case n == s.boot && have:
+			continue
+		case n != s.boot && !have && checkBootID(n) == nil:
+			if err := s.takeOver(network, n); err == nil {
+				have = true
+				continue
 			}
-			if err == nil {
-				err = network.rename(n, s.boot)
-			}
-			if err != nil {
-				return err
-			}
-			have = true
-		default:
-			network.hooks.step()
-			if err := removeAll(network, n); err != nil {
-				return err
-			}
+		}
+		if err := network.removeAll(n); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func removeAll(in dir, name string) error {
-	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", in.fd))
+// takeOver makes the index of an earlier boot this boot's, which must not look in step under its new name.
+func (s *session) takeOver(network dir, boot string) error {
+	old, err := network.child(boot, 0)
 	if err != nil {
 		return err
 	}
-	defer root.Close()
-	return root.RemoveAll(name)
+	defer old.close()
+	if err := old.setMtime(unix.Timespec{}); err != nil {
+		return err
+	}
+	return network.rename(boot, s.boot)
 }
+
+// stampShift is by how many seconds the time of the index is earlier than that of the directory while they are in step.
+// Equal times would not do: the kernel's clock ticks slowly enough to give them by chance.
+const stampShift = 1 << 29
 
 // inStep says whether the index describes the directory: nobody else changed it since we stamped both.
 func (s *session) inStep() bool {
@@ -263,7 +269,7 @@ func (s *session) inStep() bool {
 	}
 	a, err1 := s.net.mtime()
 	b, err2 := s.idx.mtime()
-	return err1 == nil && err2 == nil && a == b && a.Nsec != 0
+	return err1 == nil && err2 == nil && a.Sec-stampShift == b.Sec && a.Nsec == b.Nsec && a.Nsec != 0
 }
 
 // spoil makes sure that nobody believes the index until the next stamp. A change of the lease directory does that too.
@@ -283,13 +289,14 @@ func (s *session) stamp() error {
 	if err := s.net.setMtime(t); err != nil {
 		return err
 	}
+	t.Sec -= stampShift
 	return s.idx.setMtime(t)
 }
 
 // keepsTimes finds out whether a stamp would be worth anything: whether the file systems keep nanoseconds.
 func (s *session) keepsTimes() (bool, error) {
-	for i, d := range []dir{s.net, s.idx} {
-		t := unix.NsecToTimespec(time.Now().Unix()*1e9 + 123456789 + int64(i)) // not the same, lest they look in step
+	t := unix.NsecToTimespec(time.Now().Unix()*1e9 + 123456789)
+	for _, d := range []dir{s.net, s.idx} {
 		if err := d.setMtime(t); err != nil {
 			return false, err
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -16,8 +17,8 @@ type dir struct {
 	hooks *hooks
 }
 
-// errGone: the directory was deleted under our feet. The call starts again.
-var errGone = errors.New("directory was deleted meanwhile")
+// errGone: a directory was deleted or damaged under our feet. The call starts again.
+var errGone = errors.New("it changed while in use")
 
 func (d dir) err(op, name string, err error) error {
 	if err == nil {
@@ -68,12 +69,17 @@ func (d dir) child(name string, mode uint32) (dir, error) {
 		if err := unix.Mkdirat(d.fd, name, mode); err != nil && err != unix.EEXIST {
 			return dir{fd: -1}, d.made("mkdir", name, err)
 		}
-		fd, err = openPath(d.fd, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		if fd, err = openPath(d.fd, name, unix.O_RDONLY|unix.O_DIRECTORY, 0); err == unix.ENOENT {
+			return dir{fd: -1}, d.made("open", name, err)
+		}
 	}
 	if err == unix.ELOOP || err == unix.ENOTDIR {
 		return dir{fd: -1}, fmt.Errorf("%s is not a directory (symbolic links are not followed): remove it", filepath.Join(d.path, name))
 	}
-	return dir{fd, filepath.Join(d.path, name), d.hooks}, d.err("open", name, err)
+	if err != nil {
+		return dir{fd: -1}, d.err("open", name, err)
+	}
+	return dir{fd, filepath.Join(d.path, name), d.hooks}, nil
 }
 
 // names lists all entries.
@@ -89,7 +95,7 @@ func (d dir) names() ([]string, error) {
 			continue
 		}
 		if err != nil || n == 0 {
-			return names, d.err("read directory", "", err)
+			return names, d.made("read directory", "", err) // ENOENT: it was deleted
 		}
 		_, _, names = unix.ParseDirent(buf[:n], -1, names)
 	}
@@ -121,6 +127,17 @@ func (d dir) unlink(name string) error {
 	return nil
 }
 
+// removeAll removes whatever has the name.
+func (d dir) removeAll(name string) error {
+	d.hooks.step()
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", d.fd))
+	if err != nil {
+		return d.err("remove", name, err)
+	}
+	defer root.Close()
+	return root.RemoveAll(name)
+}
+
 // write writes b at an offset of an open file of the directory.
 func (d dir) write(fd int, name string, b []byte, off int64) error {
 	d.hooks.step()
@@ -133,19 +150,10 @@ func (d dir) write(fd int, name string, b []byte, off int64) error {
 
 // read fills b from an offset of an open file as far as the file goes.
 func (d dir) read(fd int, name string, b []byte, off int64) (int, error) {
-	n := 0
-	for n < len(b) {
-		m, err := unix.Pread(fd, b[n:], off+int64(n))
-		if err == unix.EINTR {
-			continue
+	for {
+		n, err := unix.Pread(fd, b, off)
+		if err != unix.EINTR {
+			return max(n, 0), d.err("read", name, err)
 		}
-		if err != nil {
-			return n, d.err("read", name, err)
-		}
-		if m == 0 {
-			break
-		}
-		n += m
 	}
-	return n, nil
 }

@@ -32,8 +32,12 @@ func (s *session) openTable() error {
 	if fd >= 0 {
 		unix.Close(fd)
 	}
-	// The index is not what the stamp promises: start again, with a reading of the directory.
-	return errors.Join(fmt.Errorf("%s: %w", s.idx.path, errGone), err, s.spoil())
+	return s.damaged()
+}
+
+// damaged: the index is not what the stamp promises. The call starts again with a reading of the directory.
+func (s *session) damaged() error {
+	return errors.Join(fmt.Errorf("index %s is damaged: %w", s.idx.path, errGone), s.spoil())
 }
 
 // run reads the run of a key.
@@ -54,9 +58,13 @@ func (s *session) run(k key) (run, error) {
 			}
 			r.bytes = append(r.bytes, b[i:i+slotSize]...)
 		}
-		if n < len(b) {
-			return r, nil
+		if n == len(b) {
+			continue
 		}
+		if r.start+r.len() < s.homes {
+			return run{}, s.damaged()
+		}
+		return r, nil
 	}
 }
 
