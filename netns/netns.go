@@ -297,12 +297,18 @@ func (ns *NS) Do(f func() error) error {
 }
 
 // onThread calls f on a thread of its own. The goroutine ends while locked, which ends the thread: nothing that f did
-// to it can reach other goroutines.
+// to it can reach other goroutines. The first thread of the process would not end but park, in whatever namespace f left
+// it, so it is only held here while another one does the work.
 func onThread(f func() error) (err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			err = onThread(f)
+			runtime.UnlockOSThread()
+			return
+		}
 		err = f()
 	}()
 	<-done

@@ -14,13 +14,16 @@ import (
 	"github.com/cniblocks/cniblocks/plugins/bridge"
 	"github.com/cniblocks/cniblocks/plugins/hostlocal"
 	"github.com/cniblocks/cniblocks/plugins/loopback"
+	"github.com/cniblocks/cniblocks/plugins/overlay"
 )
 
 func plugins() cni.Delegates {
 	return cni.Delegates{
 		"bridge":     bridge.Plugin{Remove: reap.Delete},
+		"host-gw":    overlay.Plugin{},
 		"host-local": hostlocal.Plugin{},
 		"loopback":   loopback.Plugin{},
+		"overlay":    overlay.Plugin{},
 	}
 }
 

@@ -86,7 +86,7 @@ func (p Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err err
 	if err := j.openPod(); err != nil {
 		return nil, err
 	}
-	snat, err := j.openSNAT(ctx)
+	rule, err := j.openSNAT(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -120,10 +120,10 @@ func (p Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err err
 	if err := j.guard(ctx, pair, mac, &u); err != nil {
 		return nil, err
 	}
-	if err := snat.ensure(ctx, res, &u); err != nil {
+	if err := j.ensureSNAT(ctx, rule, res, &u); err != nil {
 		return nil, err
 	}
-	if br.New && !j.IPMasq.any() {
+	if br.New && !j.IPMasq.Any() {
 		if err := j.warnConflicts(ctx); err != nil {
 			return nil, err
 		}

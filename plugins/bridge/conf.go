@@ -9,6 +9,7 @@ import (
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/ipam"
+	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/veth"
 )
 
@@ -18,7 +19,7 @@ type conf struct {
 	IsGateway                 bool           `json:"isGateway"`
 	IsDefaultGateway          bool           `json:"isDefaultGateway"`
 	ForceAddress              bool           `json:"forceAddress"`
-	IPMasq                    families       `json:"ipMasq"`
+	IPMasq                    masq.Families  `json:"ipMasq"`
 	IPMasqBackend             string         `json:"ipMasqBackend"`
 	IPMasqExcept              []netip.Prefix `json:"ipMasqExcept"`
 	MTU                       int            `json:"mtu"`
@@ -56,27 +57,6 @@ type trunk struct {
 	MaxID *int `json:"maxID"`
 	ID    *int `json:"id"`
 }
-
-// families are those that ipMasq names: true is both.
-type families struct{ v4, v6 bool }
-
-func (f *families) UnmarshalJSON(b []byte) error {
-	switch string(b) {
-	case "true":
-		*f = families{true, true}
-	case "false", "null":
-		*f = families{}
-	case `"ipv4"`:
-		*f = families{v4: true}
-	case `"ipv6"`:
-		*f = families{v6: true}
-	default:
-		return fmt.Errorf(`key "ipMasq" is %s; want true, false, "ipv4" or "ipv6"`, b)
-	}
-	return nil
-}
-
-func (f families) any() bool { return f.v4 || f.v6 }
 
 // ipamConf is what this plugin must know of the IPAM plugin's part, which that plugin reads itself.
 type ipamConf struct {

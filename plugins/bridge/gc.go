@@ -100,22 +100,18 @@ func (j *job) sweepSNAT(ctx context.Context) error {
 	if j.least {
 		return nil // what valid attachments need is not known
 	}
-	s, err := j.openSNAT(ctx)
+	rule, err := j.openSNAT(ctx)
 	if err != nil {
 		return err
 	}
-	if s.backend == nil {
+	if rule.None() {
 		return masq.RemoveAll(ctx, j.host, j.Network)
 	}
-	p := j.policy(nil)
-	var owners []string
-	for _, a := range j.Valid {
-		owners = append(owners, a.ContainerID+"/"+a.IfName)
+	owners := make([]string, len(j.Valid))
+	for i, a := range j.Valid {
+		owners[i] = a.ContainerID + "/" + a.IfName
 	}
-	if err := s.backend.Retain(ctx, p, owners); err != nil {
-		return err
-	}
-	return masq.Forward{NS: j.host}.Retain(ctx, j.Network, addresses(p))
+	return rule.Retain(ctx, j.policy(nil), owners)
 }
 
 // sweepDevices removes the host ends that bear an alias of this network and belong to no valid attachment.

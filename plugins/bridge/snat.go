@@ -7,56 +7,32 @@ import (
 	"slices"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/snat"
 	"github.com/cniblocks/cniblocks/internal/undo"
 	"github.com/cniblocks/cniblocks/ipam"
 	"github.com/cniblocks/cniblocks/masq"
 )
 
-// snat is the masquerading of the network; without a backend there is none.
-type snat struct {
-	*job
-	backend masq.Backend
-	done    bool // the rule stands: nothing is to be written
+func (j *job) openSNAT(ctx context.Context) (snat.Rule, error) {
+	if !j.IPMasq.Any() {
+		return snat.Rule{}, nil
+	}
+	return snat.Open(ctx, j.host, j.IPMasqBackend, j.policy(nil))
 }
 
-// openSNAT finds a backend that can work, before anything changes. Where the network's rule stands already, that is one
-// question to the kernel.
-func (j *job) openSNAT(ctx context.Context) (snat, error) {
-	if !j.IPMasq.any() {
-		return snat{}, nil
-	}
-	p := j.policy(nil)
-	nft := masq.NFT{NS: j.host}
-	if j.IPMasqBackend != "iptables" && len(p.Sources) > 0 && nft.Check(ctx, p) == nil {
-		return snat{j, nft, true}, nil
-	}
-	b, err := masq.Open(ctx, j.host, j.IPMasqBackend)
-	if err != nil && j.IPMasqBackend != "" {
-		err = cni.Errorf(cni.ErrConfig, "netconf: key \"ipMasqBackend\": %w", err)
-	}
-	return snat{job: j, backend: b}, err
-}
-
-func (s snat) ensure(ctx context.Context, res *cni.Result, u *undo.Stack) error {
-	if s.backend == nil {
+func (j *job) ensureSNAT(ctx context.Context, rule snat.Rule, res *cni.Result, u *undo.Stack) error {
+	if rule.None() {
 		return nil
 	}
-	p := s.policy(res.IPs)
-	if !s.done {
-		if len(p.Pods) > 0 {
-			u.Push(func(ctx context.Context) error { return s.backend.Forget(ctx, s.Network, s.owner()) })
-		}
-		if err := s.backend.Ensure(ctx, p); err != nil {
-			return err
-		}
-		if err := masq.Switch(ctx, s.host, s.backend, s.Network); err != nil {
-			return err
-		}
-		if err := s.warnConflicts(ctx); err != nil {
-			return err
-		}
+	p := j.policy(res.IPs)
+	if len(p.Pods) > 0 {
+		u.Push(func(ctx context.Context) error { return snat.Forget(ctx, j.host, j.Network, j.owner()) })
 	}
-	return masq.Forward{NS: s.host}.Ensure(ctx, s.Network, addresses(p))
+	changed, err := rule.Ensure(ctx, p)
+	if err != nil || !changed {
+		return err
+	}
+	return j.warnConflicts(ctx)
 }
 
 // warnConflicts names other networks that treat addresses of this one otherwise.
@@ -75,14 +51,6 @@ func (j *job) warnConflicts(ctx context.Context) error {
 		j.Warn("%s", c)
 	}
 	return err
-}
-
-func addresses(p masq.Policy) []masq.Range {
-	out := slices.Clone(p.Sources)
-	for _, pod := range p.Pods {
-		out = append(out, masq.Range{Start: pod.Addr, End: pod.Addr})
-	}
-	return out
 }
 
 // owner names the attachment among those of the network.
@@ -111,7 +79,7 @@ func (j *job) policy(ips []cni.IP) masq.Policy {
 	return p
 }
 
-func (j *job) wants(a netip.Addr) bool { return a.Is4() && j.IPMasq.v4 || a.Is6() && j.IPMasq.v6 }
+func (j *job) wants(a netip.Addr) bool { return j.IPMasq.Has(a.Is4()) }
 
 func (j *job) gateway(r ipam.Range) netip.Addr {
 	if r.Gateway.IsValid() || !j.IsGateway {
@@ -135,18 +103,15 @@ func without(r ipam.Range, gw netip.Addr) (out []masq.Range) {
 }
 
 func (j *job) checkSNAT(ctx context.Context, reference bool) error {
-	s, err := j.openSNAT(ctx)
-	if err != nil || s.backend == nil {
+	rule, err := j.openSNAT(ctx)
+	if err != nil || rule.None() {
 		return err
 	}
-	p := j.policy(j.prevIPs())
-	if !s.done {
-		err = s.backend.Check(ctx, p)
-	}
+	err = rule.Check(ctx, j.policy(j.prevIPs()))
 	if err != nil && reference && hasReference(ctx, j) {
 		return nil // a pod that the reference attached has entries of its own
 	}
-	return errors.Join(err, masq.Forward{NS: j.host}.Check(ctx, j.Network, addresses(p)))
+	return err
 }
 
 // forget removes what the node keeps for this attachment besides its device: entries that the reference made, in every
@@ -154,9 +119,7 @@ func (j *job) checkSNAT(ctx context.Context, reference bool) error {
 func (j *job) forget(ctx context.Context) error {
 	errs := []error{removeReference(ctx, j), j.unguard(ctx)}
 	if j.conf.IPAM.Type != hostLocal && j.ipam != nil {
-		for _, b := range []masq.Backend{masq.NFT{NS: j.host}, masq.IPTables{NS: j.host}} {
-			errs = append(errs, b.Forget(ctx, j.Network, j.owner()))
-		}
+		errs = append(errs, snat.Forget(ctx, j.host, j.Network, j.owner()))
 	}
 	return errors.Join(errs...)
 }

@@ -44,10 +44,7 @@ func newWorld(t *testing.T) *world {
 		delegates: cni.Delegates{"bridge": bridge.Plugin{}, "host-local": hostlocal.Plugin{}}}
 	nstest.Link(t, nstest.End{NS: w.node, Name: "uplink", Addrs: []string{"192.0.2.1/24", "2001:db8::1/64"}},
 		nstest.End{NS: w.outside, Name: "eth0", Addrs: []string{"192.0.2.2/24", "2001:db8::2/64"}})
-	require.Eventually(t, func() bool { // the uplink has its link-local address, so that dumps compare
-		d := nstest.Dump(w.node)
-		return strings.Contains(d, "address uplink fe80:") && !strings.Contains(d, "tentative")
-	}, 10*time.Second, 10*time.Millisecond)
+	nstest.Settle(t, w.node)
 	return w
 }
 

@@ -1,0 +1,91 @@
+//go:build linux
+
+// Package snat is what the plugins share in masquerading for a network: the choice of the backend, a look before a write,
+// the way through a FORWARD policy.
+package snat
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/masq"
+	"github.com/cniblocks/cniblocks/netns"
+)
+
+// Rule is the masquerading of a network. The zero value is that of one without.
+type Rule struct {
+	ns      *netns.NS
+	backend masq.Backend
+	stands  bool // the policy was found in place: nothing is to be written
+}
+
+// Open finds a backend that can work, before anything changes: the one of that name, or nftables where it can, else
+// iptables. Where the policy is in place already, that is one question to the kernel.
+func Open(ctx context.Context, ns *netns.NS, backend string, p masq.Policy) (Rule, error) {
+	nft := masq.NFT{NS: ns}
+	if backend != "iptables" && len(p.Sources) > 0 && nft.Check(ctx, p) == nil {
+		return Rule{ns, nft, true}, nil
+	}
+	b, err := masq.Open(ctx, ns, backend)
+	if err != nil && backend != "" {
+		err = cni.Errorf(cni.ErrConfig, "netconf: key \"ipMasqBackend\": %w", err)
+	}
+	return Rule{ns: ns, backend: b}, err
+}
+
+// None reports whether the network has no SNAT.
+func (r Rule) None() bool { return r.backend == nil }
+
+// Ensure makes the policy hold and lets its sources pass. It reports whether the rule had to be made or changed.
+func (r Rule) Ensure(ctx context.Context, p masq.Policy) (changed bool, err error) {
+	if !r.stands || len(p.Pods) > 0 {
+		if err := r.backend.Ensure(ctx, p); err != nil {
+			return true, err
+		}
+		if err := masq.Switch(ctx, r.ns, r.backend, p.Network); err != nil {
+			return true, err
+		}
+		changed = true
+	}
+	return changed, masq.Forward{NS: r.ns}.Ensure(ctx, p.Network, addresses(p))
+}
+
+// Check fails if a part of the policy is missing or wrong.
+func (r Rule) Check(ctx context.Context, p masq.Policy) error {
+	if !r.stands || len(p.Pods) > 0 {
+		if err := r.backend.Check(ctx, p); err != nil {
+			return err
+		}
+	}
+	return masq.Forward{NS: r.ns}.Check(ctx, p.Network, addresses(p))
+}
+
+// Retain takes away what the policy does not name and no owner needs. A rule that is not there is not made.
+func (r Rule) Retain(ctx context.Context, p masq.Policy, owners []string) error {
+	list, err := r.backend.List(ctx)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(list, func(o masq.Policy) bool { return o.Network == p.Network }) {
+		return nil
+	}
+	if err := r.backend.Retain(ctx, p, owners); err != nil {
+		return err
+	}
+	return masq.Forward{NS: r.ns}.Retain(ctx, p.Network, addresses(p))
+}
+
+// Forget removes what an owner has in either backend.
+func Forget(ctx context.Context, ns *netns.NS, network, owner string) error {
+	return errors.Join(masq.NFT{NS: ns}.Forget(ctx, network, owner), masq.IPTables{NS: ns}.Forget(ctx, network, owner))
+}
+
+func addresses(p masq.Policy) []masq.Range {
+	out := slices.Clone(p.Sources)
+	for _, pod := range p.Pods {
+		out = append(out, masq.Range{Start: pod.Addr, End: pod.Addr})
+	}
+	return out
+}

@@ -1,0 +1,113 @@
+//go:build linux
+
+// Package node is the file by which the plugins of a machine know which peer it is: <stateDir>/<network>/node.json.
+//
+// The node agent writes it; without an agent the plugins write it themselves, so that an ADD need not read a list of
+// thousands of peers to find its own. It counts only in the boot and the network namespace that it was written in.
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+// DefaultStateDir is where the files of all networks are.
+const DefaultStateDir = "/run/cniblocks"
+
+// File is what a machine knows of itself in a network.
+type File struct {
+	Self    peer.Peer    // this machine
+	Network peer.Network // its prefixes; the peers are left out
+	MTU     int          // bytes, for pods; 0 is not known
+	Source  string       // what it was made from: an identity that the writer compares
+	Agent   bool         // the node agent wrote it, and keeps the peers: plugins leave them alone
+}
+
+type wire struct {
+	Boot     string          `json:"boot"`
+	Cookie   uint64          `json:"cookie"`
+	Document json.RawMessage `json:"document"`
+	MTU      int             `json:"mtu,omitempty"`
+	Source   string          `json:"source,omitempty"`
+	Agent    bool            `json:"agent,omitempty"`
+}
+
+// Dir is where a network's files are; an empty stateDir is [DefaultStateDir].
+func Dir(stateDir, network string) string {
+	if stateDir == "" {
+		stateDir = DefaultStateDir
+	}
+	return filepath.Join(stateDir, network)
+}
+
+// Read returns what is known of this machine in ns. No such file, one of an earlier boot, of another namespace or of no
+// sense is [io/fs.ErrNotExist].
+func Read(ns *netns.NS, path string) (f File, err error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return f, err
+	}
+	var w wire
+	if err := json.Unmarshal(b, &w); err != nil {
+		return f, fmt.Errorf("%s is torn: %w", path, fs.ErrNotExist)
+	}
+	boot, cookie, err := here(ns)
+	if err != nil {
+		return f, err
+	}
+	if w.Boot != boot || w.Cookie != cookie {
+		return f, fmt.Errorf("%s is of another boot or namespace: %w", path, fs.ErrNotExist)
+	}
+	n, _, err := peer.Parse(w.Document)
+	if err != nil || len(n.Peers) != 1 {
+		return f, fmt.Errorf("%s names no node: %w", path, errors.Join(err, fs.ErrNotExist))
+	}
+	f = File{Self: n.Peers[0], Network: peer.Network{Prefixes: n.Prefixes}, MTU: w.MTU, Source: w.Source, Agent: w.Agent}
+	return f, nil
+}
+
+// Write replaces the file in one step, and makes its directory.
+func Write(ns *netns.NS, path string, f File) error {
+	boot, cookie, err := here(ns)
+	if err != nil {
+		return err
+	}
+	b, err := json.Marshal(wire{Boot: boot, Cookie: cookie, MTU: f.MTU, Source: f.Source, Agent: f.Agent,
+		Document: peer.Format(peer.Network{Prefixes: f.Network.Prefixes, Peers: []peer.Peer{f.Self}})})
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".node-*")
+	if err != nil {
+		return err
+	}
+	_, err = tmp.Write(b)
+	err = errors.Join(err, tmp.Chmod(0o644), tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(tmp.Name()))
+	}
+	return nil
+}
+
+func here(ns *netns.NS) (boot string, cookie uint64, err error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", 0, err
+	}
+	cookie, err = ns.Cookie()
+	return strings.TrimSpace(string(b)), cookie, err
+}

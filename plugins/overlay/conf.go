@@ -1,0 +1,242 @@
+package overlay
+
+import (
+	"encoding/json"
+	"net/netip"
+
+	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/nearest"
+	"github.com/cniblocks/cniblocks/masq"
+	"github.com/cniblocks/cniblocks/overlay"
+	"github.com/cniblocks/cniblocks/peer"
+
+	"slices"
+)
+
+// conf is the netconf of overlay and of host-gw.
+type conf struct {
+	Encap     string          `json:"encap"`
+	PeersFile string          `json:"peersFile"`
+	Peers     json.RawMessage `json:"peers"`
+	Prefixes  json.RawMessage `json:"network"`
+	Node      string          `json:"node"`
+	Delegate  json.RawMessage `json:"delegate"`
+	StateDir  string          `json:"stateDir"`
+	DataDir   string          `json:"dataDir"` // where what survives a reboot is: the WireGuard key
+
+	MTU      int    `json:"mtu"`
+	MaxMTU   int    `json:"maxMTU"` // what an outer plugin leaves
+	Underlay string `json:"underlay"`
+	Table    uint32 `json:"table"`
+	Metric   uint32 `json:"metric"`
+	Device   string `json:"device"`
+
+	IPMasq        masq.Families  `json:"ipMasq"`
+	IPMasqBackend string         `json:"ipMasqBackend"`
+	IPMasqExcept  []netip.Prefix `json:"ipMasqExcept"`
+
+	VNI           uint32 `json:"vni"`
+	Port          uint16 `json:"port"`
+	GBP           bool   `json:"gbp"`
+	GPE           bool   `json:"gpe"`
+	DirectRouting bool   `json:"directRouting"`
+	Key           uint32 `json:"key"`
+	NoKey         bool   `json:"noKey"`
+	TTL           uint8  `json:"ttl"`
+	TOS           uint8  `json:"tos"`
+	Mode          string `json:"mode"`
+	Keepalive     int    `json:"persistentKeepalive"` // seconds
+	L2            bool   `json:"l2"`
+	AllowUplink   bool   `json:"allowUplink"`
+}
+
+// The types of this package's plugins in a netconf.
+const (
+	typeOverlay = "overlay"
+	typeHostGW  = "host-gw"
+	hostLocal   = "host-local"
+)
+
+func carries(typ string) bool { return typ == typeOverlay || typ == typeHostGW }
+
+// encaps are the values of "encap", with the keys that each takes beside the common ones.
+var encaps = map[string][]string{
+	"vxlan":     {"vni", "port", "gbp", "gpe", "directRouting", "l2", "allowUplink"},
+	"gre":       {"key", "noKey", "ttl", "tos", "mode", "l2", "allowUplink"},
+	"ipip":      {"ttl", "tos"},
+	"geneve":    {"vni", "port"},
+	"wireguard": {"port", "persistentKeepalive"},
+	typeHostGW:  {},
+}
+
+func load(r *cni.Request) (*conf, error) {
+	c := &conf{}
+	err := r.Decode(c)
+	if r.Verb == cni.DEL || r.Verb == cni.GC {
+		return c, c.loadLeast(r, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if r.Type == typeHostGW {
+		if c.Encap != "" {
+			return nil, cni.Errorf(cni.ErrConfig, `netconf: key "encap" is %q, and host-gw encapsulates nothing; want "type": "overlay", or no "encap"`, c.Encap)
+		}
+		c.Encap = typeHostGW
+	}
+	for _, check := range []func(*cni.Request) error{c.checkEncap, c.checkKeys, c.checkDelegate} {
+		if err := check(r); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// loadLeast is for what was added and must go, whatever the configuration became: a delegate is enough.
+func (c *conf) loadLeast(r *cni.Request, wrong error) error {
+	if wrong != nil {
+		var least struct {
+			Delegate json.RawMessage `json:"delegate"`
+		}
+		if json.Unmarshal(r.Config, &least) != nil {
+			return wrong
+		}
+		r.Warn("%v", wrong)
+		*c = conf{Delegate: least.Delegate}
+	}
+	if r.Type == typeHostGW {
+		c.Encap = typeHostGW
+	}
+	return c.checkDelegate(r)
+}
+
+func (c *conf) checkEncap(r *cni.Request) error {
+	keys, ok := encaps[c.Encap]
+	if !ok || r.Type == typeOverlay && c.Encap == typeHostGW {
+		hint := ""
+		if near, ok := nearest.Of(c.Encap, slices.Values([]string{"vxlan", "gre", "ipip", "geneve", "wireguard"})); ok {
+			hint = ", " + near + " perhaps"
+		}
+		return cni.Errorf(cni.ErrConfig, `netconf: key "encap" is %q; want vxlan, gre, ipip, geneve or wireguard%s`, c.Encap, hint)
+	}
+	var have map[string]json.RawMessage
+	if err := json.Unmarshal(r.Config, &have); err != nil {
+		return err
+	}
+	for _, others := range encaps {
+		for _, key := range others {
+			if have[key] != nil && !slices.Contains(keys, key) {
+				return cni.Errorf(cni.ErrUnsupportedField, "netconf: key %q is %s, which %s does not have; want it removed", key, have[key], c.Encap)
+			}
+		}
+	}
+	return nil
+}
+
+func (c *conf) checkKeys(*cni.Request) error {
+	bad := func(format string, a ...any) error { return cni.Errorf(cni.ErrConfig, "netconf: "+format, a...) }
+	switch {
+	case c.PeersFile != "" && c.Peers != nil:
+		return bad(`keys "peersFile" and "peers" are both there; want one of them`)
+	case c.MTU < 0 || c.MTU > 65535:
+		return bad(`key "mtu" is %d; want 68 to 65535, or 0 for what the path allows`, c.MTU)
+	case c.VNI > 1<<24-1:
+		return bad(`key "vni" is %d; want at most %d: it has 24 bits`, c.VNI, 1<<24-1)
+	case c.Mode != "" && c.Mode != "point-to-point":
+		return bad(`key "mode" is %q; want "point-to-point", or leave it out`, c.Mode)
+	case c.Keepalive < 0 || c.Keepalive > 65535:
+		return bad(`key "persistentKeepalive" is %d; want 0 to 65535 seconds`, c.Keepalive)
+	case c.Underlay != "" && c.Underlay != "ipv4" && c.Underlay != "ipv6":
+		return bad(`key "underlay" is %q; want "ipv4" or "ipv6", or leave it out`, c.Underlay)
+	case c.IPMasqBackend != "" && c.IPMasqBackend != "iptables" && c.IPMasqBackend != "nftables":
+		return bad(`key "ipMasqBackend" is %q; want "nftables" or "iptables", or leave it out`, c.IPMasqBackend)
+	case c.AllowUplink && !c.L2:
+		return bad(`key "allowUplink" is true without "l2"`)
+	}
+	for _, p := range c.IPMasqExcept {
+		if p != p.Masked() {
+			return bad(`key "ipMasqExcept": %s has host bits; want %s`, p, p.Masked())
+		}
+	}
+	return nil
+}
+
+// checkDelegate refuses a chain of delegation in which one of our types comes twice: both would be of the same network,
+// since the name is handed down, and each would take the other's routes for its own.
+func (c *conf) checkDelegate(r *cni.Request) error {
+	seen := []string{r.Type}
+	for raw := c.Delegate; ; {
+		var d struct {
+			Type     string          `json:"type"`
+			Delegate json.RawMessage `json:"delegate"`
+		}
+		if len(raw) == 0 || json.Unmarshal(raw, &d) != nil || d.Type == "" {
+			return cni.Errorf(cni.ErrConfig, `netconf: key "delegate" of %s has no "type"; want the plugin that attaches the pod, such as {"type": "bridge"}`, seen[len(seen)-1])
+		}
+		if slices.Contains(seen, d.Type) {
+			return cni.Errorf(cni.ErrConfig, `netconf: key "delegate": %s meets itself for network %q in the chain of delegation %v; want another type, or another network`, d.Type, r.Network, append(seen, d.Type))
+		}
+		if !carries(d.Type) {
+			return nil
+		}
+		seen = append(seen, d.Type)
+		raw = d.Delegate
+	}
+}
+
+// encapsulation is the type that the keys describe.
+func (c *conf) encapsulation() overlay.Encap {
+	var l2 overlay.L2
+	if c.L2 {
+		l2 = overlay.L2{Bridge: c.delegateBridge(), AllowUplink: c.AllowUplink}
+	}
+	switch c.Encap {
+	case "vxlan":
+		return overlay.VXLAN{VNI: c.VNI, Port: c.Port, GBP: c.GBP, GPE: c.GPE, DirectRouting: c.DirectRouting, L2: l2}
+	case "gre":
+		return overlay.GRE{Key: c.Key, TTL: c.TTL, TOS: c.TOS, NoKey: c.NoKey, PointToPoint: c.Mode != "", L2: l2}
+	case "ipip":
+		return overlay.IPIP{TTL: c.TTL, TOS: c.TOS}
+	case "geneve":
+		return overlay.Geneve{VNI: c.VNI, Port: c.Port}
+	case "wireguard":
+		return wireguard(c)
+	}
+	return overlay.Direct{}
+}
+
+func (c *conf) underlay() peer.Family {
+	switch c.Underlay {
+	case "ipv4":
+		return peer.IPv4
+	case "ipv6":
+		return peer.IPv6
+	}
+	return 0
+}
+
+func (c *conf) delegateBridge() string {
+	var d struct {
+		Bridge string `json:"bridge"`
+	}
+	if json.Unmarshal(c.Delegate, &d) != nil || d.Bridge == "" {
+		return "cni0"
+	}
+	return d.Bridge
+}
+
+func (c *conf) delegateType() string {
+	var d struct {
+		Type string `json:"type"`
+	}
+	_ = json.Unmarshal(c.Delegate, &d)
+	return d.Type
+}
+
+// delegateHasIPAM reports whether the delegate states an IPAM of its own.
+func (c *conf) delegateHasIPAM() bool {
+	var d struct {
+		IPAM *struct{} `json:"ipam"`
+	}
+	return json.Unmarshal(c.Delegate, &d) == nil && d.IPAM != nil
+}

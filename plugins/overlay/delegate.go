@@ -1,0 +1,201 @@
+package overlay
+
+import (
+	"encoding/json"
+	"net/netip"
+	"strings"
+
+	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/ipam"
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+// object is a JSON object under construction.
+type object map[string]json.RawMessage
+
+func (o object) put(key string, v any) error {
+	b, err := json.Marshal(v)
+	o[key] = b
+	return err
+}
+
+// fill puts a value where the administrator stated none.
+func (o object) fill(key string, v any) error {
+	if o[key] != nil {
+		return nil
+	}
+	return o.put(key, v)
+}
+
+// delegateConf is the configuration of the delegate: what it states itself, what every delegate is handed down, and what
+// follows from the overlay where it states nothing. Without a view, for DEL, nothing follows.
+func (c *conf) delegateConf(r *cni.Request, v *view, mtu int) (json.RawMessage, error) {
+	var outer, d object
+	if err := json.Unmarshal(r.Config, &outer); err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(c.Delegate, &d); err != nil {
+		return nil, cni.Errorf(cni.ErrConfig, `netconf: key "delegate": %w`, err)
+	}
+	for key, value := range outer {
+		switch {
+		case key == "name", key == "cniVersion", key == "runtimeConfig", key == "args", key == "prevResult", strings.HasPrefix(key, "cni.dev/"):
+			d[key] = value
+		case key == "dns":
+			if d[key] == nil {
+				d[key] = value
+			}
+		}
+	}
+	var kind string
+	if err := json.Unmarshal(d["type"], &kind); err != nil {
+		return nil, err
+	}
+	var err error
+	if carries(kind) {
+		err = c.fillCarrier(r, d, v, mtu)
+	} else {
+		err = c.fillLast(r, d, kind, v, mtu)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(d)
+}
+
+// fillCarrier hands the masquerading down to the last plugin of ours in the chain: one rule, with the exceptions of all.
+func (c *conf) fillCarrier(r *cni.Request, d object, v *view, mtu int) error {
+	var inner conf
+	if err := json.Unmarshal(c.Delegate, &inner); err != nil {
+		return cni.Errorf(cni.ErrConfig, `netconf: key "delegate": %w`, err)
+	}
+	except := append(inner.IPMasqExcept, c.IPMasqExcept...)
+	if v != nil {
+		except = append(except, v.prefixes...)
+	}
+	for _, f := range []error{
+		d.fill("ipMasq", c.IPMasq), d.put("ipMasqExcept", append([]netip.Prefix{}, except...)), d.fill("stateDir", c.StateDir),
+	} {
+		if f != nil {
+			return f
+		}
+	}
+	if c.IPMasqBackend != "" {
+		if err := d.fill("ipMasqBackend", c.IPMasqBackend); err != nil {
+			return err
+		}
+	}
+	if mtu == 0 {
+		return nil
+	}
+	return d.fill("maxMTU", mtu)
+}
+
+func (c *conf) fillLast(r *cni.Request, d object, kind string, v *view, mtu int) error {
+	if string(d["ipMasq"]) == "true" && v != nil {
+		r.Warn(`netconf: key "delegate.ipMasq" is true and counts as false: the rule of the %s plugin does it, and spares the network`, r.Type)
+	}
+	if err := d.put("ipMasq", false); err != nil {
+		return err
+	}
+	if kind == "bridge" && !c.L2 {
+		if err := d.fill("isGateway", true); err != nil {
+			return err
+		}
+	}
+	if mtu != 0 {
+		if err := d.fill("mtu", mtu); err != nil {
+			return err
+		}
+	}
+	return c.fillIPAM(d, v)
+}
+
+// fillIPAM makes the IPAM host-local, on this peer's ranges, with routes to the whole network.
+func (c *conf) fillIPAM(d object, v *view) error {
+	var i object
+	if d["ipam"] != nil {
+		if err := json.Unmarshal(d["ipam"], &i); err != nil {
+			return cni.Errorf(cni.ErrConfig, `netconf: key "delegate.ipam": %w`, err)
+		}
+	}
+	if i == nil {
+		i = object{}
+	}
+	if err := i.fill("type", hostLocal); err != nil {
+		return err
+	}
+	if v != nil && string(i["type"]) == `"`+hostLocal+`"` {
+		if i["subnet"] == nil && i["ranges"] == nil {
+			ranges, err := c.pools(v)
+			if err != nil {
+				return err
+			}
+			if err := i.put("ranges", ranges); err != nil {
+				return err
+			}
+		}
+		var routes []cni.Route
+		for _, p := range v.prefixes {
+			if !c.L2 && has(v.self.Pods, p.Addr().Is4()) {
+				routes = append(routes, cni.Route{Dst: p})
+			}
+		}
+		if err := i.fill("routes", routes); err != nil {
+			return err
+		}
+	}
+	return d.put("ipam", i)
+}
+
+func has(ranges []netip.Prefix, is4 bool) bool {
+	for _, r := range ranges {
+		if r.Addr().Is4() == is4 {
+			return true
+		}
+	}
+	return false
+}
+
+// pools are the ranges to lease from, one pool for each family. The first address of a range is the node's own in the
+// overlay and the second the gateway, as flannel has it. With l2 one subnet spans all machines: each leases from its part.
+func (c *conf) pools(v *view) ([]ipam.Pool, error) {
+	own, err := v.ranges()
+	if err != nil {
+		return nil, err
+	}
+	var pools []ipam.Pool
+	for _, f := range peer.Families {
+		var pool ipam.Pool
+		for _, p := range own {
+			if peer.FamilyOf(p.Addr()) != f {
+				continue
+			}
+			r := ipam.Range{Subnet: p}
+			if c.L2 {
+				if r, err = c.share(p, v.prefixes); err != nil {
+					return nil, err
+				}
+			}
+			pool = append(pool, r)
+		}
+		if len(pool) > 0 {
+			pools = append(pools, pool)
+		}
+	}
+	return pools, nil
+}
+
+// share is this machine's part of a subnet that spans all machines, with a gateway of its own.
+func (c *conf) share(p netip.Prefix, network []netip.Prefix) (ipam.Range, error) {
+	for _, n := range network {
+		if n.Bits() < p.Bits() && n.Contains(p.Addr()) {
+			whole, err := ipam.Range{Subnet: p}.Canonical()
+			if err != nil {
+				return whole, err
+			}
+			return ipam.Range{Subnet: n, Start: whole.Start, End: whole.End, Gateway: whole.Start}, nil
+		}
+	}
+	return ipam.Range{}, cni.Errorf(cni.ErrConfig, `peers: with "l2" the range %s must be a part of "network" (%v), which is the subnet that spans all machines`, p, network)
+}

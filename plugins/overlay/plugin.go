@@ -1,0 +1,306 @@
+// Package overlay is the CNI plugins "overlay" and "host-gw": they carry pods between machines, by tunnels or by plain
+// routes, and leave the attachment of the pod to a delegate.
+//
+// Both take the peers from a file, from the configuration itself, or from what the node agent wrote. See
+// docs/plugins/overlay.md.
+package overlay
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+
+	"github.com/cniblocks/cniblocks/bridge"
+	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/snat"
+	"github.com/cniblocks/cniblocks/masq"
+	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/overlay"
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+// Plugin is overlay or host-gw, as the type in the configuration says. The zero value is ready to use.
+type Plugin struct{}
+
+var _ cni.Plugin = Plugin{}
+
+// job is one request under way.
+type job struct {
+	*cni.Request
+	*conf
+	host     *netns.NS
+	delegate cni.Plugin
+	view     view
+	node     *overlay.Node // nil where the node agent keeps the peers
+}
+
+// begin validates the configuration and finds the delegate; nothing is changed.
+func begin(r *cni.Request) (*job, error) {
+	c, err := load(r)
+	if err != nil {
+		return nil, err
+	}
+	j := &job{Request: r, conf: c}
+	if j.delegate, err = r.Delegate(c.delegateType()); err != nil {
+		return nil, err
+	}
+	j.host, err = netns.Current()
+	return j, err
+}
+
+// identify finds out who this machine is and prepares its part of the network.
+func (j *job) identify() (err error) {
+	if j.view, err = j.look(j.Request, j.host); err != nil || j.view.agent {
+		return err
+	}
+	j.node, err = overlay.New(overlay.Options{
+		NS: j.host, Network: j.Network, Node: j.view.self, Prefixes: j.view.prefixes, Underlay: j.underlay(),
+		Table: j.Table, Metric: j.Metric, MTU: j.MTU, Device: j.Device, StateDir: j.StateDir,
+	}, j.encapsulation())
+	if err != nil {
+		return cni.Errorf(cni.ErrConfig, "netconf: %w", err)
+	}
+	return nil
+}
+
+// apply brings the kernel in step with the peers, if anything changed, and returns the MTU for pods.
+func (j *job) apply(ctx context.Context) (mtu int, err error) {
+	if j.view.agent {
+		return j.limit(j.view.mtu), nil
+	}
+	if j.L2 {
+		if _, err := bridge.Ensure(ctx, j.host, bridge.Bridge{Name: j.delegateBridge(), Alias: "cniblocks/" + j.Network}); err != nil {
+			return 0, err
+		}
+	}
+	mtu, err = j.node.Apply(ctx, j.view.id, j.view.load)
+	for _, refused := range overlay.OnlyRefused(err) {
+		j.Warn("%v", refused)
+		err = nil
+	}
+	if err == nil && mtu == 0 {
+		mtu = j.node.MTU(peer.Peer{})
+	}
+	return j.limit(mtu), err
+}
+
+func (j *job) limit(mtu int) int {
+	if j.MaxMTU != 0 && (mtu == 0 || j.MaxMTU < mtu) {
+		return j.MaxMTU
+	}
+	return mtu
+}
+
+// Add makes the overlay right, if anything changed since the last time, and has the delegate attach the pod.
+func (Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err error) {
+	j, err := begin(r)
+	if err != nil {
+		return nil, err
+	}
+	defer j.host.Close()
+	if err := j.identify(); err != nil {
+		return nil, err
+	}
+	rule, err := j.openSNAT(ctx)
+	if err != nil {
+		return nil, err
+	}
+	mtu, err := j.apply(ctx)
+	if err != nil {
+		return nil, err
+	}
+	to, err := j.forDelegate(cni.ADD, &j.view, mtu)
+	if err != nil {
+		return nil, err
+	}
+	res, err := j.delegate.Add(ctx, to)
+	if err == nil && !rule.None() {
+		_, err = rule.Ensure(ctx, j.policy(res.IPs))
+	}
+	if err != nil {
+		back := context.WithoutCancel(ctx)
+		return nil, errors.Join(err, j.delegate.Del(back, to), j.forget(back))
+	}
+	return res, nil
+}
+
+func (j *job) forDelegate(verb cni.Verb, v *view, mtu int) (*cni.Request, error) {
+	conf, err := j.delegateConf(j.Request, v, mtu)
+	if err != nil {
+		return nil, err
+	}
+	return j.With(verb, conf)
+}
+
+// Del has the delegate take the attachment away. The overlay is the node's and stays; neither the peers nor the state
+// directory are needed.
+func (Plugin) Del(ctx context.Context, r *cni.Request) error {
+	j, err := begin(r)
+	if err != nil {
+		return err
+	}
+	defer j.host.Close()
+	to, err := j.forDelegate(cni.DEL, nil, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(j.delegate.Del(ctx, to), j.forget(ctx))
+}
+
+// Check compares the overlay and the SNAT with what they should be, and has the delegate check the attachment.
+func (Plugin) Check(ctx context.Context, r *cni.Request) error {
+	j, err := begin(r)
+	if err != nil {
+		return err
+	}
+	defer j.host.Close()
+	if err := j.identify(); err != nil {
+		return err
+	}
+	mtu, err := j.checkOverlay(ctx)
+	if err != nil {
+		return err
+	}
+	to, err := j.forDelegate(cni.CHECK, &j.view, mtu)
+	if err != nil {
+		return err
+	}
+	if err := j.delegate.Check(ctx, to); err != nil {
+		return err
+	}
+	rule, err := j.openSNAT(ctx)
+	if err != nil || rule.None() {
+		return err
+	}
+	var ips []cni.IP
+	if r.Prev != nil {
+		ips = r.Prev.IPs
+	}
+	return rule.Check(ctx, j.policy(ips))
+}
+
+func (j *job) checkOverlay(ctx context.Context) (mtu int, err error) {
+	if j.view.agent {
+		return j.limit(j.view.mtu), nil
+	}
+	peers, err := j.view.load()
+	if err != nil {
+		return 0, err
+	}
+	j.node.Want(peers)
+	if err = j.node.Check(ctx); overlay.OnlyRefused(err) != nil {
+		err = nil
+	}
+	return j.limit(j.node.MTU(peer.Peer{})), err
+}
+
+// Status fails if an ADD could not succeed now.
+func (Plugin) Status(ctx context.Context, r *cni.Request) error {
+	j, err := begin(r)
+	if err != nil {
+		return unavailable(err)
+	}
+	defer j.host.Close()
+	if err := j.identify(); err != nil {
+		return unavailable(err)
+	}
+	if _, err := j.openSNAT(ctx); err != nil {
+		return unavailable(err)
+	}
+	to, err := j.forDelegate(cni.STATUS, &j.view, 0)
+	if err != nil {
+		return err
+	}
+	return j.delegate.Status(ctx, to)
+}
+
+// unavailable gives the code by which STATUS says no, save to an error in the configuration.
+func unavailable(err error) error {
+	switch cni.CodeOf(err) {
+	case cni.ErrIO, cni.ErrTryAgain:
+		return cni.Errorf(cni.ErrNotAvailable, "%w", err)
+	}
+	return err
+}
+
+// GC has the delegate collect its garbage. The overlay is the node's and stays, with the last pod too.
+func (Plugin) GC(ctx context.Context, r *cni.Request) error {
+	j, err := begin(r)
+	if err != nil {
+		return err
+	}
+	defer j.host.Close()
+	to, err := j.forDelegate(cni.GC, nil, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(j.delegate.GC(ctx, to), j.shrinkSNAT(ctx))
+}
+
+// openSNAT finds the backend, unless the delegate is one of ours that does it.
+func (j *job) openSNAT(ctx context.Context) (snat.Rule, error) {
+	if !j.IPMasq.Any() || carries(j.delegateType()) {
+		return snat.Rule{}, nil
+	}
+	return snat.Open(ctx, j.host, j.IPMasqBackend, j.policy(nil))
+}
+
+func (j *job) owner() string { return j.ContainerID + "/" + j.IfName }
+
+// policy masquerades this machine's ranges, without the node's own addresses in them, for destinations outside of the
+// network; an address that a delegate's own IPAM gave from elsewhere is added by itself.
+func (j *job) policy(ips []cni.IP) masq.Policy {
+	p := masq.Policy{Network: j.Network, Except: append(append([]netip.Prefix{}, j.view.prefixes...), j.IPMasqExcept...)}
+	for _, own := range j.view.self.Pods {
+		if !j.IPMasq.Has(own.Addr().Is4()) {
+			continue
+		}
+		r := masq.RangeOf(own)
+		if first := r.Start.Next().Next(); first.IsValid() && !r.End.Less(first) {
+			r.Start = first // after the node's own address and the gateway
+		}
+		p.Sources = append(p.Sources, r)
+		p.Except = append(p.Except, own)
+	}
+	for _, ip := range ips {
+		a := ip.Address.Addr()
+		if !has(j.view.self.Pods, a.Is4()) || !within(j.view.self.Pods, a) {
+			if j.IPMasq.Has(a.Is4()) {
+				p.Pods = append(p.Pods, masq.Pod{Owner: j.owner(), Addr: a})
+			}
+		}
+	}
+	return p
+}
+
+func within(ranges []netip.Prefix, a netip.Addr) bool {
+	for _, r := range ranges {
+		if r.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// forget removes what an attachment has in the SNAT by itself, which only one has whose addresses another IPAM gave.
+func (j *job) forget(ctx context.Context) error {
+	if !j.IPMasq.Any() || carries(j.delegateType()) || !j.delegateHasIPAM() {
+		return nil
+	}
+	return snat.Forget(ctx, j.host, j.Network, j.owner())
+}
+
+func (j *job) shrinkSNAT(ctx context.Context) error {
+	if !j.IPMasq.Any() || carries(j.delegateType()) || j.identify() != nil {
+		return nil
+	}
+	rule, err := j.openSNAT(ctx)
+	if err != nil || rule.None() {
+		return err
+	}
+	owners := make([]string, len(j.Valid))
+	for i, a := range j.Valid {
+		owners[i] = a.ContainerID + "/" + a.IfName
+	}
+	return rule.Retain(ctx, j.policy(nil), owners)
+}

@@ -1,0 +1,156 @@
+package overlay
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+
+	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/masq"
+	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/overlay"
+)
+
+// Report says what was done for one plugin of a configuration.
+type Report struct {
+	Network, Type, Encap string
+	Self                 string   // name of this machine's peer
+	MTU                  int      // bytes, for pods
+	Warnings             []string // peers that were refused, keys that are not known
+}
+
+// Up applies the peers of every overlay and host-gw in a conflist or netconf to ns, and repairs what is not as it should
+// be. It is idempotent.
+func Up(ctx context.Context, ns *netns.NS, config []byte) ([]Report, error) {
+	var reports []Report
+	err := each(config, func(j *job) error {
+		if err := j.identify(); err != nil {
+			return err
+		}
+		rep := Report{Network: j.Network, Type: j.Type, Encap: j.Encap, Self: j.view.self.Name}
+		if j.view.agent {
+			return cni.Errorf(cni.ErrConfig, "network %q: the node agent keeps the peers; there is nothing to bring up by hand", j.Network)
+		}
+		mtu, err := j.repair(ctx)
+		rep.MTU, rep.Warnings = mtu, j.Warnings()
+		reports = append(reports, rep)
+		return err
+	}, ns)
+	return reports, err
+}
+
+// repair is apply with a look at everything in the kernel.
+func (j *job) repair(ctx context.Context) (mtu int, err error) {
+	if mtu, err = j.apply(ctx); err != nil {
+		return mtu, err
+	}
+	peers, err := j.view.load()
+	if err != nil {
+		return mtu, err
+	}
+	j.node.Want(peers)
+	if err = j.node.Repair(ctx); overlay.OnlyRefused(err) != nil {
+		err = nil
+	}
+	if err != nil {
+		return mtu, err
+	}
+	rule, err := j.openSNAT(ctx)
+	if err != nil || rule.None() {
+		return mtu, err
+	}
+	_, err = rule.Ensure(ctx, j.policy(nil))
+	return mtu, err
+}
+
+// Down removes what Up and the ADDs made for the node: devices, routes, SNAT, the state on disk. Pods stay as they are. It
+// goes on after an error.
+func Down(ctx context.Context, ns *netns.NS, config []byte) error {
+	return each(config, func(j *job) error {
+		if err := j.identify(); err != nil {
+			return err
+		}
+		if j.view.agent {
+			return cni.Errorf(cni.ErrConfig, "network %q: the node agent keeps the peers; stop it first", j.Network)
+		}
+		err := j.node.Close(ctx)
+		if !carries(j.delegateType()) {
+			err = errors.Join(err, masq.RemoveAll(ctx, ns, j.Network))
+		}
+		if e := os.Remove(j.note(j.Request, false)); e != nil && !errors.Is(e, fs.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+		return err
+	}, ns)
+}
+
+// each calls f for every overlay and host-gw of a conflist or netconf, those that are delegates included.
+func each(config []byte, f func(*job) error, ns *netns.NS) error {
+	var list struct {
+		Name    string            `json:"name"`
+		Version string            `json:"cniVersion"`
+		Type    string            `json:"type"`
+		Plugins []json.RawMessage `json:"plugins"`
+	}
+	if err := json.Unmarshal(config, &list); err != nil {
+		return cni.Errorf(cni.ErrDecode, "configuration: %w", err)
+	}
+	if list.Plugins == nil {
+		list.Plugins = []json.RawMessage{config}
+	}
+	found := false
+	var errs []error
+	for _, raw := range list.Plugins {
+		for raw != nil {
+			var p object
+			if err := json.Unmarshal(raw, &p); err != nil {
+				return cni.Errorf(cni.ErrDecode, "configuration: %w", err)
+			}
+			if err := errors.Join(p.put("name", list.Name), p.put("cniVersion", list.Version)); err != nil {
+				return err
+			}
+			full, err := json.Marshal(p)
+			if err != nil {
+				return err
+			}
+			r, err := (&cni.Request{Verb: cni.ADD}).With(cni.ADD, full)
+			if err != nil {
+				return err
+			}
+			if !carries(r.Type) {
+				break
+			}
+			found = true
+			c, err := load(r)
+			if err != nil {
+				return err
+			}
+			errs = append(errs, f(&job{Request: r, conf: c, host: ns}))
+			raw = inner(c, p)
+		}
+	}
+	if !found {
+		return cni.Errorf(cni.ErrConfig, `configuration of network %q: it has no plugin of type "overlay" or "host-gw"`, list.Name)
+	}
+	return errors.Join(errs...)
+}
+
+// inner is the delegate's configuration with what it inherits and what concerns the node.
+func inner(c *conf, outer object) json.RawMessage {
+	var d object
+	if json.Unmarshal(c.Delegate, &d) != nil {
+		return nil
+	}
+	for _, key := range []string{"stateDir", "ipMasq", "ipMasqBackend"} {
+		if d[key] == nil && outer[key] != nil {
+			d[key] = outer[key]
+		}
+	}
+	b, err := json.Marshal(d)
+	if err != nil {
+		return nil
+	}
+	return b
+}
