@@ -4,6 +4,7 @@ package bridge
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
@@ -16,10 +17,13 @@ import (
 	"github.com/cniblocks/cniblocks/netns"
 )
 
+// ErrConflict says that a device has an address that stands in the way of the wanted one.
+var ErrConflict = errors.New("address conflict")
+
 // Gateways gives a device, the bridge or a VLAN device of it, the addresses by which pods reach the node. IPv6 addresses
 // are usable at once. An address that stands there, is not wanted and is not one that this library put there for an earlier
 // configuration, conflicts if it is IPv4, or IPv6 and overlapping: with force it is removed, else it is an error that names
-// it. An overlapping address with another host part always conflicts. It returns whether it added any.
+// it and is [ErrConflict]. An overlapping address with another host part always conflicts. It returns whether it added any.
 func Gateways(ctx context.Context, ns *netns.NS, index int, name string, force bool, want ...netip.Prefix) (added bool, err error) {
 	c, err := rtnl.Open(ns)
 	if err != nil {
@@ -39,7 +43,7 @@ func Gateways(ctx context.Context, ns *netns.NS, index int, name string, force b
 		case force:
 			msgs = append(msgs, rtnl.DelAddr(h))
 		default:
-			return false, fmt.Errorf("%s has the address %s, which is in the way of %s: remove it, or set \"forceAddress\": true", name, h.Prefix, w)
+			return false, fmt.Errorf("%s has the address %s, which is in the way of %s: remove it, or set \"forceAddress\": true (%w)", name, h.Prefix, w, ErrConflict)
 		}
 	}
 	for _, w := range want {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"syscall"
 )
 
 // Code is an error code of the CNI specification, section "Error".
@@ -49,20 +48,17 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.err }
 
-// CodeOf is the code that an error stands for: its own if an [Error] is in its chain, [ErrTryAgain] if time ran out,
-// [ErrIO] if the kernel refused something, else [ErrInternal].
+// CodeOf is the code that an error stands for: its own if an [Error] is in its chain, [ErrTryAgain] if time ran out, else
+// [ErrIO]: the kernel, a file or another program refused something. [ErrInternal] is for panics.
 func CodeOf(err error) Code {
 	var e *Error
-	var errno syscall.Errno
 	switch {
 	case errors.As(err, &e):
 		return e.Code
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return ErrTryAgain
-	case errors.As(err, &errno):
-		return ErrIO
 	}
-	return ErrInternal
+	return ErrIO
 }
 
 // encode is the error as the specification has it printed.

@@ -102,7 +102,7 @@ func (x executable) run(ctx context.Context, r *Request, verb Verb) ([]byte, err
 	if said == "" {
 		said = "it printed nothing"
 	}
-	return nil, Errorf(ErrInternal, "plugin %s failed its %s (%w): %s", name, verb, err, clipText(said))
+	return nil, Errorf(ErrIO, "plugin %s failed its %s (%w): %s", name, verb, err, clipText(said))
 }
 
 func (x executable) environment(r *Request, verb Verb) []string {
