@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"strings"
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
@@ -181,11 +180,11 @@ func Alias(network, containerID, ifName string) string {
 	return AliasPrefix(network) + id + "/" + ifName
 }
 
-// MACFor is a locally administered unicast address that derives from a network and an address in it (RFC 7042, section
-// 2.1). A pod that gets an address which another one had a moment ago has its MAC too, so that no neighbour cache is
-// wrong.
-func MACFor(network string, ip netip.Addr) MAC {
-	sum := sha256.Sum256([]byte(network + "/" + ip.String()))
+// MACFor is a locally administered unicast address that derives from a network and what is unique in it, such as an IP
+// address (RFC 7042, section 2.1). A pod that gets an address which another one had a moment ago then has its MAC too, so
+// that no neighbour cache is wrong.
+func MACFor(network, unique string) MAC {
+	sum := sha256.Sum256([]byte(network + "/" + unique))
 	m := MAC(sum[:6])
 	m[0] = m[0]&^1 | 2
 	return m

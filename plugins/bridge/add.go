@@ -112,14 +112,14 @@ func (p Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err err
 	if err := j.gateways(ctx, br, res); err != nil {
 		return nil, err
 	}
-	mac, err := j.configure(ctx, pair, res)
-	if err != nil {
+	mac := j.podMAC(res)
+	if err := j.guard(ctx, pair.Host.Name, mac, &u); err != nil {
+		return nil, err
+	}
+	if mac, err = j.configure(ctx, pair, res, mac); err != nil {
 		return nil, err
 	}
 	res.Interfaces[2].MAC = mac.String()
-	if err := j.guard(ctx, pair, mac, &u); err != nil {
-		return nil, err
-	}
 	if err := j.ensureSNAT(ctx, rule, res, &u); err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
@@ -49,6 +50,8 @@ func (w *world) settled(conf string) string {
 	w.t.Helper()
 	p := w.pod("first")
 	p.add(conf)
+	require.Eventually(w.t, func() bool { return strings.Contains(nstest.Dump(w.node), "address br0 fe80:") }, 10*time.Second, 10*time.Millisecond)
+	nstest.Settle(w.t, w.node)
 	p.del(conf)
 	return w.dump()
 }

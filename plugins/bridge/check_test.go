@@ -1,16 +1,19 @@
 package bridge_test
 
 import (
+	"context"
 	"net"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/internal/ping"
 )
 
 func TestCHECKFailsWhenAnObjectOfOursIsMissingOrWrong(t *testing.T) {
@@ -178,4 +181,27 @@ func TestAFlushedRuleIsPutBackByTheNextADD(t *testing.T) {
 	require.Zero(t, a.check(conf).status, "%s", a.check(conf).out)
 	reach(t, a.pod, outside4)
 	reach(t, a.pod, outside6)
+}
+
+func TestAPodThatForgesItsAddressIsCutOff(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.NFTBridge)
+	w := newWorld(t)
+	conf := w.conf(map[string]any{"macspoofchk": true})
+	clean := w.settled(conf)
+	a := w.pod("a")
+	res := a.add(conf)
+	reach(t, a.pod, res.IPs[0].Gateway)
+	require.Zero(t, a.check(conf).status, "%s", a.check(conf).out)
+	setMAC(w, a)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	require.Error(t, nstest.Ping(ctx, a.pod, res.IPs[0].Gateway, ping.Options{}))
+	flush(w)
+	require.Equal(t, 1, a.check(conf).status)
+	a.del(conf)
+	b := w.pod("b")
+	b.add(conf)
+	b.del(conf)
+	require.Equal(t, clean, w.dump())
 }

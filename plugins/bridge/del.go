@@ -20,40 +20,40 @@ func (p Plugin) Del(ctx context.Context, r *cni.Request) error {
 		return err
 	}
 	defer j.close()
-	device := j.removeDevice(ctx)
-	if device != nil {
-		// The address must not return to the pool while a device still bears it.
-		return errors.Join(device, j.forget(ctx))
-	}
+	ours, device := j.removeDevice(ctx)
 	var lease error
-	if j.ipam != nil {
+	if device == nil && j.ipam != nil { // an address must not return to the pool while a device bears it
 		lease = j.ipam.Del(ctx, r)
 	}
-	return errors.Join(lease, j.forget(ctx))
+	err = errors.Join(device, lease, j.forget(ctx))
+	if !ours {
+		err = errors.Join(err, j.removeReference(ctx, j.prevAddrs()...))
+	}
+	return err
 }
 
 // removeDevice removes our pair, which its name tells, or the one that the reference made, which the pod's namespace
-// tells.
-func (j *job) removeDevice(ctx context.Context) error {
+// tells. It reports whether there was one of ours.
+func (j *job) removeDevice(ctx context.Context) (ours bool, err error) {
 	c, err := rtnl.Open(j.host)
 	if err != nil {
-		return err
+		return false, err
 	}
 	l, err := c.LinkByName(veth.HostName(j.Network, j.ContainerID, j.IfName))
 	if err == nil {
-		return rtnl.Except(j.remove(ctx, j.host, l.Index), fs.ErrNotExist)
+		return true, rtnl.Except(j.remove(ctx, j.host, l.Index), fs.ErrNotExist)
 	}
 	if !errors.Is(err, fs.ErrNotExist) || j.NetNS == "" {
-		return rtnl.Except(err, fs.ErrNotExist)
+		return false, rtnl.Except(err, fs.ErrNotExist)
 	}
 	if j.openPod() != nil {
-		return nil // the namespace is gone, or was none: its interfaces went with it
+		return false, nil // the namespace is gone, or was none: its interfaces went with it
 	}
 	end, ok, err := referencePair(ctx, j.host, j.pod, j.IfName, j.Bridge)
 	if err != nil || !ok {
-		return err
+		return false, err
 	}
-	return rtnl.Except(j.remove(ctx, j.host, end.Index), fs.ErrNotExist)
+	return false, rtnl.Except(j.remove(ctx, j.host, end.Index), fs.ErrNotExist)
 }
 
 // referencePair finds the host end of the pod's interface if it is a port of the bridge and bears no alias of ours: an

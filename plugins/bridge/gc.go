@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
+	"net/netip"
+	"slices"
 
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/ipam"
 	"github.com/cniblocks/cniblocks/masq"
+	"github.com/cniblocks/cniblocks/spoof"
 	"github.com/cniblocks/cniblocks/veth"
 )
 
@@ -58,7 +62,8 @@ func (p Plugin) GC(ctx context.Context, r *cni.Request) error {
 		keep[veth.Alias(r.Network, a.ContainerID, a.IfName)] = true
 	}
 	devices := j.sweepDevices(ctx, keep)
-	errs := []error{devices, j.sweepReference(ctx), j.sweepSNAT(ctx)}
+	errs := []error{devices, spoof.Retain(ctx, j.host, veth.AliasPrefix(r.Network), slices.Collect(maps.Keys(keep))),
+		j.sweepReference(ctx), j.sweepSNAT(ctx)}
 	if j.ipam != nil && devices == nil {
 		errs = append(errs, j.ipam.GC(ctx, r))
 	}
@@ -74,20 +79,20 @@ func (j *job) sweepReference(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	stale := map[cni.Attachment]bool{}
+	stale := map[cni.Attachment][]netip.Addr{}
 	for _, l := range held {
-		stale[cni.Attachment{ContainerID: l.Owner.ContainerID, IfName: l.Owner.IfName}] = true
+		a := cni.Attachment{ContainerID: l.Owner.ContainerID, IfName: l.Owner.IfName}
+		stale[a] = append(stale[a], l.Addr)
 	}
 	for _, a := range j.Valid {
 		delete(stale, a)
 	}
 	var errs []error
-	for a := range stale {
-		one := *j
-		request := *j.Request
+	for a, addrs := range stale {
+		one, request := *j, *j.Request
 		request.ContainerID, request.IfName = a.ContainerID, a.IfName
 		one.Request = &request
-		errs = append(errs, one.forget(ctx))
+		errs = append(errs, one.removeReference(ctx, addrs...))
 	}
 	return errors.Join(errs...)
 }

@@ -18,19 +18,15 @@ import (
 )
 
 // configure sets the pod's end up with its addresses and routes, in one system call, and returns its MAC.
-func (j *job) configure(ctx context.Context, pair veth.Pair, res *cni.Result) (veth.MAC, error) {
+func (j *job) configure(ctx context.Context, pair veth.Pair, res *cni.Result, mac veth.MAC) (veth.MAC, error) {
 	c, err := rtnl.Open(j.pod)
 	if err != nil {
-		return veth.MAC{}, err
+		return mac, err
 	}
 	if err := j.podSysctls(res); err != nil {
-		return veth.MAC{}, err
+		return mac, err
 	}
 	index := pair.Pod.Index
-	mac := j.mac
-	if mac == (veth.MAC{}) && len(res.IPs) > 0 {
-		mac = veth.MACFor(j.Network, res.IPs[0].Address.Addr())
-	}
 	var msgs []*rtnl.Msg
 	for _, ip := range res.IPs {
 		msgs = append(msgs, j.newAddr(index, ip))
@@ -60,6 +56,20 @@ func (j *job) configure(ctx context.Context, pair veth.Pair, res *cni.Result) (v
 		return l.MAC, err
 	}
 	return mac, nil
+}
+
+// podMAC is the address that the pod's end gets: the stated one, else one that derives from its IP address. Where there is
+// neither it is the kernel's choice, save where it must be known before the link is up.
+func (j *job) podMAC(res *cni.Result) veth.MAC {
+	switch {
+	case j.mac != veth.MAC{}:
+		return j.mac
+	case len(res.IPs) > 0:
+		return veth.MACFor(j.Network, res.IPs[0].Address.Addr().String())
+	case j.MACSpoofChk:
+		return veth.MACFor(j.Network, j.owner())
+	}
+	return veth.MAC{}
 }
 
 func (j *job) newAddr(index int, ip cni.IP) *rtnl.Msg {

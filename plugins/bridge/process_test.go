@@ -129,6 +129,7 @@ func TestPodsOfTheReferenceAreCheckedAndDeletedWithoutATrace(t *testing.T) {
 			pod := nstest.New(t)
 			_, err := w.execute(ref, cni.ADD, "first", path(pod), conf)
 			require.NoError(t, err)
+			nstest.Settle(t, w.node)
 			_, err = w.execute(own, cni.DEL, "first", path(pod), conf)
 			require.NoError(t, err)
 			clean := w.dump()

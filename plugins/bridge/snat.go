@@ -108,20 +108,19 @@ func (j *job) checkSNAT(ctx context.Context, reference bool) error {
 		return err
 	}
 	err = rule.Check(ctx, j.policy(j.prevIPs()))
-	if err != nil && reference && hasReference(ctx, j) {
+	if err != nil && reference && j.hasReference(ctx) {
 		return nil // a pod that the reference attached has entries of its own
 	}
 	return err
 }
 
-// forget removes what the node keeps for this attachment besides its device: entries that the reference made, in every
-// backend, and ours where the network has some for each attachment.
+// forget removes what the node keeps for this attachment besides its device.
 func (j *job) forget(ctx context.Context) error {
-	errs := []error{removeReference(ctx, j), j.unguard(ctx)}
+	err := j.unguard(ctx)
 	if j.conf.IPAM.Type != hostLocal && j.ipam != nil {
-		errs = append(errs, snat.Forget(ctx, j.host, j.Network, j.owner()))
+		err = errors.Join(err, snat.Forget(ctx, j.host, j.Network, j.owner()))
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 func prefixes(ips []cni.IP) []netip.Prefix {

@@ -1,0 +1,66 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/cniblocks/cniblocks/internal/undo"
+	"github.com/cniblocks/cniblocks/masq"
+	"github.com/cniblocks/cniblocks/spoof"
+	"github.com/cniblocks/cniblocks/veth"
+)
+
+// guard keeps frames with another source address than the pod's from entering the bridge (key macspoofchk). It stands
+// before the pod's end is up.
+func (j *job) guard(ctx context.Context, port string, mac veth.MAC, u *undo.Stack) error {
+	if !j.MACSpoofChk {
+		return nil
+	}
+	u.Push(func(ctx context.Context) error { return spoof.Revoke(ctx, j.host, port) })
+	return spoof.Allow(ctx, j.host, spoof.Port{Name: port, MAC: mac, Owner: j.alias})
+}
+
+func (j *job) checkGuard(ctx context.Context, p present) error {
+	if !j.MACSpoofChk {
+		return nil
+	}
+	port := spoof.Port{Name: p.host.Name, MAC: p.pod.MAC, Owner: j.alias}
+	if p.reference {
+		ok, err := spoof.HasReference(ctx, j.host, j.ContainerID, j.IfName, port)
+		if err == nil && !ok {
+			err = fmt.Errorf("the spoof check of %s is missing or wrong", p.host.Name)
+		}
+		return err
+	}
+	return spoof.Check(ctx, j.host, port)
+}
+
+func (j *job) unguard(ctx context.Context) error {
+	return spoof.Revoke(ctx, j.host, veth.HostName(j.Network, j.ContainerID, j.IfName))
+}
+
+// removeReference removes what the reference keeps on the node for an attachment that it made.
+func (j *job) removeReference(ctx context.Context, addrs ...netip.Addr) error {
+	a := masq.Attachment{Network: j.Network, ContainerID: j.ContainerID, IfName: j.IfName}
+	return errors.Join(masq.RemoveReference(ctx, j.host, a, addrs...), spoof.RemoveReference(ctx, j.host, j.ContainerID, j.IfName))
+}
+
+// hasReference reports whether the reference masquerades every address of the attachment.
+func (j *job) hasReference(ctx context.Context) bool {
+	v4, v6, err := masq.HasReference(ctx, j.host, masq.Attachment{Network: j.Network, ContainerID: j.ContainerID, IfName: j.IfName})
+	return err == nil && !slices.ContainsFunc(j.prevAddrs(), func(a netip.Addr) bool { return a.Is4() && !v4 || a.Is6() && !v6 })
+}
+
+// prevAddrs are the addresses that prevResult, if there is one, gives our interface.
+func (j *job) prevAddrs() (addrs []netip.Addr) {
+	if j.Prev == nil {
+		return nil
+	}
+	for _, ip := range j.prevIPs() {
+		addrs = append(addrs, ip.Address.Addr())
+	}
+	return addrs
+}
