@@ -86,7 +86,7 @@ func cleanup(ctx context.Context, args []string, out, errs io.Writer) int {
 func carryOut(ctx context.Context, plan sweep.Plan, dry bool, out, errs io.Writer) int {
 	kind, name := 0, 0
 	for _, s := range plan.Steps {
-		kind, name = max(kind, len(s.Kind)), max(name, min(len(s.Name), 40))
+		kind, name = max(kind, len(s.Kind)), max(name, min(len(s.Name), 20))
 	}
 	say := func(verb string, s sweep.Step) {
 		fmt.Fprintln(out, strings.TrimRight(fmt.Sprintf("%s  %-*s  %-*s  %s", verb, kind, s.Kind, name, s.Name, s.Note), " "))

@@ -132,8 +132,8 @@ func last(p netip.Prefix) netip.Addr {
 
 func drawGuards(at *item, n *inventory.Node, name string) {
 	count := 0
-	for _, a := range n.Attachments {
-		if a.Network == name && slices.ContainsFunc(n.Guards, func(g inventory.Guard) bool { return g.HostEnd == a.HostEnd }) {
+	for _, g := range n.Guards {
+		if g.Network == name {
 			count++
 		}
 	}

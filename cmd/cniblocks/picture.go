@@ -145,17 +145,20 @@ func drawAddrs(at *item, addrs []inventory.Addr) {
 	}
 }
 
-// drawLoose draws pairs that are not on a bridge.
+// drawLoose draws pairs that are not on a bridge and no uplink.
 func drawLoose(root *item, n *inventory.Node) {
-	if slices.ContainsFunc(n.Attachments, func(a inventory.Attachment) bool { return a.Bridge == "" }) {
-		drawAttachments(root.add("pairs into other namespaces that are on no bridge"), n, "")
+	at := &item{cells: []string{"pairs into other namespaces, on no bridge"}}
+	drawAttachments(at, n, "")
+	if len(at.kids) > 0 {
+		root.kids = append(root.kids, at)
 	}
 }
 
 func drawAttachments(at *item, n *inventory.Node, bridge string) {
 	rest := 0
 	for _, a := range n.Attachments {
-		if a.Bridge != bridge {
+		uplink := slices.ContainsFunc(n.Uplinks, func(u inventory.Uplink) bool { return u.Name == a.HostEnd })
+		if a.Bridge != bridge || uplink {
 			continue
 		}
 		if len(at.kids) >= most {

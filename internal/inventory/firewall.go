@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"slices"
 	"strings"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/cniblocks/cniblocks/internal/nft"
 	"github.com/cniblocks/cniblocks/internal/xtables"
 	"github.com/cniblocks/cniblocks/masq"
+	"github.com/cniblocks/cniblocks/spoof"
 )
 
 // Names of package masq, and of the reference plugins.
@@ -219,21 +221,18 @@ func (r *reader) readSets(c *nft.Conn) error {
 	return nil
 }
 
-// readGuards finds the entries of macspoofchk. Ours are set elements whose key begins with the name of the host end.
+// readGuards finds the entries of macspoofchk.
 func (r *reader) readGuards(c *nft.Conn) error {
-	ours := nft.Table{Family: nft.Bridge, Name: tableName}
-	sets, err := c.Sets(ours)
+	ports, err := spoof.List(context.Background(), r.NS)
 	if err != nil {
 		return ignoreNoNFT(err)
 	}
-	for _, s := range sets {
-		list, err := c.Elements(ours, s.Name)
-		if err != nil {
-			return err
+	for _, p := range ports {
+		g := Guard{Owner: Ours, HostEnd: p.Name, Entry: "MAC " + net.HardwareAddr(p.MAC[:]).String()}
+		if m, ok := parseAlias(p.Owner); ok {
+			g.Network = m.network
 		}
-		for _, e := range list {
-			r.n.Guards = append(r.n.Guards, Guard{Owner: Ours, HostEnd: HostEndOf(e.Key), Entry: "set " + s.Name})
-		}
+		r.n.Guards = append(r.n.Guards, g)
 	}
 	chains, err := c.Chains(nft.Bridge)
 	if err != nil {
@@ -245,10 +244,4 @@ func (r *reader) readGuards(c *nft.Conn) error {
 		}
 	}
 	return nil
-}
-
-// HostEndOf is the name of the interface that the key of a set in our table of the bridge family begins with.
-func HostEndOf(key string) string {
-	name, _, _ := strings.Cut(key[:min(unix.IFNAMSIZ, len(key))], "\x00")
-	return name
 }

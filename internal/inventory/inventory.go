@@ -165,8 +165,9 @@ type Forward struct {
 // Guard is an entry by which a pod is held to its own MAC address (macspoofchk).
 type Guard struct {
 	Owner   Owner  `json:"owner"`
+	Network string `json:"network,omitempty"`
 	HostEnd string `json:"hostEnd,omitempty"`
-	Entry   string `json:"entry"` // as it is called: set element, or chain of the reference
+	Entry   string `json:"entry"` // the MAC that is allowed, or the chain of the reference
 }
 
 // Lease is an address that is taken.

@@ -20,9 +20,7 @@ func (n *Node) Only(network string) *Node {
 	o.Routes = keep(n.Routes, func(r Route) bool { return r.Network == network })
 	o.SNAT = keep(n.SNAT, func(s SNAT) bool { return s.Network == network })
 	o.Forward = keep(n.Forward, func(f Forward) bool { return f.Network == network })
-	o.Guards = keep(n.Guards, func(g Guard) bool {
-		return slices.ContainsFunc(o.Attachments, func(a Attachment) bool { return a.HostEnd == g.HostEnd })
-	})
+	o.Guards = keep(n.Guards, func(g Guard) bool { return g.Network == network })
 	o.Leases = keep(n.Leases, func(l Lease) bool { return l.Network == network })
 	o.LeaseDirs = keep(n.LeaseDirs, func(d LeaseDir) bool { return d.Network == network })
 	o.State = keep(n.State, func(d StateDir) bool { return d.Network == network })

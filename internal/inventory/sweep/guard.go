@@ -4,62 +4,27 @@ package sweep
 
 import (
 	"context"
-	"slices"
 
 	"github.com/cniblocks/cniblocks/internal/inventory"
-	"github.com/cniblocks/cniblocks/internal/nft"
+	"github.com/cniblocks/cniblocks/spoof"
+	"github.com/cniblocks/cniblocks/veth"
 )
 
-// guards removes the entries of macspoofchk for interfaces that go, or that are gone.
+// guards removes the entries of macspoofchk, of interfaces that are gone too.
 func (s *sweeper) guards() {
-	ends := map[string]bool{}
-	for _, a := range s.Found.Attachments {
-		ends[a.HostEnd] = s.gone[a.Index]
-	}
-	var names []string
+	count := map[string]int{}
+	var order []string
 	for _, g := range s.Found.Guards {
-		goes, exists := ends[g.HostEnd]
-		if g.Owner == inventory.Ours && (goes || !exists) {
-			names = append(names, g.HostEnd)
+		if g.Owner != inventory.Ours || !s.wants(g.Network) {
+			continue
 		}
+		if count[g.Network] == 0 {
+			order = append(order, g.Network)
+		}
+		count[g.Network]++
 	}
-	slices.Sort(names)
-	if names = slices.Compact(names); len(names) == 0 {
-		return
+	for _, network := range order {
+		s.add(Step{Network: network, Kind: "spoof guards", Name: network, Note: "of " + plural(count[network], "interface"),
+			do: func(ctx context.Context) error { return spoof.Retain(ctx, s.NS, veth.AliasPrefix(network), nil) }})
 	}
-	s.add(Step{Network: s.Network, Kind: "spoof guards", Name: plural(len(names), "interface"),
-		do: func(ctx context.Context) error { return s.removeGuards(ctx, names) }})
-}
-
-// removeGuards takes the elements out of our sets, and removes the table with the last of them.
-func (s *sweeper) removeGuards(ctx context.Context, names []string) error {
-	c, err := nft.Open(s.NS)
-	if err != nil {
-		return err
-	}
-	table := nft.Table{Family: nft.Bridge, Name: "cniblocks"}
-	return c.Update(ctx, func(b *nft.Batch) error {
-		sets, err := c.Sets(table)
-		if err != nil {
-			return err
-		}
-		left := 0
-		for _, set := range sets {
-			list, err := c.Elements(table, set.Name)
-			if err != nil {
-				return err
-			}
-			n := len(list)
-			list = slices.DeleteFunc(list, func(e nft.Element) bool { return !slices.Contains(names, inventory.HostEndOf(e.Key)) })
-			left += n - len(list)
-			if len(list) > 0 {
-				b.DelElements(table, set.Name, list)
-			}
-		}
-		if left == 0 && !b.Empty() {
-			*b = nft.Batch{}
-			b.DelTable(table)
-		}
-		return nil
-	})
 }

@@ -110,7 +110,7 @@ func (s *sweeper) release(d inventory.LeaseDir, owners []ipam.Owner) {
 
 // retain gives back all leases but those of the owners that are left.
 func (s *sweeper) retain(d inventory.LeaseDir, left []ipam.Owner) {
-	path, note := filepath.Join(d.DataDir, d.Network), plural(d.Leases, "lease")+", and our index of them"
+	path, note := filepath.Join(d.DataDir, d.Network), plural(d.Leases, "lease")+", their directory and our index"
 	if len(left) > 0 {
 		note = fmt.Sprintf("less those of %s that the reference made", plural(len(left), "interface"))
 	}
