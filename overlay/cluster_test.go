@@ -3,10 +3,13 @@
 package overlay_test
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -106,6 +109,19 @@ func (c *cluster) up(e overlay.Encap, with ...func(*overlay.Options)) {
 	}
 }
 
+// keys publishes the WireGuard keys of the nodes.
+func (c *cluster) keys(e overlay.Encap) {
+	c.t.Helper()
+	if _, ok := e.(overlay.WireGuard); !ok {
+		return
+	}
+	for _, n := range c.nodes {
+		k, err := overlay.WireGuard{KeyDir: n.dir}.PublicKey("pods")
+		require.NoError(c.t, err)
+		n.V4.PublicKey, n.V6.PublicKey = k, k
+	}
+}
+
 func (n *node) options(with ...func(*overlay.Options)) overlay.Options {
 	o := overlay.Options{NS: n.ns, Network: "pods", Node: n.Peer, Prefixes: prefixes, StateDir: n.dir}
 	for _, f := range with {
@@ -116,6 +132,10 @@ func (n *node) options(with ...func(*overlay.Options)) overlay.Options {
 
 func (n *node) open(t testing.TB, e overlay.Encap, with ...func(*overlay.Options)) {
 	t.Helper()
+	if w, ok := e.(overlay.WireGuard); ok {
+		w.KeyDir = n.dir
+		e = w
+	}
 	net, err := overlay.New(n.options(with...), e)
 	require.NoError(t, err)
 	n.net = net
@@ -225,14 +245,24 @@ func (c *cluster) streams(families ...peer.Family) {
 	}
 }
 
-// dumps are the states of all nodes.
+// dumps are the states of all nodes, without what the kernel adds by itself and in its own time: link-local addresses, and
+// the routes to local addresses.
 func (c *cluster) dumps() []string {
 	var all []string
 	for _, n := range c.nodes {
-		all = append(all, nstest.Dump(n.ns))
+		var b strings.Builder
+		for l := range strings.Lines(nstest.Dump(n.ns)) {
+			if !fallback.MatchString(l) && !strings.Contains(l, "fe80::") && !strings.HasPrefix(l, "route table 255") {
+				b.WriteString(l)
+			}
+		}
+		all = append(all, b.String())
 	}
 	return all
 }
+
+// fallback devices appear in every namespace when a module is loaded for the first time.
+var fallback = regexp.MustCompile(`^link \d+ (tunl0|sit0|gre0|gretap0|erspan0|ip6tnl0|ip6gre0|ip_vti0|ip6_vti0) `)
 
 // same fails if the state of a node is not what it was, and shows the lines that differ.
 func same(t testing.TB, before, after []string, what string) {
@@ -258,3 +288,45 @@ func lines(a, b string) []string {
 	}
 	return all
 }
+
+// watch returns what the kernel announces of links, addresses, routes and neighbours from now on.
+func watch(t *testing.T, ns *netns.NS) func() []string {
+	t.Helper()
+	var cmd *exec.Cmd
+	var out bytes.Buffer
+	require.NoError(t, ns.Do(func() error {
+		cmd = exec.Command("ip", "monitor", "link", "address", "route", "neigh")
+		cmd.Stdout = &out
+		return cmd.Start()
+	}))
+	time.Sleep(100 * time.Millisecond) // until it listens
+	stop := sync.OnceFunc(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	t.Cleanup(stop)
+	return func() []string {
+		time.Sleep(100 * time.Millisecond)
+		stop()
+		var all []string
+		for l := range strings.Lines(out.String()) {
+			if !strings.Contains(l, " dev eth0 lladdr") && !strings.Contains(l, "PROBE") { // resolved by the kernel itself
+				all = append(all, l)
+			}
+		}
+		return all
+	}
+}
+
+var index = regexp.MustCompile(`(?m)^link \d+ `)
+
+// ours are dumps without the indices of links, which are new when a device is.
+func ours(dumps []string) []string {
+	var all []string
+	for _, d := range dumps {
+		all = append(all, index.ReplaceAllString(d, "link N "))
+	}
+	return all
+}
+
+func countLines(s string) int { return strings.Count(s, "\n") }

@@ -26,6 +26,7 @@ type device struct {
 	tunnel rtnl.Tunnel
 	mac    rtnl.MAC    // zero: whatever it has
 	over   peer.Family // its underlay
+	inner  peer.Family // the only pods that it carries; 0: both
 	shared bool        // with other networks of this node
 	bare   bool        // carries none of the node's addresses
 	bridge string      // to be a port of
@@ -144,12 +145,19 @@ func (n *Node) joined(l rtnl.Link) string {
 }
 
 func (n *Node) make(d device, links []rtnl.Link) error {
-	err := n.conn.Do(rtnl.NewTunnel(d.name, d.mac, 0, d.tunnel), rtnl.SetLink(rtnl.Set{Name: d.name, Alias: n.alias(),
-		Master: indexOf(links, d.bridge), Port: d.port}))
+	err := n.conn.Do(rtnl.NewTunnel(d.name, d.mac, 0, d.tunnel), rtnl.SetLink(rtnl.Set{Name: d.name, Alias: n.alias()}))
 	if err == nil {
-		return nil
+		// A kernel without IPv6 makes no address either.
+		err = rtnl.Except(n.conn.Do(rtnl.NoLinkLocal(d.name)), unix.EAFNOSUPPORT, unix.EOPNOTSUPP)
+		err = errors.Join(err, n.conn.Do(rtnl.SetLink(rtnl.Set{Name: d.name, Master: indexOf(links, d.bridge), Port: d.port, Up: true})))
+		if err != nil {
+			err = errors.Join(err, n.conn.Do(rtnl.DelLink(d.name)))
+		}
 	}
-	if errors.Is(err, unix.EOPNOTSUPP) {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EOPNOTSUPP):
 		return fmt.Errorf("device %s: this kernel has no links of kind %s, or refuses its parameters: %w", d.name, d.tunnel.Kind(), err)
 	}
 	for _, e := range []error{fs.ErrExist, unix.EBUSY, unix.EADDRINUSE, unix.EPERM} {

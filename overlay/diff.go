@@ -20,6 +20,7 @@ import (
 const (
 	unicast      = unix.RTN_UNICAST
 	errNoBuffers = unix.ENOBUFS
+	errInUse     = unix.EADDRINUSE
 )
 
 // gone takes "it is not there" out of the result of removals.
@@ -146,7 +147,7 @@ func (n *Node) addrs(have []rtnl.Addr) (set, remove []rtnl.Addr) {
 			continue
 		}
 		for _, a := range n.o.Node.NodeAddrs() {
-			if n.o.carries(peer.FamilyOf(a)) {
+			if f := peer.FamilyOf(a); n.o.carries(f) && (d.inner == 0 || d.inner == f) {
 				want[rtnl.Addr{Link: index, Prefix: netip.PrefixFrom(a, a.BitLen())}] = true
 			}
 		}
@@ -192,6 +193,7 @@ func (n *Node) diff(links []rtnl.Link) (c changes, refused []error, err error) {
 		return c, nil, err
 	}
 	c.setAddr, c.delAddr = n.addrs(k.addrs)
+	c.tunnelDevice = k.tunnelWrong
 	for _, l := range links {
 		if _, ok := n.stale[l.Index]; ok {
 			c.delLink = append(c.delLink, l)
@@ -229,6 +231,12 @@ func (n *Node) diff(links []rtnl.Link) (c changes, refused []error, err error) {
 		},
 	})
 	c.setTunnel, c.delTunnel = n.want.tunnel.compare(k.tunnel, judgeTunnel)
+	if len(c.setTunnel) > 0 {
+		c.wasTunnel = make(map[peerKey]tunnelPeer, len(k.tunnel))
+		for _, t := range k.tunnel {
+			c.wasTunnel[t.key] = t
+		}
+	}
 	return c, refused, nil
 }
 
@@ -274,7 +282,11 @@ func (n *Node) read() (k kernel, err error) {
 		}
 		k.fdbs = append(k.fdbs, slices.DeleteFunc(fdbs, func(f rtnl.FDB) bool { return f.Learned })...)
 	}
-	k.tunnel, err = n.readTunnel()
+	if t, ok := n.d.(tunneler); ok {
+		right := false
+		k.tunnel, right, err = t.readTunnel(n)
+		k.tunnelWrong = !right
+	}
 	return k, err
 }
 

@@ -27,7 +27,7 @@ func (direct) devices(*Node) ([]device, error)       { return nil, nil }
 func (direct) peerDevices(*Node, peer.Peer) []device { return nil }
 
 func (direct) reach(n *Node) (peer.Reach, error) {
-	return peer.Reach{Encap: "host-gw", V4: peer.Endpoint{Addr: n.o.Node.V4.Addr}, V6: peer.Endpoint{Addr: n.o.Node.V6.Addr}}, nil
+	return n.plainReach("host-gw"), nil
 }
 
 func (direct) ways(n *Node, p peer.Peer) (all []netip.Addr) {

@@ -78,19 +78,39 @@ func notThere(err error) error {
 	return err
 }
 
-// first is the first error of several.
-func first(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func b2i(b bool) int {
 	if b {
 		return 1
 	}
 	return 0
+}
+
+// tunnelEnds are both ends of the tunnel to a peer; the remote one is not this node's own.
+func (n *Node) tunnelEnds(p peer.Peer) (own, remote peer.Endpoint, err error) {
+	own, remote, err = n.o.ends(p)
+	if err == nil && n.under.isLocal(remote.Addr) {
+		err = n.under.to(remote.Addr).err
+	}
+	return own, remote, err
+}
+
+// deviceRoutes are the routes of a peer that has a device of its own.
+func (n *Node) deviceRoutes(p peer.Peer, link int, f peer.Family) plan {
+	pods := n.pods(p)
+	made := plan{routes: make([]rtnl.Route, 0, len(pods))}
+	narrow := n.narrow(p, f)
+	for _, r := range pods {
+		w := n.route(r, link)
+		w.Metric, w.Src, w.MTU = n.metric(r, true), n.source(r), narrow
+		if r.Addr().Is4() {
+			w.Scope = linkScope
+		}
+		made.routes = append(made.routes, w)
+	}
+	return made
+}
+
+// plainReach is what others must know where there is nothing but addresses.
+func (n *Node) plainReach(encap string) peer.Reach {
+	return peer.Reach{Encap: encap, V4: peer.Endpoint{Addr: n.o.Node.V4.Addr}, V6: peer.Endpoint{Addr: n.o.Node.V6.Addr}}
 }

@@ -92,20 +92,14 @@ func (n *Node) mtus(links []rtnl.Link) ([]mtuChange, error) {
 	return all, nil
 }
 
-// families are those of the underlay that this node may use.
+// families are those of the underlay that this node uses.
 func (n *Node) families() []peer.Family {
-	if len(n.devices) > 0 {
-		var all []peer.Family
-		for _, d := range n.devices {
-			all = append(all, d.over)
-		}
-		return all
-	}
 	var all []peer.Family
-	for _, f := range peer.Families {
-		if (n.o.Underlay == 0 || n.o.Underlay == f) && n.o.Node.Endpoint(f).Addr.IsValid() {
-			all = append(all, f)
-		}
+	for _, d := range n.devices {
+		all = append(all, d.over)
+	}
+	if len(all) == 0 {
+		return n.o.families()
 	}
 	return all
 }

@@ -57,6 +57,12 @@ type driver interface {
 	layer() uint32 // 0 for plain routes, 1 for tunnels
 }
 
+// tunneler is a driver with state that rtnetlink does not hold.
+type tunneler interface {
+	readTunnel(n *Node) (peers []tunnelPeer, right bool, err error) // right: the device itself
+	applyTunnel(n *Node, c *changes) error
+}
+
 func (n *Node) open() (err error) {
 	if n.conn == nil {
 		n.conn, err = rtnl.Open(n.o.NS)
@@ -219,8 +225,8 @@ func (n *Node) apply(ctx context.Context, c *changes) error {
 		return err
 	}
 	err := n.conn.Do(c.additions()...)
-	if len(c.setTunnel)+len(c.delTunnel) > 0 {
-		err = errors.Join(err, n.applyTunnel(c.setTunnel, c.delTunnel))
+	if t, ok := n.d.(tunneler); ok && (c.tunnelDevice || len(c.setTunnel)+len(c.delTunnel) > 0) {
+		err = errors.Join(err, t.applyTunnel(n, c))
 	}
 	err = errors.Join(err, gone(n.conn.Do(c.removals()...)))
 	if err != nil {

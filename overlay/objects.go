@@ -3,6 +3,7 @@
 package overlay
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -81,6 +82,8 @@ type kernel struct {
 	fdbs   []rtnl.FDB
 	tunnel []tunnelPeer
 	addrs  []rtnl.Addr // of all links
+
+	tunnelWrong bool // the device of the tunnel peers
 }
 
 // changes are the difference between wanted and present.
@@ -92,6 +95,9 @@ type changes struct {
 	setRoute, delRoute   []rtnl.Route
 	setTunnel, delTunnel []tunnelPeer
 	delLink              []rtnl.Link
+
+	tunnelDevice bool
+	wasTunnel    map[peerKey]tunnelPeer // what setTunnel replaces
 }
 
 type mtuChange struct {
@@ -102,7 +108,7 @@ type mtuChange struct {
 func (m mtuChange) String() string { return fmt.Sprintf("MTU %d of %s", m.mtu, m.link.Name) }
 
 func (c *changes) empty() bool {
-	return len(c.mtu)+len(c.setAddr)+len(c.delAddr)+len(c.setFDB)+len(c.delFDB)+len(c.setNeigh)+len(c.delNeigh)+
+	return !c.tunnelDevice && len(c.mtu)+len(c.setAddr)+len(c.delAddr)+len(c.setFDB)+len(c.delFDB)+len(c.setNeigh)+len(c.delNeigh)+
 		len(c.setRoute)+len(c.delRoute)+len(c.setTunnel)+len(c.delTunnel)+len(c.delLink) == 0
 }
 
@@ -152,6 +158,9 @@ func (c *changes) removals() []*rtnl.Msg {
 func (c *changes) words() []error {
 	var errs []error
 	say(&errs, "%v is missing or different", c.mtu)
+	if c.tunnelDevice {
+		errs = append(errs, errors.New("the WireGuard device has another key or port"))
+	}
 	for _, a := range c.setAddr {
 		errs = append(errs, fmt.Errorf("address %s of link %d is missing", a.Prefix, a.Link))
 	}

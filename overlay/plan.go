@@ -43,8 +43,27 @@ func (n *Node) planAll(have []rtnl.Route, k kernel) {
 		if err != nil {
 			n.skipped = append(n.skipped, &Refused{p.Name, err})
 		}
+		if err := n.want.clash(made); err != nil {
+			n.skipped = append(n.skipped, &Refused{p.Name, err})
+			continue
+		}
 		n.want.put(made)
 	}
+}
+
+// clash finds what would overwrite another peer's.
+func (o objects) clash(p plan) error {
+	for _, f := range p.fdbs {
+		if h, ok := o.fdbs.get(keyOfFDB(f)); ok {
+			return fmt.Errorf("its MAC %s is also that of the peer at %s: give every tunnel device a MAC of its own, or state none", h.MAC, h.Dst)
+		}
+	}
+	for _, t := range p.tunnel {
+		if h, ok := o.tunnel.get(t.key); ok {
+			return fmt.Errorf("its public key %s is also that of the peer at %s: make a key on every node; a copied machine keeps its original's", h.key, h.end)
+		}
+	}
+	return nil
 }
 
 // planOne is a peer's part of the wanted state.
@@ -120,7 +139,7 @@ func (n *Node) elder(p peer.Peer, have []rtnl.Route, k kernel) bool {
 	}
 	made, _ := n.d.plan(n, p)
 	for _, t := range made.tunnel {
-		return slices.ContainsFunc(k.tunnel, func(h tunnelPeer) bool { return h.holds(t) })
+		return slices.ContainsFunc(k.tunnel, func(h tunnelPeer) bool { return h.key == t.key && h.allowed == t.allowed })
 	}
 	return slices.ContainsFunc(made.routes, func(r rtnl.Route) bool { return slices.Contains(have, r) })
 }

@@ -25,6 +25,17 @@ var setups = []struct {
 	{"vxlan with direct routing", overlay.VXLAN{DirectRouting: true}, []nstest.Feature{nstest.VXLAN}, 0},
 	{"vxlan-gpe over IPv4", overlay.VXLAN{GPE: true}, []nstest.Feature{nstest.VXLAN}, 0},
 	{"vxlan-gpe over IPv6", overlay.VXLAN{GPE: true}, []nstest.Feature{nstest.VXLAN}, peer.IPv6},
+	{"gre over IPv4", overlay.GRE{}, []nstest.Feature{nstest.GRE}, peer.IPv4},
+	{"gre over IPv6", overlay.GRE{}, []nstest.Feature{nstest.IP6GRE}, peer.IPv6},
+	{"gre without a key", overlay.GRE{NoKey: true}, []nstest.Feature{nstest.GRE}, peer.IPv4},
+	{"gre point-to-point over IPv4", overlay.GRE{PointToPoint: true}, []nstest.Feature{nstest.GRE}, peer.IPv4},
+	{"gre point-to-point over IPv6", overlay.GRE{PointToPoint: true}, []nstest.Feature{nstest.IP6GRE}, peer.IPv6},
+	{"ipip over IPv4", overlay.IPIP{}, []nstest.Feature{nstest.IPIP, nstest.SIT}, peer.IPv4},
+	{"ipip over IPv6", overlay.IPIP{}, []nstest.Feature{nstest.IP6Tnl}, peer.IPv6},
+	{"geneve over IPv4", overlay.Geneve{}, []nstest.Feature{nstest.Geneve}, peer.IPv4},
+	{"geneve over IPv6", overlay.Geneve{}, []nstest.Feature{nstest.Geneve}, peer.IPv6},
+	{"wireguard over IPv4", overlay.WireGuard{}, []nstest.Feature{nstest.WireGuard}, peer.IPv4},
+	{"wireguard over IPv6", overlay.WireGuard{}, []nstest.Feature{nstest.WireGuard}, peer.IPv6},
 	{"host-gw", overlay.Direct{}, nil, 0},
 }
 
@@ -36,6 +47,7 @@ func TestPodsOfThreeNodesReachEachOtherOverBothFamilies(t *testing.T) {
 			nstest.Need(t, s.need...)
 			c := newCluster(t, 3)
 			before := c.dumps()
+			c.keys(s.encap)
 			c.up(s.encap, func(o *overlay.Options) { o.Underlay = s.underlay })
 			c.addPods()
 			c.reach()

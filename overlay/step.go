@@ -95,7 +95,10 @@ func (n *Node) step(ctx context.Context, steps []change) (done bool, err error) 
 			}
 		}
 	}
-	c := n.replan(before, after)
+	c, ok := n.replan(before, after)
+	if !ok {
+		return false, nil
+	}
 	if free, err := n.free(c.setRoute); err != nil || !free {
 		return false, err
 	}
@@ -148,42 +151,59 @@ func (n *Node) reclaim(steps []change) (claims, bool) {
 	return cl, true
 }
 
-// replan is the difference that the plans make.
-func (n *Node) replan(before, after []plan) changes {
-	var c changes
-	routes, neighs, fdbs, tunnel := map[netip.Prefix]bool{}, map[neighKey]bool{}, map[fdbKey]bool{}, map[peerKey]bool{}
-	for _, p := range after {
-		c.setRoute = wanted(c.setRoute, n.want.routes, p.routes, routes)
-		c.setNeigh = wanted(c.setNeigh, n.want.neighs, p.neighs, neighs)
-		c.setFDB = wanted(c.setFDB, n.want.fdbs, p.fdbs, fdbs)
-		c.setTunnel = wanted(c.setTunnel, n.want.tunnel, p.tunnel, tunnel)
-	}
+// replan is the difference that the plans make; false if a new one would overwrite what is another peer's.
+func (n *Node) replan(before, after []plan) (c changes, ok bool) {
+	var routes edit[netip.Prefix, rtnl.Route]
+	var neighs edit[neighKey, rtnl.Neigh]
+	var fdbs edit[fdbKey, rtnl.FDB]
+	var tunnel edit[peerKey, tunnelPeer]
 	for _, p := range before {
-		c.delRoute = unwanted(c.delRoute, n.want.routes, p.routes, routes)
-		c.delNeigh = unwanted(c.delNeigh, n.want.neighs, p.neighs, neighs)
-		c.delFDB = unwanted(c.delFDB, n.want.fdbs, p.fdbs, fdbs)
-		c.delTunnel = unwanted(c.delTunnel, n.want.tunnel, p.tunnel, tunnel)
+		routes.old, neighs.old = append(routes.old, p.routes...), append(neighs.old, p.neighs...)
+		fdbs.old, tunnel.old = append(fdbs.old, p.fdbs...), append(tunnel.old, p.tunnel...)
 	}
-	return c
+	for _, p := range after {
+		routes.new, neighs.new = append(routes.new, p.routes...), append(neighs.new, p.neighs...)
+		fdbs.new, tunnel.new = append(fdbs.new, p.fdbs...), append(tunnel.new, p.tunnel...)
+	}
+	ok = true
+	c.setRoute, c.delRoute = routes.apply(n.want.routes, &ok)
+	c.setNeigh, c.delNeigh = neighs.apply(n.want.neighs, &ok)
+	c.setFDB, c.delFDB = fdbs.apply(n.want.fdbs, &ok)
+	c.setTunnel, c.delTunnel = tunnel.apply(n.want.tunnel, &ok)
+	c.wasTunnel = make(map[peerKey]tunnelPeer, len(c.setTunnel))
+	for _, t := range c.setTunnel {
+		if h, there := n.want.tunnel.get(t.key); there {
+			c.wasTunnel[t.key] = h
+		}
+	}
+	return c, ok
 }
 
-func wanted[K, V comparable](set []V, have *table[K, V], plan []V, keys map[K]bool) []V {
-	for _, v := range plan {
-		keys[have.key(v)] = true
-		if h, ok := have.get(have.key(v)); !ok || h != v {
+// edit replaces some values of a table by others.
+type edit[K, V comparable] struct{ old, new []V }
+
+func (e edit[K, V]) apply(have *table[K, V], ok *bool) (set, remove []V) {
+	had, wanted := make(map[K]bool, len(e.old)), make(map[K]bool, len(e.new))
+	for _, v := range e.old {
+		had[have.key(v)] = true
+	}
+	for _, v := range e.new {
+		k := have.key(v)
+		h, there := have.get(k)
+		if there && !had[k] || wanted[k] {
+			*ok = false
+		}
+		wanted[k] = true
+		if !there || h != v {
 			set = append(set, v)
 		}
 	}
-	return set
-}
-
-func unwanted[K, V comparable](remove []V, have *table[K, V], plan []V, keys map[K]bool) []V {
-	for _, v := range plan {
-		if h, ok := have.get(have.key(v)); ok && !keys[have.key(v)] {
+	for k := range had {
+		if h, there := have.get(k); there && !wanted[k] {
 			remove = append(remove, h)
 		}
 	}
-	return remove
+	return set, remove
 }
 
 // free reports whether no foreign route stands where a new one is to be.

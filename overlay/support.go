@@ -2,21 +2,69 @@
 
 package overlay
 
-import "fmt"
+import (
+	"iter"
 
-// Combination is one way to set an encapsulation up.
-type Combination struct {
-	Encap             string
-	GPE, GBP          bool
-	L2, Direct, Point bool
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+// Support is one row of the table of what works: an encapsulation in one form, for pods of one family over an underlay of
+// one family.
+type Support struct {
+	Config         Config
+	Pods, Underlay peer.Family
+	Refused        string // what the error says; "" works
+	Overhead       int    // bytes that each packet of a pod grows by
 }
 
-func supported(c Combination) error {
-	if c.GPE && (c.GBP || c.L2) {
-		return fmt.Errorf("gpe together with gbp or l2: VXLAN-GPE carries neither a group policy nor, here, Ethernet")
+// Table yields what works and what is refused.
+func Table() iter.Seq[Support] {
+	return func(yield func(Support) bool) {
+		for _, c := range forms() {
+			for _, pods := range peer.Families {
+				for _, under := range peer.Families {
+					if !yield(support(c, pods, under)) {
+						return
+					}
+				}
+			}
+		}
 	}
-	if c.L2 && c.Direct {
-		return fmt.Errorf("directRouting together with l2: there are no routes")
+}
+
+// forms are the encapsulations routed, with a device for each peer, and on a bridge.
+func forms() []Config {
+	var all []Config
+	for _, e := range encapNames {
+		all = append(all, Config{Encap: e})
+		if e == "vxlan" {
+			all = append(all, Config{Encap: e, GPE: true})
+		}
 	}
-	return nil
+	for _, e := range encapNames {
+		all = append(all, Config{Encap: e, Mode: PointToPoint})
+	}
+	for _, e := range encapNames {
+		all = append(all, Config{Encap: e, L2: true, Bridge: "cni0"})
+	}
+	return append(all, Config{Encap: "vxlan", GPE: true, L2: true, Bridge: "cni0"})
+}
+
+func support(c Config, pods, under peer.Family) Support {
+	s := Support{Config: c, Pods: pods, Underlay: under}
+	e, err := c.Encapsulation()
+	if err != nil {
+		s.Refused = err.Error()
+		return s
+	}
+	d, err := e.driver(&Options{Network: "pods"})
+	if err != nil {
+		s.Refused = err.Error()
+		return s
+	}
+	s.Overhead = d.overhead(under)
+	if _, plain := e.(Direct); plain && pods == peer.IPv6 && under == peer.IPv4 {
+		s.Refused = "needs an IPv6 endpoint"
+	}
+	return s
 }

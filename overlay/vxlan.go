@@ -75,7 +75,10 @@ func (v VXLAN) driver(o *Options) (driver, error) {
 			d.Port = PortGPE
 		}
 	}
-	return d, first(v.L2.check(), supported(Combination{Encap: "vxlan", GPE: v.GPE, GBP: v.GBP, L2: v.L2.on(), Direct: v.DirectRouting}))
+	if err := (Config{GPE: v.GPE, GBP: v.GBP, L2: v.L2.on(), DirectRouting: v.DirectRouting}).vxlanRefusal(); err != nil {
+		return nil, err
+	}
+	return d, v.L2.check()
 }
 
 func (d *vxlan) layer() uint32 { return 1 }
@@ -230,7 +233,7 @@ func (d *vxlan) past(n *Node, p peer.Peer, end peer.Endpoint, way path) plan {
 }
 
 func (d *vxlan) reach(n *Node) (peer.Reach, error) {
-	r := peer.Reach{Encap: "vxlan", V4: peer.Endpoint{Addr: n.o.Node.V4.Addr}, V6: peer.Endpoint{Addr: n.o.Node.V6.Addr}}
+	r := n.plainReach("vxlan")
 	end := &r.V4
 	if d.family == peer.IPv6 {
 		end = &r.V6

@@ -4,7 +4,6 @@ package rtnl
 
 import (
 	"encoding/binary"
-	"fmt"
 	"iter"
 	"net/netip"
 
@@ -16,8 +15,8 @@ type Msg struct {
 	b     []byte
 	flags uint16
 	op    string
-	about fmt.Stringer      // what op is done to; only a message that fails puts it into words
-	reply func(body []byte) // called with what the kernel echoes or answers
+	about func(body []byte) string // reads what op is done to back out of the message, which only one that fails needs
+	reply func(body []byte)        // called with what the kernel echoes or answers
 }
 
 // words say what the message asks for.
@@ -25,12 +24,12 @@ func (m *Msg) words() string {
 	if m.about == nil {
 		return m.op
 	}
-	return m.op + " " + m.about.String()
+	return m.op + " " + m.about(m.b[headerLen:])
 }
 
 // newMsg starts a request; op says in words what it asks for.
 func newMsg(typ, flags uint16, op string, family []byte) *Msg {
-	m := &Msg{b: make([]byte, headerLen, 256), flags: flags, op: op}
+	m := &Msg{b: make([]byte, headerLen, 128), flags: flags, op: op}
 	native.PutUint16(m.b[4:], typ)
 	m.b = append(m.b, family...)
 	return m

@@ -15,10 +15,26 @@ type Tunnel interface {
 	put(m *Msg)
 }
 
-// NewTunnel makes a tunnel device and sets it up. A name that is taken is [io/fs.ErrExist], as is a device of the same
+// NewTunnel makes a tunnel device, down. A name that is taken is [io/fs.ErrExist], as is a device of the same
 // parameters under another name; some kinds say EBUSY or EADDRINUSE to the latter. mac and mtu may be zero.
 func NewTunnel(name string, mac MAC, mtu int, t Tunnel) *Msg {
-	return newLink(t.Kind(), name, mac, mtu, t.put)
+	m := newLink(t.Kind(), name, mac, mtu, t.put)
+	copy(m.b[headerLen:], ifinfo(0, 0, 0, 0))
+	return m
+}
+
+// NoLinkLocal keeps a link from giving itself an IPv6 address when it is set up (ip-link(8), addrgenmode none).
+func NoLinkLocal(name string) *Msg {
+	const (
+		genMode = 8 // IFLA_INET6_ADDR_GEN_MODE
+		none    = 1 // IN6_ADDR_GEN_MODE_NONE
+	)
+	m := newMsg(unix.RTM_NEWLINK, 0, "set addrgenmode of "+name, ifinfo(0, 0, 0, 0))
+	m.str(unix.IFLA_IFNAME, name)
+	m.nest(unix.IFLA_AF_SPEC, func() {
+		m.nest(unix.AF_INET6, func() { m.u8(genMode, none) })
+	})
+	return m
 }
 
 // Tunnel decodes the data of a link of one of the kinds of this package; nil for others.
@@ -105,12 +121,11 @@ func parseVXLAN(b []byte) (v VXLAN) {
 
 // Geneve is a device of RFC 8926.
 type Geneve struct {
-	VNI       uint32
-	Port      uint16     // UDP; 0 is the kernel's 6081
-	Remote    netip.Addr // not set where External is
-	External  bool       // remote address and VNI come with the packet, from a route's [Encap]
-	InnerIP   bool       // IP packets inside instead of Ethernet frames (innerprotoinherit, Linux 5.18)
-	NoRXCheck bool       // over IPv6: take packets whose UDP checksum is zero
+	VNI      uint32
+	Port     uint16     // UDP; 0 is the kernel's 6081
+	Remote   netip.Addr // not set where External is
+	External bool       // remote address and VNI come with the packet, from a route's [Encap]
+	InnerIP  bool       // IP packets inside instead of Ethernet frames (innerprotoinherit, Linux 5.18)
 }
 
 // Kind is "geneve".
@@ -134,9 +149,6 @@ func (g Geneve) put(m *Msg) {
 	if g.InnerIP {
 		m.bytes(unix.IFLA_GENEVE_INNER_PROTO_INHERIT, nil)
 	}
-	if g.NoRXCheck {
-		m.flag(unix.IFLA_GENEVE_UDP_ZERO_CSUM6_RX, true)
-	}
 }
 
 func parseGeneve(b []byte) (g Geneve) {
@@ -152,8 +164,6 @@ func parseGeneve(b []byte) (g Geneve) {
 			g.External = true
 		case unix.IFLA_GENEVE_INNER_PROTO_INHERIT:
 			g.InnerIP = true
-		case unix.IFLA_GENEVE_UDP_ZERO_CSUM6_RX:
-			g.NoRXCheck = u8of(a) != 0
 		}
 	}
 	if g.External {

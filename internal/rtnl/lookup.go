@@ -27,7 +27,7 @@ func lookup(dst netip.Addr, flags uint32, got func(Route)) *Msg {
 	b[0], b[1] = family(dst), uint8(dst.BitLen())
 	native.PutUint32(b[8:], flags)
 	m := newMsg(unix.RTM_GETROUTE, 0, "find the route to", b)
-	m.about = dst
+	m.about = func([]byte) string { return dst.String() }
 	m.ip(unix.RTA_DST, dst)
 	m.reply = func(body []byte) {
 		if len(body) < unix.SizeofRtMsg {

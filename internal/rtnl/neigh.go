@@ -43,7 +43,7 @@ func neighMsg(typ, flags uint16, verb string, n Neigh) *Msg {
 		state = unix.NUD_PERMANENT
 	}
 	m := newMsg(typ, flags, verb, ndmsg(family(n.IP), n.Link, state, 0))
-	m.about = n
+	m.about = func(b []byte) string { return parseNeigh(b).String() }
 	m.ip(unix.NDA_DST, n.IP)
 	if typ == unix.RTM_NEWNEIGH {
 		m.bytes(unix.NDA_LLADDR, n.MAC[:])
@@ -118,7 +118,7 @@ func fdbMsg(typ, flags uint16, verb string, f FDB) *Msg {
 		ntf |= unix.NTF_EXT_LEARNED
 	}
 	m := newMsg(typ, flags, verb, ndmsg(unix.AF_BRIDGE, f.Link, unix.NUD_PERMANENT|unix.NUD_NOARP, ntf))
-	m.about = f
+	m.about = aboutFDB
 	m.bytes(unix.NDA_LLADDR, f.MAC[:])
 	if f.Dst.IsValid() {
 		m.ip(unix.NDA_DST, f.Dst)
@@ -130,6 +130,11 @@ func fdbMsg(typ, flags uint16, verb string, f FDB) *Msg {
 		m.u32(unix.NDA_VNI, f.VNI)
 	}
 	return m
+}
+
+func aboutFDB(body []byte) string {
+	f, _ := parseFDB(body)
+	return f.String()
 }
 
 // String is the entry in the words of bridge-fdb(8).

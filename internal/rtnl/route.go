@@ -84,7 +84,7 @@ func DelRoute(r Route) *Msg { return routeMsg(unix.RTM_DELROUTE, 0, "delete", r)
 
 func routeMsg(typ, flags uint16, verb string, r Route) *Msg {
 	m := newMsg(typ, flags, verb, nil)
-	m.about = r
+	m.about = aboutRoute
 	m.b = append(m.b, rtmsg(r)...)
 	if typ == unix.RTM_DELROUTE {
 		h := m.b[headerLen:]
@@ -129,6 +129,11 @@ func routeMsg(typ, flags uint16, verb string, r Route) *Msg {
 		m.encap(r.Encap)
 	}
 	return m
+}
+
+func aboutRoute(body []byte) string {
+	r, _ := parseRoute(body)
+	return r.String()
 }
 
 // LWTUNNEL_IP_* and LWTUNNEL_IP6_* of linux/lwtunnel.h; the two enumerations agree in these.

@@ -1,0 +1,167 @@
+//go:build linux
+
+package overlay
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+// GRE is RFC 2784. One device for each family of the underlay serves all peers: each costs one route for each of its
+// ranges, and carries both families of pods. The kernel has room for one such device of a family, so the networks of a
+// node share it and differ by key.
+type GRE struct {
+	Key uint32 // RFC 2890; 0: [peer.DeriveVNI] of the network, or what Node states as its VNI
+	TTL uint8  // of the outer header; 0: 64
+	TOS uint8  // of the outer header; 0: that of the packet inside, where the kernel does so
+
+	// NoKey sends no key, for equipment that expects none. The networks of a node cannot share the device then.
+	NoKey bool
+
+	// PointToPoint makes a device for each peer, as other equipment expects of a GRE tunnel.
+	PointToPoint bool
+
+	// L2 makes an Ethernet tunnel (gretap) for each peer and puts it on a bridge, whose subnet then spans the nodes. The
+	// tunnels do not forward to each other.
+	L2 L2
+}
+
+// Name is "gre".
+func (GRE) Name() string { return "gre" }
+
+type gre struct {
+	GRE
+	o *Options
+}
+
+func (g GRE) driver(o *Options) (driver, error) {
+	if g.Key == 0 && !g.NoKey {
+		for _, f := range peer.Families {
+			if v := o.Node.Endpoint(f).VNI; v != 0 {
+				g.Key = v
+			}
+		}
+	}
+	if g.Key == 0 && !g.NoKey {
+		g.Key = peer.DeriveVNI(o.Network)
+	}
+	if g.TTL == 0 {
+		g.TTL = hops
+	}
+	if g.NoKey && g.Key != 0 {
+		return nil, fmt.Errorf("key %d together with no key: state one of them", g.Key)
+	}
+	return &gre{g, o}, g.L2.check()
+}
+
+func (g *gre) layer() uint32 { return 1 }
+
+func (g *gre) overhead(f peer.Family) int {
+	const base, key, ethernet = 4, 4, 14
+	n := ipHeader(f) + base
+	if !g.NoKey {
+		n += key
+	}
+	if g.L2.on() {
+		n += ethernet
+	}
+	return n
+}
+
+// forEach reports whether each peer has a device.
+func (g *gre) forEach() bool { return g.PointToPoint || g.L2.on() }
+
+// families are those of the underlay that this node has.
+func (o *Options) families() (all []peer.Family) {
+	for _, f := range peer.Families {
+		if (o.Underlay == 0 || o.Underlay == f) && o.Node.Endpoint(f).Addr.IsValid() {
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+func greName(f peer.Family) string {
+	if f == peer.IPv4 {
+		return "cb-gre"
+	}
+	return "cb-ip6gre"
+}
+
+func (g *gre) devices(n *Node) (all []device, err error) {
+	if g.L2.on() {
+		return nil, g.L2.mayJoin(n)
+	}
+	if g.forEach() {
+		return nil, nil
+	}
+	for _, f := range n.o.families() {
+		all = append(all, device{name: greName(f), over: f, shared: !g.NoKey, tunnel: rtnl.GRE{V6: f == peer.IPv6, External: true}})
+	}
+	return all, nil
+}
+
+func (g *gre) peerDevices(n *Node, p peer.Peer) []device {
+	if !g.forEach() {
+		return nil
+	}
+	own, remote, err := n.o.ends(p)
+	if err != nil {
+		return nil
+	}
+	d := device{name: g.deviceOf(n, p), over: peer.FamilyOf(own.Addr), tunnel: rtnl.GRE{
+		V6: own.Addr.Is6(), Tap: g.L2.on(), Local: own.Addr, Remote: remote.Addr, Key: g.Key, Keyed: !g.NoKey, TTL: g.TTL, TOS: g.TOS,
+	}}
+	if g.L2.on() {
+		d.bare, d.bridge = true, g.L2.Bridge
+		d.port = []rtnl.PortFlag{{Attr: rtnl.Isolated, On: true}}
+	}
+	return []device{d}
+}
+
+func (g *gre) deviceOf(n *Node, p peer.Peer) string {
+	kind := "gre"
+	if g.L2.on() {
+		kind = "tap"
+	}
+	return hashed(kind, 8, n.o.Network, p.Name)
+}
+
+func (g *gre) ways(n *Node, p peer.Peer) []netip.Addr { return oneWay(n, p) }
+
+// oneWay is the endpoint of the family that both ends have.
+func oneWay(n *Node, p peer.Peer) []netip.Addr {
+	if _, remote, err := n.o.ends(p); err == nil {
+		return []netip.Addr{remote.Addr}
+	}
+	return nil
+}
+
+func (g *gre) plan(n *Node, p peer.Peer) (plan, error) {
+	own, remote, err := n.tunnelEnds(p)
+	if err != nil || g.L2.on() {
+		return plan{}, err
+	}
+	f := peer.FamilyOf(own.Addr)
+	if g.forEach() {
+		return n.deviceRoutes(p, n.links[g.deviceOf(n, p)], f), nil
+	}
+	e := rtnl.Encap{ID: uint64(g.Key), Dst: remote.Addr, Src: own.Addr, TTL: g.TTL, TOS: g.TOS}
+	if !g.NoKey {
+		e.Flags = rtnl.KeyFlag
+	}
+	return n.encapRoutes(p, n.links[greName(f)], f, e), nil
+}
+
+func (g *gre) reach(n *Node) (peer.Reach, error) {
+	r := n.plainReach("gre")
+	for _, e := range []*peer.Endpoint{&r.V4, &r.V6} {
+		if e.Addr.IsValid() {
+			e.VNI = n.o.Node.Endpoint(peer.FamilyOf(e.Addr)).VNI
+		}
+	}
+	return r, nil
+}

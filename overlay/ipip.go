@@ -1,0 +1,103 @@
+//go:build linux
+
+package overlay
+
+import (
+	"net/netip"
+
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+// IPIP puts packets straight into IP. Over IPv4 an ipip device carries IPv4 pods (RFC 2003) and a sit device IPv6 ones
+// (RFC 4213); over IPv6 one ip6tnl device carries both (RFC 2473). A peer costs one route for each of its ranges. There is
+// nothing in a packet to tell networks apart by, so those of a node share the devices, and their ranges must differ.
+type IPIP struct {
+	TTL uint8 // of the outer header; 0: 64 over IPv6, else that of the packet inside
+	TOS uint8 // of the outer header; 0: none; over IPv4 1 is that of the packet inside
+}
+
+// Name is "ipip".
+func (IPIP) Name() string { return "ipip" }
+
+type ipip struct{ IPIP }
+
+func (i IPIP) driver(*Options) (driver, error) {
+	return &ipip{i}, nil
+}
+
+const (
+	ipipName   = "cb-ipip"
+	sitName    = "cb-sit"
+	ip6tnlName = "cb-ip6tnl"
+)
+
+func (i *ipip) layer() uint32                         { return 1 }
+func (i *ipip) overhead(f peer.Family) int            { return ipHeader(f) }
+func (i *ipip) peerDevices(*Node, peer.Peer) []device { return nil }
+
+func (i *ipip) devices(n *Node) (all []device, err error) {
+	for _, f := range n.o.families() {
+		if f == peer.IPv6 {
+			all = append(all, device{name: ip6tnlName, over: f, shared: true, tunnel: rtnl.IPTunnel{Type: "ip6tnl", External: true}})
+			continue
+		}
+		local := n.o.Node.V4.Addr
+		for _, inner := range peer.Families {
+			name, kind := ipipName, "ipip"
+			if inner == peer.IPv6 {
+				name, kind = sitName, "sit"
+			}
+			if n.o.carries(inner) && (inner == peer.IPv4 || n.needsSIT()) {
+				all = append(all, device{name: name, over: f, inner: inner, shared: true, tunnel: rtnl.IPTunnel{Type: kind, Local: local, TTL: i.TTL, TOS: i.TOS}})
+			}
+		}
+	}
+	return all, nil
+}
+
+// needsSIT reports whether IPv6 pods are to be carried over IPv4: not every kernel has sit, and not every network IPv6.
+func (n *Node) needsSIT() bool {
+	if len(n.o.Node.PodsOf(peer.IPv6)) > 0 {
+		return true
+	}
+	for _, p := range n.list {
+		if len(p.PodsOf(peer.IPv6)) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (i *ipip) ways(n *Node, p peer.Peer) []netip.Addr { return oneWay(n, p) }
+
+func (i *ipip) plan(n *Node, p peer.Peer) (plan, error) {
+	own, remote, err := n.tunnelEnds(p)
+	if err != nil {
+		return plan{}, err
+	}
+	if own.Addr.Is6() {
+		ttl := i.TTL
+		if ttl == 0 {
+			ttl = hops
+		}
+		e := rtnl.Encap{Dst: remote.Addr, Src: own.Addr, TTL: ttl, TOS: i.TOS}
+		return n.encapRoutes(p, n.links[ip6tnlName], peer.IPv6, e), nil
+	}
+	var made plan
+	narrow := n.narrow(p, peer.IPv4)
+	for _, r := range n.pods(p) {
+		w := n.route(r, n.links[ipipName])
+		w.Via, w.OnLink = remote.Addr, true
+		if r.Addr().Is6() {
+			// RFC 4213, section 3: the next hop ::a.b.c.d names the IPv4 end of the tunnel.
+			v4 := remote.Addr.As4()
+			w.Link, w.Via = n.links[sitName], netip.AddrFrom16([16]byte{12: v4[0], 13: v4[1], 14: v4[2], 15: v4[3]})
+		}
+		w.Src, w.MTU = n.source(r), narrow
+		made.routes = append(made.routes, w)
+	}
+	return made, nil
+}
+
+func (i *ipip) reach(n *Node) (peer.Reach, error) { return n.plainReach("ipip"), nil }

@@ -1,0 +1,169 @@
+//go:build linux
+
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+// PortWireGuard is the usual one; it has no number of its own at IANA.
+const PortWireGuard = 51820
+
+// WireGuard encrypts. One device serves all peers, over both families of the underlay. A peer costs one WireGuard peer,
+// whose allowed IPs are its ranges, and one route for each range. Every peer must have published its public key; one
+// without an endpoint is let in from wherever it calls.
+type WireGuard struct {
+	Port      uint16        // UDP; 0: what Node states, else [PortWireGuard]
+	Keepalive time.Duration // between packets that keep a firewall or an address translation open; 0: none
+
+	// KeyDir holds a directory for each network, with its private key in wireguard.key. It is made once and must survive
+	// a reboot. "": [DefaultKeyDir].
+	KeyDir string
+}
+
+// Name is "wireguard".
+func (WireGuard) Name() string { return "wireguard" }
+
+type wireguard struct {
+	WireGuard
+	o   *Options
+	key privateKey // zero until it is needed
+}
+
+func (w WireGuard) driver(o *Options) (driver, error) {
+	for _, f := range o.families() {
+		if w.Port == 0 {
+			w.Port = o.Node.Endpoint(f).Port
+		}
+	}
+	if w.Port == 0 {
+		w.Port = PortWireGuard
+	}
+	if w.Keepalive < 0 || w.Keepalive > 65535*time.Second || w.Keepalive%time.Second != 0 {
+		return nil, fmt.Errorf("keepalive %s: want whole seconds up to 65535, or 0 for none", w.Keepalive)
+	}
+	return &wireguard{WireGuard: w, o: o}, nil
+}
+
+func (w *wireguard) layer() uint32                         { return 1 }
+func (w *wireguard) peerDevices(*Node, peer.Peer) []device { return nil }
+
+// overhead is a header of 16 bytes and a tag of 16 (the WireGuard paper, section 5.4.6) in UDP.
+func (w *wireguard) overhead(f peer.Family) int {
+	const udp, header, tag = 8, 16, 16
+	return ipHeader(f) + udp + header + tag
+}
+
+func (w *wireguard) devices(n *Node) (_ []device, err error) {
+	if w.key == (privateKey{}) {
+		if w.key, err = loadKey(w.KeyDir, n.o.Network); err != nil {
+			return nil, err
+		}
+	}
+	return []device{{name: n.o.named("wg"), over: n.o.families()[0], tunnel: rtnl.WireGuard{}}}, nil
+}
+
+func (w *wireguard) ways(n *Node, p peer.Peer) []netip.Addr { return oneWay(n, p) }
+
+func (w *wireguard) plan(n *Node, p peer.Peer) (plan, error) {
+	key := p.V4.PublicKey
+	_, remote, err := n.tunnelEnds(p)
+	switch {
+	case !p.V4.Addr.IsValid() && !p.V6.Addr.IsValid():
+		remote = peer.Endpoint{} // it calls
+	case err != nil:
+		return plan{}, err
+	case remote.PublicKey != (peer.PublicKey{}):
+		key = remote.PublicKey
+	}
+	if key == (peer.PublicKey{}) {
+		key = p.V6.PublicKey
+	}
+	if key == (peer.PublicKey{}) {
+		return plan{}, errors.New("it has no public key: run \"cniblocks wireguard pubkey\" there, and state what it prints as \"publicKey\"")
+	}
+	if own := w.key.public(); key == own {
+		return plan{}, fmt.Errorf("its public key %s is this node's own: a copied machine keeps its original's; remove %s on one of them", key, keyFile(w.KeyDir, n.o.Network))
+	}
+	made := n.deviceRoutes(p, n.links[n.devices[0].name], n.devices[0].over)
+	t := tunnelPeer{key: key, keepalive: w.Keepalive, allowed: rangeList(n.pods(p))}
+	if remote.Addr.IsValid() {
+		t.end = netip.AddrPortFrom(remote.Addr, remote.Port)
+		if remote.Port == 0 {
+			t.end = netip.AddrPortFrom(remote.Addr, w.Port)
+		}
+	}
+	made.tunnel = []tunnelPeer{t}
+	return made, nil
+}
+
+func (w *wireguard) reach(n *Node) (peer.Reach, error) {
+	r := n.plainReach("wireguard")
+	for _, e := range []*peer.Endpoint{&r.V4, &r.V6} {
+		if e.Addr.IsValid() {
+			e.Port, e.PublicKey = w.Port, w.key.public()
+		}
+	}
+	return r, nil
+}
+
+// peerKey tells the peers of a device apart.
+type peerKey = peer.PublicKey
+
+// tunnelPeer is a peer of a WireGuard device; comparable.
+type tunnelPeer struct {
+	key       peerKey
+	end       netip.AddrPort
+	keepalive time.Duration
+	allowed   string // the allowed IPs, see rangeList
+}
+
+func keyOfTunnel(t tunnelPeer) peerKey { return t.key }
+
+func (t tunnelPeer) String() string {
+	return fmt.Sprintf("WireGuard peer %s at %s for %s", t.key, t.end, t.allowed)
+}
+
+// rangeList is ranges as one comparable value.
+func rangeList(all []netip.Prefix) string {
+	words := make([]string, len(all))
+	for i, r := range all {
+		words[i] = r.String()
+	}
+	slices.Sort(words)
+	return strings.Join(words, ",")
+}
+
+func (t tunnelPeer) ranges() []netip.Prefix {
+	var all []netip.Prefix
+	for s := range strings.SplitSeq(t.allowed, ",") {
+		if r, err := netip.ParsePrefix(s); err == nil {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// within reports whether u has all ranges of t.
+func (t tunnelPeer) within(u tunnelPeer) bool {
+	has := u.ranges()
+	return !slices.ContainsFunc(t.ranges(), func(r netip.Prefix) bool { return !slices.Contains(has, r) })
+}
+
+// A device of ours has no peers but ours: allowed IPs that two programs write cannot be kept right.
+var judgeTunnel = judge[peerKey, tunnelPeer]{
+	ours: func(tunnelPeer) bool { return true },
+	same: func(h, w tunnelPeer) bool {
+		return h == w || !w.end.IsValid() && h.key == w.key && h.keepalive == w.keepalive && h.allowed == w.allowed
+	},
+	replaces: func(tunnelPeer, tunnelPeer) bool { return true },
+	conflict: func(tunnelPeer, tunnelPeer) {},
+}

@@ -1,0 +1,126 @@
+//go:build linux
+
+package overlay
+
+import (
+	"bytes"
+	"crypto/ecdh"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+// DefaultKeyDir is where private keys are kept.
+const DefaultKeyDir = "/var/lib/cniblocks"
+
+// privateKey is a key of Curve25519 (RFC 7748).
+type privateKey [32]byte
+
+// String keeps the key out of errors and logs.
+func (privateKey) String() string { return "(private key)" }
+
+// GoString is [privateKey.String].
+func (k privateKey) GoString() string { return k.String() }
+
+func (k privateKey) public() peer.PublicKey {
+	p, err := ecdh.X25519().NewPrivateKey(k[:])
+	if err != nil {
+		return peer.PublicKey{}
+	}
+	return peer.PublicKey(p.PublicKey().Bytes())
+}
+
+// PublicKey is the public key of this node in a network. The private key is made if there is none.
+func (w WireGuard) PublicKey(network string) (peer.PublicKey, error) {
+	if !plainName(network) || network == "" || network == "." || network == ".." {
+		return peer.PublicKey{}, fmt.Errorf("name of the network %q: want letters, digits, dot, dash and underscore", network)
+	}
+	k, err := loadKey(w.KeyDir, network)
+	if err != nil {
+		return peer.PublicKey{}, err
+	}
+	return k.public(), nil
+}
+
+func keyFile(dir, network string) string {
+	if dir == "" {
+		dir = DefaultKeyDir
+	}
+	return filepath.Join(dir, network, "wireguard.key")
+}
+
+// loadKey reads the key, in the form of wg(8), or makes it. Two processes that make it at once end with the same one.
+func loadKey(dir, network string) (privateKey, error) {
+	path := keyFile(dir, network)
+	k, err := readKey(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return k, err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return k, err
+	}
+	if err := makeKey(path); err != nil && !errors.Is(err, fs.ErrExist) {
+		return k, err
+	}
+	return readKey(path)
+}
+
+func readKey(path string) (k privateKey, err error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return k, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return k, err
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		return k, fmt.Errorf("%s: others may read it (mode %#o): 'chmod 600' it, or remove it to get a new key", path, st.Mode().Perm())
+	}
+	var b [128]byte
+	n, err := f.Read(b[:])
+	if err != nil {
+		return k, fmt.Errorf("%s: %w", path, err)
+	}
+	raw, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(b[:n])))
+	if err != nil || len(raw) != len(k) {
+		return k, fmt.Errorf("%s: is no WireGuard key: want 32 bytes in base64, as 'wg genkey' prints them; remove it to get a new one", path)
+	}
+	return privateKey(raw), nil
+}
+
+// makeKey writes a new key so that it is there whole or not at all, after a loss of power too.
+func makeKey(path string) error {
+	var k privateKey
+	if _, err := rand.Read(k[:]); err != nil {
+		return err
+	}
+	k[0] &= 248 // RFC 7748, section 5
+	k[31] = k[31]&127 | 64
+	f, err := os.CreateTemp(filepath.Dir(path), ".wireguard.key-*") // 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.WriteString(base64.StdEncoding.EncodeToString(k[:]) + "\n")
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(f.Name(), path); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
