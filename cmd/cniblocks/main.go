@@ -29,6 +29,8 @@ func commands() []command {
 	return []command{
 		{"show", "draw what is on this node, and say whose it is", show},
 		{"cleanup", "remove what cniblocks made, of one network or of all", cleanup},
+		{"overlay", "apply the peers file to this node, or take the overlay away", overlayCommand},
+		{"wireguard", "print this machine's public key in a network", wireguard},
 		{"version", "print the version", version},
 	}
 }

@@ -3,14 +3,14 @@ package overlay
 import (
 	"encoding/json"
 	"net/netip"
+	"slices"
+	"time"
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/nearest"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/overlay"
 	"github.com/cniblocks/cniblocks/peer"
-
-	"slices"
 )
 
 // conf is the netconf of overlay and of host-gw.
@@ -200,7 +200,7 @@ func (c *conf) encapsulation() overlay.Encap {
 	case "geneve":
 		return overlay.Geneve{VNI: c.VNI, Port: c.Port}
 	case "wireguard":
-		return wireguard(c)
+		return overlay.WireGuard{Port: c.Port, Keepalive: time.Duration(c.Keepalive) * time.Second, KeyDir: c.DataDir}
 	}
 	return overlay.Direct{}
 }

@@ -1,0 +1,68 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/plugins/overlay"
+)
+
+const overlayText = `Usage: cniblocks overlay up|down --conf FILE [OPTIONS]
+
+up applies the peers of every overlay and host-gw in a conflist to this node: what is missing is added, what is no longer
+wanted goes, what others removed is put back. It may be called at any time, and writes nothing when all is right.
+down removes what up and the plugins made for the node: devices, routes, SNAT, state. Pods stay as they are.
+
+  sudo cniblocks overlay up --conf /etc/cni/net.d/10-overlay-vxlan.conflist
+`
+
+// overlayCommand applies the peers file without a pod.
+func overlayCommand(ctx context.Context, args []string, out, errs io.Writer) int {
+	o := newOptions("overlay", overlayText)
+	path := o.String("conf", "", "`FILE` with the conflist or netconf; needed")
+	in := o.String("netns", "", "`PATH` or name of the node's network namespace; default: this one")
+	words, status, done := o.read(args, 1, out, errs)
+	if done {
+		return status
+	}
+	if len(words) == 0 || words[0] != "up" && words[0] != "down" || *path == "" {
+		fmt.Fprintln(errs, "cniblocks overlay: want 'up' or 'down', and --conf FILE; 'cniblocks overlay --help' explains")
+		return misuse
+	}
+	config, err := os.ReadFile(*path)
+	if err != nil {
+		return complain(errs, "overlay", err)
+	}
+	ns, err := openNS(*in)
+	if err != nil {
+		return complain(errs, "overlay", err)
+	}
+	defer ns.Close()
+	if words[0] == "down" {
+		return overlayDown(ctx, ns, config, out, errs)
+	}
+	reports, err := overlay.Up(ctx, ns, config)
+	for _, r := range reports {
+		fmt.Fprintf(out, "%s: %s, this machine is %q, MTU for pods %d\n", r.Network, r.Encap, r.Self, r.MTU)
+		for _, w := range r.Warnings {
+			fmt.Fprintln(errs, "warning:", w)
+		}
+	}
+	if err != nil {
+		return complain(errs, "overlay up", err)
+	}
+	return 0
+}
+
+func overlayDown(ctx context.Context, ns *netns.NS, config []byte, out, errs io.Writer) int {
+	if err := overlay.Down(ctx, ns, config); err != nil {
+		return complain(errs, "overlay down", err)
+	}
+	fmt.Fprintln(out, "the overlay is gone from this node")
+	return 0
+}
