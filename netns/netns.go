@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -46,7 +47,7 @@ type NS struct {
 // effect on what the path names, be it a FIFO or a device. A missing path is [io/fs.ErrNotExist], anything that is not a
 // network namespace [ErrNotNamespace].
 func Open(path string) (*NS, error) {
-	// O_PATH touches nothing but the name; only a file of nsfs is then opened for real.
+	// O_PATH touches nothing but the name; only a file of nsfs, where namespaces are, is then opened for real.
 	p, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open namespace", Path: path, Err: err}
@@ -56,7 +57,7 @@ func Open(path string) (*NS, error) {
 	if err := unix.Fstatfs(p, &st); err != nil {
 		return nil, &fs.PathError{Op: "statfs", Path: path, Err: err}
 	}
-	if st.Type != unix.NSFS_MAGIC && st.Type != unix.PROC_SUPER_MAGIC {
+	if st.Type != unix.NSFS_MAGIC {
 		return nil, fmt.Errorf("%s: %w", path, ErrNotNamespace)
 	}
 	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", p), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
@@ -140,7 +141,7 @@ func Remove(name string) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && err != unix.EINVAL {
+	if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL {
 		return &fs.PathError{Op: "unmount", Path: path, Err: err}
 	}
 	return os.Remove(path)
@@ -175,9 +176,17 @@ func pin(name string) (string, error) {
 }
 
 // shareDir makes Dir a shared mount, so that a pin made in one mount namespace is seen, and removed, in all of them.
-// ip-netns(8) does the same.
+// ip-netns(8) does the same, and holds the same lock, without which two at once would mount it over itself twice.
 func shareDir() error {
-	err := unix.Mount("", Dir, "none", unix.MS_SHARED|unix.MS_REC, "")
+	lock, err := os.Open(Dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return &fs.PathError{Op: "lock", Path: Dir, Err: err}
+	}
+	err = unix.Mount("", Dir, "none", unix.MS_SHARED|unix.MS_REC, "")
 	if err == unix.EINVAL { // not a mount point yet
 		if err = unix.Mount(Dir, Dir, "none", unix.MS_BIND|unix.MS_REC, ""); err == nil {
 			err = unix.Mount("", Dir, "none", unix.MS_SHARED|unix.MS_REC, "")
@@ -270,7 +279,11 @@ func (ns *NS) Lock(ctx context.Context) (unlock func(), err error) {
 	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 5*time.Millisecond) {
 		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return func() { unix.Close(fd) }, nil
+			return func() {
+				// By name: a child that is just being started may hold a copy of the descriptor for a moment.
+				_ = unix.Flock(fd, unix.LOCK_UN)
+				unix.Close(fd)
+			}, nil
 		}
 		if err != unix.EWOULDBLOCK && err != unix.EINTR {
 			unix.Close(fd)
@@ -286,7 +299,8 @@ func (ns *NS) Lock(ctx context.Context) (unlock func(), err error) {
 }
 
 // Do calls f on a thread that is in the namespace and is thrown away afterwards. f must not start goroutines that
-// depend on the namespace: they run elsewhere.
+// depend on the namespace: they run elsewhere. A panic of f goes on in the caller, with the stack of f in its text; f that
+// ends by [runtime.Goexit] is an error.
 func (ns *NS) Do(f func() error) error {
 	return onThread(func() error {
 		if err := unix.Setns(ns.Fd(), unix.CLONE_NEWNET); err != nil {
@@ -301,17 +315,27 @@ func (ns *NS) Do(f func() error) error {
 // it, so it is only held here while another one does the work.
 func onThread(f func() error) (err error) {
 	done := make(chan struct{})
+	panicked := ""
 	go func() {
 		defer close(done)
+		err = errors.New("the function ended its goroutine")
+		defer func() {
+			if p := recover(); p != nil {
+				panicked = fmt.Sprintf("%v\n\n%s", p, debug.Stack())
+			}
+		}()
 		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
+			defer runtime.UnlockOSThread()
 			err = onThread(f)
-			runtime.UnlockOSThread()
 			return
 		}
 		err = f()
 	}()
 	<-done
+	if panicked != "" {
+		panic(panicked)
+	}
 	return err
 }
 

@@ -1,0 +1,85 @@
+//go:build linux
+
+package netns_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/netns"
+)
+
+// childEnv names what a copy of this test binary does instead of running tests.
+const childEnv = "CNIBLOCKS_TEST_NETNS"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) == "first-thread" {
+		if err := workFromTheFirstThread(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	nstest.Main(m)
+}
+
+// workFromTheFirstThread calls Do until goroutines of it began on the first thread of this process, which the tests
+// themselves cannot provoke: their TestMain holds that thread.
+func workFromTheFirstThread() error {
+	runtime.GOMAXPROCS(1) // a goroutine that waits leaves its thread to the one that it started
+	home, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		return err
+	}
+	ns, err := netns.New()
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	first := 0
+	for range 100 {
+		if unix.Gettid() == unix.Getpid() {
+			first++
+		}
+		if err := ns.Do(func() error {
+			switch {
+			case unix.Gettid() == unix.Getpid():
+				return fmt.Errorf("the function runs on the first thread, which cannot be thrown away")
+			case !ns.Here():
+				return fmt.Errorf("the function runs elsewhere")
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		mustPanic(func() { _ = ns.Do(func() error { panic("on purpose") }) })
+	}
+	if first == 0 {
+		return fmt.Errorf("no goroutine was ever on the first thread")
+	}
+	tasks, err := filepath.Glob("/proc/self/task/*/ns/net")
+	if err != nil {
+		return err
+	}
+	for _, task := range tasks {
+		if at, err := os.Readlink(task); err == nil && at != home {
+			return fmt.Errorf("%s is still in %s", task, at)
+		}
+	}
+	return nil
+}
+
+func mustPanic(f func()) {
+	defer func() {
+		if recover() == nil {
+			panic("no panic")
+		}
+	}()
+	f()
+}
