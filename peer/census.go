@@ -12,20 +12,15 @@ type census struct {
 	inside  [len(Families)]int32 // the places around the endpoints of the entry that was asked for last
 	first   []int32              // the number of the first range of entry i; a last one is the count
 	names   map[string]int32
-	ends    map[netip.AddrPort]int32
-	macs    map[familyMAC]int32
-	keys    map[familyKey]int32
+	taken   [len(Families)]taken
 	repeats map[string]bool // names that several entries bear; made when it is first asked for
 }
 
-type familyMAC struct {
-	f Family
-	m MAC
-}
-
-type familyKey struct {
-	f Family
-	k PublicKey
+// taken is what the accepted entries have of one family, and which entry has it.
+type taken struct {
+	ends map[netip.AddrPort]int32
+	macs map[MAC]int32
+	keys map[PublicKey]int32
 }
 
 func newCensus(entries []entry) *census {
@@ -33,7 +28,6 @@ func newCensus(entries []entry) *census {
 		entries: entries,
 		first:   make([]int32, 0, len(entries)+1),
 		names:   make(map[string]int32, len(entries)),
-		ends:    make(map[netip.AddrPort]int32, len(entries)),
 	}
 	n := 0
 	for _, e := range entries {
@@ -84,7 +78,7 @@ func (c *census) conflicts(i int) Problems {
 	}
 	for n, f := range Families {
 		end := e.Endpoint(f)
-		found = append(found, c.sameEnd(f, end)...)
+		found = append(found, c.sameEnd(n, end)...)
 		c.inside[n] = c.ranges.inside(end.Addr)
 		if o := c.ranges.up(c.inside[n]); o != none {
 			found = append(found, c.overlap(claim{int32(i), -1}, o, f))
@@ -93,15 +87,16 @@ func (c *census) conflicts(i int) Problems {
 	return found
 }
 
-func (c *census) sameEnd(f Family, e Endpoint) Problems {
+func (c *census) sameEnd(n int, e Endpoint) Problems {
 	var found Problems
-	if o, ok := c.ends[netip.AddrPortFrom(e.Addr, e.Port)]; ok && e.Addr.IsValid() {
+	t := &c.taken[n]
+	if o, ok := t.ends[netip.AddrPortFrom(e.Addr, e.Port)]; ok {
 		found = append(found, c.shared("endpoint", e.Addr.String(), o, "give every peer an address of its own"))
 	}
-	if o, ok := c.macs[familyMAC{f, e.MAC}]; ok {
+	if o, ok := t.macs[e.MAC]; ok {
 		found = append(found, c.shared("mac", e.MAC.String(), o, "give every tunnel device a MAC of its own, or state none"))
 	}
-	if o, ok := c.keys[familyKey{f, e.PublicKey}]; ok {
+	if o, ok := t.keys[e.PublicKey]; ok {
 		found = append(found, c.shared("publicKey", e.PublicKey.String(), o, "make a key on every node; a copied machine keeps its original's"))
 	}
 	return found
@@ -142,21 +137,21 @@ func (c *census) accept(i int) {
 		c.ranges.hold(c.ranges.at[n], owner)
 	}
 	for n, f := range Families {
-		end := e.Endpoint(f)
+		end, t := e.Endpoint(f), &c.taken[n]
 		if end.Addr.IsValid() {
-			c.ends[netip.AddrPortFrom(end.Addr, end.Port)] = owner
+			put(&t.ends, netip.AddrPortFrom(end.Addr, end.Port), owner, len(c.entries))
 			c.ranges.mark(c.inside[n], claim{owner, -1})
 		}
 		if end.MAC != (MAC{}) {
-			put(&c.macs, familyMAC{f, end.MAC}, owner, len(c.entries))
+			put(&t.macs, end.MAC, owner, len(c.entries))
 		}
 		if end.PublicKey != (PublicKey{}) {
-			put(&c.keys, familyKey{f, end.PublicKey}, owner, len(c.entries))
+			put(&t.keys, end.PublicKey, owner, len(c.entries))
 		}
 	}
 }
 
-// put makes the map when it is needed: most networks publish neither MACs nor keys.
+// put makes the map when it is needed: most networks have one family and publish neither MACs nor keys.
 func put[K comparable](m *map[K]int32, k K, owner int32, size int) {
 	if *m == nil {
 		*m = make(map[K]int32, size)
