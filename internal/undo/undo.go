@@ -27,7 +27,8 @@ type Stack struct{ steps []func(context.Context) error }
 func (s *Stack) Push(step func(context.Context) error) { s.steps = append(s.steps, step) }
 
 // OnError runs the steps if *err is set and joins their errors to it. It is to be deferred, once; a panic passes
-// through after the steps ran. The context of the steps lives on after ctx was cancelled.
+// through after the steps ran, and one in a step keeps no other step from running. The context of the steps lives on after
+// ctx was cancelled.
 func (s *Stack) OnError(ctx context.Context, err *error) {
 	p := recover()
 	if *err == nil && p == nil {
@@ -35,10 +36,25 @@ func (s *Stack) OnError(ctx context.Context, err *error) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), Timeout)
 	defer cancel()
-	for i := len(s.steps) - 1; i >= 0; i-- {
-		*err = errors.Join(*err, s.steps[i](ctx))
-	}
+	s.run(ctx, err)
 	if p != nil {
 		panic(p)
+	}
+}
+
+func (s *Stack) run(ctx context.Context, err *error) {
+	for len(s.steps) > 0 {
+		last := len(s.steps) - 1
+		step := s.steps[last]
+		s.steps = s.steps[:last]
+		func() {
+			defer func() {
+				if p := recover(); p != nil {
+					s.run(ctx, err)
+					panic(p)
+				}
+			}()
+			*err = errors.Join(*err, step(ctx))
+		}()
 	}
 }
