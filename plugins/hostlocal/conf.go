@@ -1,9 +1,12 @@
 package hostlocal
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/cniblocks/cniblocks/cni"
@@ -39,8 +42,12 @@ type conf struct {
 type address netip.Addr
 
 func (a *address) UnmarshalText(b []byte) error {
-	s, _, _ := strings.Cut(string(b), "/")
-	ip, err := netip.ParseAddr(s)
+	ip, err := netip.ParseAddr(string(b))
+	if strings.Contains(string(b), "/") {
+		var p netip.Prefix
+		p, err = netip.ParsePrefix(string(b))
+		ip = p.Addr()
+	}
 	if err != nil {
 		return fmt.Errorf("key \"ips\": %q is no IP address", b)
 	}
@@ -55,7 +62,7 @@ func load(r *cni.Request) (*conf, error) {
 	}
 	c := &conf{}
 	if err := r.DecodeIPAM(c); err != nil {
-		return nil, err
+		return nil, cmp.Or(wrongAddress(r.Config), err)
 	}
 	if c.IPAM == nil {
 		return nil, cni.Errorf(cni.ErrConfig, `netconf: key "ipam" is missing; host-local wants its ranges there`)
@@ -77,6 +84,34 @@ func load(r *cni.Request) (*conf, error) {
 		return nil, err
 	}
 	return c, c.readWanted(r)
+}
+
+// wrongAddress names the key of a range that is no address, which package json does not.
+func wrongAddress(config json.RawMessage) error {
+	type texts = map[string]any
+	var c struct {
+		IPAM          json.RawMessage
+		RuntimeConfig struct{ IPRanges [][]texts }
+	}
+	var inside struct{ Ranges [][]texts }
+	var first texts
+	_, _, _ = json.Unmarshal(config, &c), json.Unmarshal(c.IPAM, &inside), json.Unmarshal(c.IPAM, &first)
+	at := map[string][][]texts{"ipam": {{first}}, "ipam.ranges": inside.Ranges, "runtimeConfig.ipRanges": c.RuntimeConfig.IPRanges}
+	for _, path := range slices.Sorted(maps.Keys(at)) {
+		for _, r := range slices.Concat(at[path]...) {
+			for key, want := range map[string]string{"subnet": "a prefix such as 10.22.0.0/16", "rangeStart": "an IP address", "rangeEnd": "an IP address", "gateway": "an IP address"} {
+				text, ok := r[key].(string)
+				_, err := netip.ParseAddr(text)
+				if key == "subnet" {
+					_, err = netip.ParsePrefix(text)
+				}
+				if ok && text != "" && err != nil {
+					return cni.Errorf(cni.ErrConfig, "netconf: key %q is %q; want %s", path+"."+key, text, want)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 func loadLeast(r *cni.Request) (*conf, error) {
