@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
+	"golang.zx2c4.com/wireguard/wgctrl"
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/ping"
@@ -245,14 +248,14 @@ func (c *cluster) streams(families ...peer.Family) {
 	}
 }
 
-// dumps are the states of all nodes, without what the kernel adds by itself and in its own time: link-local addresses, and
-// the routes to local addresses.
+// dumps are the states of all nodes, without what the kernel adds by itself and in its own time: link-local addresses,
+// multicast groups, the routes to local addresses.
 func (c *cluster) dumps() []string {
 	var all []string
 	for _, n := range c.nodes {
 		var b strings.Builder
 		for l := range strings.Lines(nstest.Dump(n.ns)) {
-			if !fallback.MatchString(l) && !strings.Contains(l, "fe80::") && !strings.HasPrefix(l, "route table 255") {
+			if !noise.MatchString(l) {
 				b.WriteString(l)
 			}
 		}
@@ -261,8 +264,8 @@ func (c *cluster) dumps() []string {
 	return all
 }
 
-// fallback devices appear in every namespace when a module is loaded for the first time.
-var fallback = regexp.MustCompile(`^link \d+ (tunl0|sit0|gre0|gretap0|erspan0|ip6tnl0|ip6gre0|ip_vti0|ip6_vti0) `)
+// noise are also the devices that appear in every namespace when a module is loaded for the first time.
+var noise = regexp.MustCompile(`^link \d+ (tunl0|sit0|gre0|gretap0|erspan0|ip6tnl0|ip6gre0|ip_vti0|ip6_vti0) |fe80::|^route table 255|^fdb (33:33|01:00:5e):`)
 
 // same fails if the state of a node is not what it was, and shows the lines that differ.
 func same(t testing.TB, before, after []string, what string) {
@@ -292,6 +295,15 @@ func lines(a, b string) []string {
 // watch returns what the kernel announces of links, addresses, routes and neighbours from now on.
 func watch(t *testing.T, ns *netns.NS) func() []string {
 	t.Helper()
+	require.Eventually(t, func() bool { // the kernel brings IPv6 addresses into use in its own time
+		for a := range strings.FieldsSeq(ip(t, ns, "-6 -br addr show scope global")) {
+			if p, err := netip.ParsePrefix(a); err == nil && !strings.Contains(ip(t, ns, "-6 route show table local"), "local "+p.Addr().String()+" ") {
+				return false
+			}
+		}
+		return true
+	}, 5*time.Second, 20*time.Millisecond)
+	time.Sleep(100 * time.Millisecond)
 	var cmd *exec.Cmd
 	var out bytes.Buffer
 	require.NoError(t, ns.Do(func() error {
@@ -330,3 +342,24 @@ func ours(dumps []string) []string {
 }
 
 func countLines(s string) int { return strings.Count(s, "\n") }
+
+// wgDevice reads a WireGuard device.
+func wgDevice(t testing.TB, ns *netns.NS, name string) *wgtypes.Device {
+	t.Helper()
+	var d *wgtypes.Device
+	require.NoError(t, ns.Do(func() error {
+		c, err := wgctrl.New()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		d, err = c.Device(name)
+		return err
+	}))
+	return d
+}
+
+func sorted(s []string) []string {
+	slices.Sort(s)
+	return s
+}

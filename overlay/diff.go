@@ -223,7 +223,11 @@ func (n *Node) diff(links []rtnl.Link) (c changes, refused []error, err error) {
 		},
 	})
 	c.setFDB, c.delFDB = n.want.fdbs.compare(k.fdbs, judge[fdbKey, rtnl.FDB]{
-		ours:     func(h rtnl.FDB) bool { return h.Extern },
+		ours: func(h rtnl.FDB) bool {
+			// What was learned of a peer goes with it; else frames would go there until it ages.
+			_, stays := n.want.fdbs.at[fdbKey{link: h.Link, dst: h.Dst}]
+			return h.Extern || h.Learned && !stays
+		},
 		same:     sameFDB,
 		replaces: func(h, w rtnl.FDB) bool { return h.MAC != (rtnl.MAC{}) },
 		conflict: func(h, w rtnl.FDB) {
@@ -280,7 +284,7 @@ func (n *Node) read() (k kernel, err error) {
 		if err != nil {
 			return k, err
 		}
-		k.fdbs = append(k.fdbs, slices.DeleteFunc(fdbs, func(f rtnl.FDB) bool { return f.Learned })...)
+		k.fdbs = append(k.fdbs, fdbs...)
 	}
 	if t, ok := n.d.(tunneler); ok {
 		right := false

@@ -96,7 +96,7 @@ func (n *Node) step(ctx context.Context, steps []change) (done bool, err error) 
 		}
 	}
 	c, ok := n.replan(before, after)
-	if !ok {
+	if !ok || slices.ContainsFunc(c.delFDB, func(f rtnl.FDB) bool { return f.MAC == rtnl.MAC{} }) { // with what was learned
 		return false, nil
 	}
 	if free, err := n.free(c.setRoute); err != nil || !free {
