@@ -89,14 +89,16 @@ func TestBenchmarksOfTheOverlayPackageBecomeRows(t *testing.T) {
 	t.Parallel()
 	var rec report.Recorder
 	recordPeers(&rec, `goos: linux
-BenchmarkSetFromEmpty/peers=10000-2         	       5	  33000000 ns/op	 1234 B/op
-BenchmarkSetFromEmpty/peers=10000-2         	       5	  35000000 ns/op
-BenchmarkSetOneChange/peers=10000           	     100	    500000 ns/op
-BenchmarkOther/peers=10000-2                	       5	  1 ns/op
+BenchmarkSetFromEmpty/vxlan/10000-2         	       5	  33000000 ns/op	        11.5 cpu-ms/op	 1234 B/op
+BenchmarkSetFromEmpty/vxlan/10000-2         	       5	  35000000 ns/op	        12.5 cpu-ms/op	 1234 B/op
+BenchmarkSetOneChange/vxlan/10000           	     100	    500000 ns/op
+BenchmarkSetFromEmpty/vxlan-gpe/10000-2     	       5	  70000000 ns/op
+BenchmarkOther/vxlan/10000-2                	       5	  1 ns/op
 PASS
 `)
 	rep := &report.Report{Rows: rec.Rows()}
-	require.Len(t, rep.Rows, 2)
+	require.Len(t, rep.Rows, 3)
 	require.InDelta(t, 34, judged(t, rep, "overlay, 10 000 peers: Set from empty").Value, 1e-9)
 	require.True(t, judged(t, rep, "overlay, 10 000 peers: Set with one change").Pass())
+	require.InDelta(t, 12, rep.Find("peers 10000", "vxlan: Set from empty").Cell(report.Ours).CPU, 1e-9)
 }

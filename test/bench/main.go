@@ -118,7 +118,7 @@ func start(o options) error {
 		return fmt.Errorf("result of the scenarios: %w", err)
 	}
 	if o.Run.MatchString("peers") {
-		peers(&rep)
+		peers(&rep, o.Quick)
 	}
 	rep.Goals, rep.Introduction = judge(&rep), introduction
 	return publish(o, &rep)

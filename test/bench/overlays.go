@@ -5,13 +5,16 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cniblocks/cniblocks/test/bench/internal/report"
 	"github.com/cniblocks/cniblocks/test/bench/internal/scratch"
@@ -89,28 +92,35 @@ func peerPods(i int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(88 + i>>8), byte(i), 0}), 24)
 }
 
-// peerBenchmarks are the operations of the overlay package that have a goal, by the name of their benchmark; each has
-// sub-benchmarks named peers=N.
+// peerBenchmarks are the operations of the overlay package that have a goal, by the name of their benchmark. Each has
+// sub-benchmarks named by an encapsulation and a number of peers.
 var peerBenchmarks = map[string]string{
-	"BenchmarkSetFromEmpty":       "Set from empty",
-	"BenchmarkSetOneChange":       "Set with one change",
-	"BenchmarkRepairUnchanged":    "Repair without a difference",
-	"BenchmarkDirectSetFromEmpty": "host-gw, Set from empty",
+	"SetFromEmpty":       "Set from empty",
+	"SetOneChange":       "Set with one change",
+	"RepairNoDifference": "Repair without a difference",
 }
 
-// peers runs the benchmarks of the overlay package, which make namespaces of their own, where there are some.
-func peers(rep *report.Report) {
+// peers runs the benchmarks of the overlay package, which make namespaces of their own.
+func peers(rep *report.Report, quick bool) {
 	const pkg = "./overlay"
 	if _, err := os.Stat(pkg); err != nil {
 		return
 	}
-	cmd := exec.Command("go", "test", "-run", "^$", "-bench", "Set|Repair", "-benchtime", "5x", "-count", "3", pkg)
+	count := "5"
+	if quick {
+		count = "2"
+	}
+	cmd := exec.Command("go", "test", "-run", "^$", "-bench", "^Benchmark("+strings.Join(slices.Sorted(maps.Keys(peerBenchmarks)), "|")+")$",
+		"-benchtime", "3x", "-count", count, pkg)
 	cmd.Stderr = os.Stderr
-	fmt.Fprintf(os.Stderr, "%s\n", strings.Join(cmd.Args, " "))
+	fmt.Fprintf(os.Stderr, "%-14s ", "peers")
+	began := time.Now()
 	out, err := cmd.Output()
 	if err != nil {
-		rep.Failures = append(rep.Failures, fmt.Sprintf("peers: %v: %s", err, out))
+		err = fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, out)
+		rep.Failures = append(rep.Failures, "peers: "+err.Error())
 	}
+	fmt.Fprintf(os.Stderr, "%5.1f s %s\n", time.Since(began).Seconds(), outcome(err))
 	var rec report.Recorder
 	recordPeers(&rec, string(out))
 	rows := rec.Rows()
@@ -118,7 +128,10 @@ func peers(rep *report.Report) {
 	rep.Series = append(rep.Series, series(rows)...)
 }
 
-var benchmarkLine = regexp.MustCompile(`^(Benchmark\w+)/peers=(\d+)(?:-\d+)?\s+\d+\s+([\d.]+) ns/op`)
+var (
+	benchmarkLine = regexp.MustCompile(`^Benchmark(\w+)/([\w-]+)/(\d+)(?:-\d+)?\s+\d+\s+([\d.]+) ns/op`)
+	cpuTime       = regexp.MustCompile(`([\d.]+) cpu-ms/op`)
+)
 
 // recordPeers reads what go test -bench prints.
 func recordPeers(rec *report.Recorder, out string) {
@@ -127,7 +140,11 @@ func recordPeers(rec *report.Recorder, out string) {
 		if m == nil || peerBenchmarks[m[1]] == "" {
 			continue
 		}
-		ns, _ := strconv.ParseFloat(m[3], 64)
-		rec.Add("peers "+m[2], peerBenchmarks[m[1]], report.Ours, "ms", report.Measure{Value: ns / 1e6})
+		ns, _ := strconv.ParseFloat(m[4], 64)
+		took := report.Measure{Value: ns / 1e6}
+		if c := cpuTime.FindStringSubmatch(line); c != nil {
+			took.CPU, _ = strconv.ParseFloat(c[1], 64)
+		}
+		rec.Add("peers "+m[3], m[2]+": "+peerBenchmarks[m[1]], report.Ours, "ms", took)
 	}
 }
