@@ -75,14 +75,22 @@ func (b *bridgePlay) build() error {
 		return err
 	}
 	b.retell(conflist)
-	b.empty, err = b.observe()
+	b.empty, err = b.observe("uplink")
 	return err
 }
 
 // retell prints a text without the long name of the temporary directory.
 func (b *bridgePlay) retell(text string) { b.quote(strings.ReplaceAll(text, b.leases, "/tmp/leases")) }
 
-func (b *bridgePlay) observe() (state, error) { return observe(b.w.node, b.leases, stateDir) }
+// observe takes the state when the kernel has done what it does by itself on these links.
+func (b *bridgePlay) observe(links ...string) (state, error) {
+	for _, l := range links {
+		if err := settle(b.ctx, b.w.node, l); err != nil {
+			return nil, err
+		}
+	}
+	return observe(b.w.node, b.leases, stateDir)
+}
 
 func (b *bridgePlay) attach() error {
 	b.act("The runtime attaches the pods, through libcni and our plugins")
@@ -156,7 +164,7 @@ func (b *bridgePlay) detach() error {
 		func() error { return b.del(b.green) },
 		func() error {
 			return b.step("nothing of a pod is left", func() (_ string, err error) {
-				if b.idle, err = b.observe(); err != nil {
+				if b.idle, err = b.observe("uplink", "demo0"); err != nil {
 					return "", err
 				}
 				return b.residue()
@@ -168,7 +176,7 @@ func (b *bridgePlay) detach() error {
 				if err != nil {
 					return "", err
 				}
-				after, err := b.observe()
+				after, err := b.observe("uplink", "demo0")
 				if err != nil {
 					return "", err
 				}

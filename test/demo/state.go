@@ -3,14 +3,17 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
@@ -38,6 +41,50 @@ func observe(ns *netns.NS, dirs ...string) (s state, err error) {
 	}
 	slices.Sort(s)
 	return s, nil
+}
+
+// settle waits until a link has its link-local address, and each of its IPv6 addresses its route: the kernel adds them in
+// the background.
+func settle(ctx context.Context, ns *netns.NS, link string) error {
+	c, err := rtnl.Open(ns)
+	if err != nil {
+		return err
+	}
+	l, err := c.LinkByName(link)
+	if err != nil {
+		return err
+	}
+	for ; ; time.Sleep(5 * time.Millisecond) {
+		if ok, err := settled(c, l.Index); ok || err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("%s does not get its IPv6 addresses: %w", link, err)
+		}
+	}
+}
+
+func settled(c *rtnl.Conn, link int) (bool, error) {
+	addrs, err := c.Addrs(link)
+	if err != nil {
+		return false, err
+	}
+	routes, err := c.Routes(rtnl.RouteFilter{Family: unix.AF_INET6, Link: link, Table: unix.RT_TABLE_LOCAL})
+	if err != nil {
+		return false, err
+	}
+	local := false
+	for _, a := range addrs {
+		ip := a.Prefix.Addr()
+		if ip.Is4() {
+			continue
+		}
+		local = local || ip.IsLinkLocalUnicast()
+		if !slices.ContainsFunc(routes, func(r rtnl.Route) bool { return r.Dst == netip.PrefixFrom(ip, 128) }) {
+			return false, nil
+		}
+	}
+	return local, nil
 }
 
 func links(c *rtnl.Conn) (s state, err error) {

@@ -107,7 +107,7 @@ func (s *sweeper) routes() error {
 	for _, r := range s.Found.Routes {
 		known[fmt.Sprint(r.Dst, r.Metric, r.Table)] = r
 	}
-	kept := 0
+	kept, unnamed := 0, s.takesUnnamed()
 	for _, r := range all {
 		k := known[fmt.Sprint(r.Dst, r.Metric, r.Table)]
 		network := k.Network
@@ -116,7 +116,7 @@ func (s *sweeper) routes() error {
 			continue
 		case network != "" && !s.wants(network):
 			continue
-		case network == "" && !s.only() && !s.directOnly():
+		case network == "" && !unnamed:
 			kept++
 			continue
 		}
@@ -133,20 +133,21 @@ func (s *sweeper) routes() error {
 	return nil
 }
 
-// directOnly: the network is the only one that routes directly.
-func (s *sweeper) directOnly() bool {
+// takesUnnamed reports whether routes that no device gives a network are of this one: it is the only one that routes
+// directly, or the only one of ours that there is.
+func (s *sweeper) takesUnnamed() bool {
+	if s.Network == "" {
+		return true
+	}
 	for _, network := range s.Found.Networks() {
 		if network != s.Network && s.usesDirect(network) {
 			return false
 		}
 	}
-	return s.usesDirect(s.Network)
+	return s.usesDirect(s.Network) || s.only()
 }
 
 func (s *sweeper) usesDirect(network string) bool {
-	if network == "" {
-		return false
-	}
 	_, err := os.Stat(filepath.Join(s.StateDir, network, "host-gw.stamp"))
 	return err == nil
 }
