@@ -25,9 +25,17 @@ import (
 // cannot be read stands there with its error.
 func Dump(ns *netns.NS) string {
 	var out strings.Builder
+	dumpNetlink(ns, &out)
+	rulesets(ns, &out)
+	return out.String()
+}
+
+// dumpNetlink is the part that needs no programs.
+func dumpNetlink(ns *netns.NS, out *strings.Builder) {
 	h, err := handle(ns)
 	if err != nil {
-		return "netlink: " + err.Error() + "\n"
+		fmt.Fprintf(out, "netlink: %v\n", err)
+		return
 	}
 	defer h.Close()
 	d := dumper{h: h, names: map[int]string{}}
@@ -44,11 +52,9 @@ func Dump(ns *netns.NS) string {
 		}
 		sort.Strings(lines)
 		for _, l := range lines {
-			fmt.Fprintf(&out, "%s %s\n", part.title, l)
+			fmt.Fprintf(out, "%s %s\n", part.title, l)
 		}
 	}
-	rulesets(ns, &out)
-	return out.String()
 }
 
 type dumper struct {
@@ -70,10 +76,15 @@ func (d *dumper) links() ([]string, error) {
 	}
 	var out []string
 	for _, l := range links {
-		out = append(out, d.link(l))
+		if !fallback[l.Attrs().Name] {
+			out = append(out, d.link(l))
+		}
 	}
 	return out, err
 }
+
+// fallback are the devices that a tunnel's module makes in every namespace when it is loaded, by whomever.
+var fallback = map[string]bool{"tunl0": true, "gre0": true, "gretap0": true, "erspan0": true, "sit0": true, "ip6tnl0": true, "ip6gre0": true, "ip_vti0": true, "ip6_vti0": true}
 
 func (d *dumper) link(l netlink.Link) string {
 	a := *l.Attrs()

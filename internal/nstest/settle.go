@@ -3,6 +3,7 @@
 package nstest
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -14,13 +15,18 @@ import (
 func Settle(t testing.TB, ns *netns.NS) {
 	t.Helper()
 	const quiet, most = 150 * time.Millisecond, 10 * time.Second
-	last, since := Dump(ns), time.Now()
+	dump := func() string {
+		var out strings.Builder
+		dumpNetlink(ns, &out)
+		return out.String()
+	}
+	last, since := dump(), time.Now()
 	for begin := since; time.Since(since) < quiet; {
 		if time.Since(begin) > most {
 			t.Fatalf("namespace %s does not settle", ns.Path())
 		}
 		time.Sleep(10 * time.Millisecond)
-		if now := Dump(ns); now != last {
+		if now := dump(); now != last {
 			last, since = now, time.Now()
 		}
 	}

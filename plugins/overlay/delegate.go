@@ -157,8 +157,8 @@ func has(ranges []netip.Prefix, is4 bool) bool {
 	return false
 }
 
-// pools are the ranges to lease from, one pool for each family. The first address of a range is the node's own in the
-// overlay and the second the gateway, as flannel has it. With l2 one subnet spans all machines: each leases from its part.
+// pools are the ranges to lease from, one pool for each family. The node's own address in the overlay, the first of an
+// IPv4 range or the last of an IPv6 one, and the gateway, the one after the first, are not leased. With l2 one subnet spans all machines: each leases from its part.
 func (c *conf) pools(v *view) ([]ipam.Pool, error) {
 	own, err := v.ranges()
 	if err != nil {
@@ -171,11 +171,9 @@ func (c *conf) pools(v *view) ([]ipam.Pool, error) {
 			if peer.FamilyOf(p.Addr()) != f {
 				continue
 			}
-			r := ipam.Range{Subnet: p}
-			if c.L2 {
-				if r, err = c.share(p, v.prefixes); err != nil {
-					return nil, err
-				}
+			r, err := c.share(p, v.prefixes)
+			if err != nil {
+				return nil, err
 			}
 			pool = append(pool, r)
 		}
@@ -186,16 +184,23 @@ func (c *conf) pools(v *view) ([]ipam.Pool, error) {
 	return pools, nil
 }
 
-// share is this machine's part of a subnet that spans all machines, with a gateway of its own.
+// share is what of a range is leased. With l2 it is this machine's part of a subnet that spans all machines, with a
+// gateway of its own.
 func (c *conf) share(p netip.Prefix, network []netip.Prefix) (ipam.Range, error) {
+	own, err := ipam.Range{Subnet: p}.Canonical()
+	if err != nil {
+		return own, cni.Errorf(cni.ErrConfig, "peers: %w", err)
+	}
+	if own.End == peer.NodeAddr(p) && own.Start.Less(own.End) {
+		own.End = own.End.Prev()
+	}
+	if !c.L2 {
+		return own, nil
+	}
 	for _, n := range network {
 		if n.Bits() < p.Bits() && n.Contains(p.Addr()) {
-			whole, err := ipam.Range{Subnet: p}.Canonical()
-			if err != nil {
-				return whole, err
-			}
-			return ipam.Range{Subnet: n, Start: whole.Start, End: whole.End, Gateway: whole.Start}, nil
+			return ipam.Range{Subnet: n, Start: own.Start, End: own.End, Gateway: own.Start}, nil
 		}
 	}
-	return ipam.Range{}, cni.Errorf(cni.ErrConfig, `peers: with "l2" the range %s must be a part of "network" (%v), which is the subnet that spans all machines`, p, network)
+	return own, cni.Errorf(cni.ErrConfig, `peers: with "l2" the range %s must be a part of "network" (%v), which is the subnet that spans all machines`, p, network)
 }

@@ -257,7 +257,10 @@ func (j *job) policy(ips []cni.IP) masq.Policy {
 		}
 		r := masq.RangeOf(own)
 		if first := r.Start.Next().Next(); first.IsValid() && !r.End.Less(first) {
-			r.Start = first // after the node's own address and the gateway
+			r.Start = first // after the base address and the gateway
+		}
+		if r.End == peer.NodeAddr(own) && r.Start.Less(r.End) {
+			r.End = r.End.Prev()
 		}
 		p.Sources = append(p.Sources, r)
 		p.Except = append(p.Except, own)

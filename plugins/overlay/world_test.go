@@ -18,6 +18,7 @@ import (
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/ping"
 	"github.com/cniblocks/cniblocks/netns"
+	carrier "github.com/cniblocks/cniblocks/overlay"
 	"github.com/cniblocks/cniblocks/plugins/bridge"
 	"github.com/cniblocks/cniblocks/plugins/hostlocal"
 	"github.com/cniblocks/cniblocks/plugins/overlay"
@@ -31,6 +32,7 @@ type world struct {
 	machines []*machine
 	outside  *netns.NS
 	dir      string
+	keys     bool // the peers file has WireGuard keys
 }
 
 type machine struct {
@@ -71,6 +73,7 @@ func (w *world) peers(names ...string) string {
 		Name     string   `json:"name"`
 		Endpoint []string `json:"endpoint"`
 		Pods     []string `json:"pods"`
+		Key      string   `json:"publicKey,omitempty"`
 	}
 	doc := struct {
 		Network []string `json:"network"`
@@ -78,8 +81,14 @@ func (w *world) peers(names ...string) string {
 	}{Network: []string{"10.244.0.0/16", "fd00:10:244::/48"}}
 	for _, n := range names {
 		i := int(n[0] - 'a')
+		key := ""
+		if w.keys {
+			k, err := carrier.WireGuard{KeyDir: filepath.Join(w.dir, n, "lib")}.PublicKey("pods")
+			require.NoError(w.t, err)
+			key = k.String()
+		}
 		doc.Peers = append(doc.Peers, entry{n, []string{fmt.Sprintf("192.0.2.%d", 11+i), fmt.Sprintf("2001:db8::%d", 11+i)},
-			[]string{fmt.Sprintf("10.244.%d.0/24", i+1), fmt.Sprintf("fd00:10:244:%d::/64", i+1)}})
+			[]string{fmt.Sprintf("10.244.%d.0/24", i+1), fmt.Sprintf("fd00:10:244:%d::/64", i+1)}, key})
 	}
 	b, err := json.Marshal(doc)
 	require.NoError(w.t, err)

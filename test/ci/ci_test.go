@@ -60,7 +60,7 @@ func printed(rep report) string {
 func TestATestThatOneLaneSkippedAndAnotherRanCountsOnceAsRun(t *testing.T) {
 	t.Parallel()
 	first := laneOf(t, "here", here)
-	require.Equal(t, []string{"m/a"}, wantVM(first))
+	require.Equal(t, []selection{{"m/a", "^(TestGRE)$"}}, wantVM(first))
 	rep := merge([]*lane{first, laneOf(t, "vm", vm)}, allow(t, "b TestHardware/* needs a card"), nil)
 	require.Empty(t, rep.failures)
 	require.Equal(t, 3, rep.passed)
@@ -160,4 +160,12 @@ func TestAnAllowanceWithoutAReasonIsRefused(t *testing.T) {
 func TestWhatIsNotAnEventIsAnError(t *testing.T) {
 	t.Parallel()
 	require.ErrorContains(t, newLane("here").read(strings.NewReader("go: no such flag"), io.Discard), "events of here")
+}
+
+func TestTheVirtualMachineIsAskedForNoMoreThanWaitsForIt(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, "^(TestA|TestB)$", pattern([]string{"TestB", "TestA"}))
+	require.Equal(t, "^(TestA)$/^(over_IPv6|x\\+y)$", pattern([]string{"TestA/x+y", "TestA/over_IPv6"}))
+	require.Equal(t, "^(TestA|TestB)$", pattern([]string{"TestA/x", "TestB"}), "a whole test beside a subtest")
+	require.Equal(t, "^(TestA)$", pattern([]string{"TestA/x/y"}))
 }

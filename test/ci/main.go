@@ -1,6 +1,5 @@
 // Command ci runs the tests in all lanes and says what became of each: on the running kernel, in network namespaces
-// where root is to be had, and in a virtual machine those packages with tests that the running kernel lacks something
-// for. Then it merges: a test that one lane skipped and another ran is a test that ran.
+// where root is to be had, and in a virtual machine those tests that the running kernel lacks something for. Then it merges: a test that one lane skipped and another ran is a test that ran.
 //
 // Every test that no lane ran must stand in test/allowed-skips.txt. A pinned namespace that is left over fails the run.
 // With CI=true a lane that cannot run fails it as well; elsewhere that is one loud line. The events of the lanes stay in
@@ -20,6 +19,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -89,12 +90,12 @@ func (s *suite) run(ctx context.Context) (report, error) {
 	if os.Geteuid() != 0 {
 		missing, problems = s.cannot(missing, problems, asRoot, errors.New("this is not root: tests ran in a user namespace, or not at all"))
 	}
-	if pkgs := wantVM(here); len(pkgs) > 0 {
-		vm, err := s.vmLane(ctx, pkgs)
+	if wanted := wantVM(here); len(wanted) > 0 {
+		vms, err := s.vmLanes(ctx, wanted)
 		if err != nil {
 			missing, problems = s.cannot(missing, problems, inVM, err)
 		}
-		lanes = append(lanes, vm)
+		lanes = append(lanes, vms...)
 	}
 	rep := merge(lanes, allowed, missing)
 	rep.failures = append(rep.failures, problems...)
@@ -116,28 +117,37 @@ func (s *suite) cannot(missing, problems []string, words string, err error) ([]s
 	return append(missing, words), problems
 }
 
-// vmLane runs the packages in the virtual machine, one boot for each. The binaries are static, and without the race
-// detector: emulation is slow enough.
-func (s *suite) vmLane(ctx context.Context, pkgs []string) (*lane, error) {
-	vm := newLane("the vm")
+// vmLanes runs what is wanted in the virtual machine, one boot for each package, two at a time. The binaries are static,
+// and without the race detector: emulation is slow enough.
+func (s *suite) vmLanes(ctx context.Context, wanted []selection) ([]*lane, error) {
 	if s.noVM {
-		return vm, errors.New("left out by -no-vm")
+		return nil, errors.New("left out by -no-vm")
 	}
 	bin, err := filepath.Abs(s.vm)
 	if err != nil {
-		return vm, err
+		return nil, err
 	}
 	build := exec.CommandContext(ctx, "go", "build", "-o", bin, "./test/vm")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		return vm, fmt.Errorf("go build ./test/vm: %w\n%s", err, out)
+		return nil, fmt.Errorf("go build ./test/vm: %w\n%s", err, out)
 	}
 	check := exec.CommandContext(ctx, bin, "-check")
 	check.Stdout, check.Stderr = os.Stdout, os.Stdout
 	if err := check.Run(); err != nil {
-		return vm, fmt.Errorf("%s -check: %w", s.vm, err)
+		return nil, fmt.Errorf("%s -check: %w", s.vm, err)
 	}
-	return s.lane(ctx, "vm", []string{"CGO_ENABLED=0"}, append([]string{"-timeout=15m", "-exec=" + bin}, pkgs...))
+	lanes := make([]*lane, len(wanted))
+	var g errgroup.Group
+	g.SetLimit(2)
+	for i, w := range wanted {
+		g.Go(func() (err error) {
+			lanes[i], err = s.lane(ctx, fmt.Sprint("vm-", i), []string{"CGO_ENABLED=0"}, []string{"-timeout=20m", "-exec=" + bin, "-run=" + w.run, w.pkg})
+			return err
+		})
+	}
+	err = g.Wait()
+	return lanes, err
 }
 
 func (s *suite) lane(ctx context.Context, name string, env, args []string) (*lane, error) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -66,15 +67,42 @@ type report struct {
 	notes    []string
 }
 
-// wantVM are the packages with tests that wait for the virtual machine.
-func wantVM(l *lane) []string {
-	pkgs := map[string]bool{}
+// selection is what the virtual machine is to run of a package: a pattern for -run.
+type selection struct{ pkg, run string }
+
+// wantVM selects the tests that wait for the virtual machine, and nothing besides them: emulation is slow.
+func wantVM(l *lane) []selection {
+	waiting := map[string][]string{}
 	for _, key := range l.tests("") {
 		if r := l.results[key]; r.outcome == skipped && strings.Contains(r.reason(), inVM) {
-			pkgs[key.pkg] = true
+			waiting[key.pkg] = append(waiting[key.pkg], key.test)
 		}
 	}
-	return slices.Sorted(maps.Keys(pkgs))
+	var all []selection
+	for _, pkg := range slices.Sorted(maps.Keys(waiting)) {
+		all = append(all, selection{pkg, pattern(waiting[pkg])})
+	}
+	return all
+}
+
+// pattern selects tests by their full names. Where some are subtests and others whole tests, it selects the whole tests
+// that hold them: a pattern has one list of names for each level.
+func pattern(tests []string) string {
+	var tops, subs []string
+	whole := false
+	for _, t := range tests {
+		top, sub, nested := strings.Cut(t, "/")
+		tops = append(tops, regexp.QuoteMeta(top))
+		whole = whole || !nested || strings.Contains(sub, "/")
+		subs = append(subs, regexp.QuoteMeta(sub))
+	}
+	slices.Sort(tops)
+	run := "^(" + strings.Join(slices.Compact(tops), "|") + ")$"
+	if !whole {
+		slices.Sort(subs)
+		run += "/^(" + strings.Join(slices.Compact(subs), "|") + ")$"
+	}
+	return run
 }
 
 // merge counts each test once: failed if it failed in any lane, else passed if it passed in one. missing are the words
