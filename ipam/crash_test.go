@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 // process that is killed, the kernel closes the files: they are those of a thread that dies.
 func dieBefore(t *testing.T, n int, a Allocator, f func(Allocator) error) (died bool) {
 	t.Helper()
-	a.hooks = &hooks{kill: true, left: n, oldKernel: a.hooks.noTmpfile()}
+	a.hooks = &hooks{fault: kill, left: n, oldKernel: a.hooks.noTmpfile()}
 	errs := make(chan error)
 	go func() {
 		runtime.LockOSThread()
@@ -67,8 +67,14 @@ func dieBefore(t *testing.T, n int, a Allocator, f func(Allocator) error) (died 
 // Both pools have room for six owners.
 var crashPools = []Pool{{rng("10.1.0.0/24", "10.1.0.2", "10.1.0.7", "")}, {rng("fd00::/64", "fd00::2", "fd00::7", "")}}
 
-func TestACrashAtAnyWriteIsMendedByTheNextCallAndLeaksNothing(t *testing.T) {
-	t.Parallel()
+// scenario is an operation of alice's, or a GC, and what was before.
+type scenario struct {
+	prepare func(*testing.T, *Allocator)
+	op      func(context.Context, Allocator) error
+	lives   []Owner // who must still have leases afterwards
+}
+
+func scenarios() map[string]scenario {
 	old := func(t *testing.T, a *Allocator, owners ...Owner) {
 		for _, o := range owners {
 			allocate(t, *a, o)
@@ -76,11 +82,7 @@ func TestACrashAtAnyWriteIsMendedByTheNextCallAndLeaksNothing(t *testing.T) {
 		a.Dir = a.reboot(2)
 	}
 	full := []Owner{bob, carol, {"d", "eth0"}, {"e", "eth0"}, {"f", "eth0"}, {"g", "eth0"}}
-	for name, c := range map[string]struct {
-		prepare func(*testing.T, *Allocator)
-		op      func(context.Context, Allocator) error
-		lives   []Owner // who must still have leases afterwards
-	}{
+	return map[string]scenario{
 		"first allocate": {
 			op: func(ctx context.Context, a Allocator) error { _, err := a.Allocate(ctx, alice); return err },
 		},
@@ -153,7 +155,12 @@ func TestACrashAtAnyWriteIsMendedByTheNextCallAndLeaksNothing(t *testing.T) {
 			},
 			lives: []Owner{bob, carol},
 		},
-	} {
+	}
+}
+
+func TestACrashAtAnyWriteIsMendedByTheNextCallAndLeaksNothing(t *testing.T) {
+	t.Parallel()
+	for name, c := range scenarios() {
 		for _, oldKernel := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, old kernel %v", name, oldKernel), func(t *testing.T) {
 				for n := 0; ; n++ {
@@ -171,6 +178,68 @@ func TestACrashAtAnyWriteIsMendedByTheNextCallAndLeaksNothing(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+func TestAWriteThatFailsLeavesAllOrNothing(t *testing.T) {
+	t.Parallel()
+	for name, c := range scenarios() {
+		t.Run(name, func(t *testing.T) {
+			for n := 0; ; n++ {
+				require.Less(t, n, 300)
+				a := Allocator{memDir(t), crashPools}
+				if c.prepare != nil {
+					c.prepare(t, &a)
+				}
+				a.hooks = &hooks{fault: once, left: n}
+				err := c.op(t.Context(), a)
+				came := a.hooks.fault == none
+				a.hooks = nil
+				audit(t, a.Dir)
+				alices := 0
+				for _, content := range files(t, a.Dir) {
+					if strings.Contains(content, "alice") {
+						alices++
+					}
+				}
+				switch {
+				case strings.HasPrefix(name, "release"):
+					require.NoError(t, err, "giving back gets around it")
+					require.Zero(t, alices)
+				case name != "retain" && err == nil:
+					require.Equal(t, 2, alices)
+				case name != "retain" && !strings.Contains(name, "same owner"):
+					require.ErrorIs(t, err, unix.ENOSPC)
+					require.Zero(t, alices)
+				}
+				mended(t, a, c.lives)
+				if !came {
+					break
+				}
+			}
+		})
+	}
+}
+
+func TestAFullDiskIsMendedWhenThereIsRoomAgain(t *testing.T) {
+	t.Parallel()
+	for name, c := range scenarios() {
+		t.Run(name, func(t *testing.T) {
+			for n := 0; ; n++ {
+				require.Less(t, n, 300)
+				a := Allocator{memDir(t), crashPools}
+				if c.prepare != nil {
+					c.prepare(t, &a)
+				}
+				a.hooks = &hooks{fault: full, left: n}
+				err := c.op(t.Context(), a)
+				a.hooks = nil
+				mended(t, a, c.lives)
+				if err == nil {
+					break
+				}
+			}
+		})
 	}
 }
 

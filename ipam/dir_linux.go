@@ -13,13 +13,23 @@ import (
 // Release gives back all leases of an owner. One-line leases of its container go only if it has no others, as with the
 // reference. It is no error if there are none, nor if the directory is missing; nothing is created then.
 func (d Dir) Release(ctx context.Context, o Owner) error {
+	had := false
 	err := d.do(ctx, false, func(s *session) error {
 		n, err := s.release(o)
-		if err == nil && n == 0 && o.IfName != "" {
+		had = had || n > 0
+		if err == nil && !had && o.IfName != "" {
 			_, err = s.release(o.container())
 		}
 		return err
 	})
+	if err != nil && err != errNoDir {
+		err = d.withoutIndex(ctx, err, func(v *view) func(Owner) bool {
+			if !had && !slices.ContainsFunc(v.leases, func(l found) bool { return l.owner == o }) {
+				o = o.container()
+			}
+			return func(other Owner) bool { return other == o }
+		})
+	}
 	if err == errNoDir {
 		return nil
 	}
@@ -27,6 +37,31 @@ func (d Dir) Release(ctx context.Context, o Owner) error {
 		return fmt.Errorf("release the addresses of %s in network %s: %w", o, d.Network, err)
 	}
 	return nil
+}
+
+// withoutIndex releases leases as the reference does, by reading all of them: an index that failed, on a full disk for one,
+// must not keep anybody from giving back.
+func (d Dir) withoutIndex(ctx context.Context, failed error, gone func(*view) func(Owner) bool) error {
+	if d.check() != nil || ctx.Err() != nil {
+		return failed
+	}
+	s, err := d.begin(ctx, "", false)
+	if err != nil {
+		return failed
+	}
+	defer s.close()
+	v, err := s.scan(ctx)
+	if err != nil {
+		return failed
+	}
+	var errs []error
+	is := gone(v)
+	for _, l := range v.leases {
+		if is(l.owner) {
+			errs = append(errs, s.net.unlink(l.addr.String()))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Check makes sure that an owner holds these addresses; without any, that it holds at least one. What nobody holds is
@@ -106,6 +141,9 @@ func (d Dir) Retain(ctx context.Context, keep iter.Seq[Owner]) error {
 		}
 		return errors.Join(errs...)
 	})
+	if err != nil && err != errNoDir {
+		err = d.withoutIndex(ctx, err, func(*view) func(Owner) bool { return func(o Owner) bool { return !kept[o] } })
+	}
 	if err == errNoDir {
 		return nil
 	}

@@ -1,25 +1,42 @@
 package ipam
 
+import "golang.org/x/sys/unix"
+
 // hooks lets tests bring about what cannot be had on demand. A nil one does nothing.
 type hooks struct {
-	kill      bool // panic before the system call that writes after `left` others
-	left      int
+	fault     fault
+	left      int  // system calls that write before the fault
 	oldKernel bool // no O_TMPFILE
 	coarse    bool // the file system does not keep nanoseconds
 	reads     int  // lease files looked at so far
 }
 
+type fault int
+
+const (
+	none fault = iota
+	kill       // the process ends
+	once       // one call fails
+	full       // this and all later calls fail
+)
+
 // killed is what a panic of hooks says.
 type killed struct{}
 
-func (h *hooks) step() {
-	if h == nil || !h.kill {
-		return
-	}
-	if h.left == 0 {
+// step comes before every system call that writes.
+func (h *hooks) step() error {
+	switch {
+	case h == nil || h.fault == none:
+		return nil
+	case h.left > 0:
+		h.left--
+		return nil
+	case h.fault == kill:
 		panic(killed{})
+	case h.fault == once:
+		h.fault = none
 	}
-	h.left--
+	return unix.ENOSPC
 }
 
 func (h *hooks) read() {

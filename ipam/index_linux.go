@@ -31,11 +31,10 @@ func (s *session) heal(ctx context.Context) (*view, error) {
 			return nil, err
 		}
 	}
-	keeps, err := s.keepsTimes()
-	if err != nil {
+	s.coarse = !s.keepsTimes()
+	if err := s.spoil(); err != nil && !s.coarse {
 		return nil, err
 	}
-	s.coarse = !keeps
 	v, err := s.scan(ctx)
 	if err != nil {
 		return nil, err
@@ -50,7 +49,8 @@ func (s *session) heal(ctx context.Context) (*view, error) {
 		return nil, err
 	}
 	s.healed = true
-	return v, s.stamp()
+	s.stamp()
+	return v, nil
 }
 
 // sweep removes everything but the table from the index.

@@ -266,6 +266,29 @@ func TestPlantedLinksAreNotFollowed(t *testing.T) {
 	}
 }
 
+func TestAnIndexThatCannotBeUsedKeepsNobodyFromGivingBack(t *testing.T) {
+	t.Parallel()
+	a := Allocator{newDir(t), []Pool{pool("10.1.0.0/24"), pool("fd00::/64")}}
+	for _, o := range []Owner{alice, bob, carol} {
+		allocate(t, a, o)
+	}
+	write(t, a.Dir, "10.1.0.99", "alice")
+	index := filepath.Join(a.DataDir, ".cniblocks")
+	require.NoError(t, os.RemoveAll(index))
+	require.NoError(t, os.WriteFile(index, nil, 0o600))
+	_, err := a.Allocate(t.Context(), Owner{"dora", "eth0"})
+	require.ErrorContains(t, err, ".cniblocks is not a directory")
+	require.NoError(t, a.Release(t.Context(), alice))
+	require.Len(t, files(t, a.Dir), 5)
+	require.NoError(t, a.Release(t.Context(), alice))
+	require.Len(t, files(t, a.Dir), 4, "the one-line lease, when there are no others")
+	require.NoError(t, a.Retain(t.Context(), slices.Values([]Owner{carol})))
+	require.Equal(t, map[string]string{"10.1.0.4": "carol\r\neth0", "fd00::4": "carol\r\neth0"}, files(t, a.Dir))
+	require.NoError(t, os.Remove(index))
+	allocate(t, a, alice)
+	require.True(t, audit(t, a.Dir))
+}
+
 func TestTheTableGrowsWithTheLeases(t *testing.T) {
 	t.Parallel()
 	a := Allocator{memDir(t), []Pool{slash16}}

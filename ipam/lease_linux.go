@@ -101,7 +101,9 @@ func (s *session) draft(o Owner) (d draft, err error) {
 
 // publish gives the draft its address. If the address has a file already it is [fs.ErrExist].
 func (s *session) publish(d draft, a netip.Addr) error {
-	s.net.hooks.step()
+	if err := s.net.hooks.step(); err != nil {
+		return s.net.err("link", a.String(), err)
+	}
 	if d.name != "" {
 		err := unix.Linkat(s.idx.fd, d.name, s.net.fd, a.String(), 0)
 		return s.net.made("link", a.String(), err)

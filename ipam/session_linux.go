@@ -65,15 +65,21 @@ func (d Dir) once(ctx context.Context, boot string, create bool, f func(*session
 		return err
 	}
 	defer s.close()
+	if err := s.openIndex(); err != nil {
+		return err
+	}
 	if !s.inStep() {
 		if _, err := s.heal(ctx); err != nil {
 			return err
 		}
 	}
-	if err := f(s); err != nil || !s.changed {
+	if err := f(s); err != nil {
 		return err // without a stamp the next call reads everything again
 	}
-	return s.stamp()
+	if s.changed {
+		s.stamp()
+	}
+	return nil
 }
 
 func (d Dir) bootID() (string, error) {
@@ -95,7 +101,7 @@ func (d Dir) bootID() (string, error) {
 	return id, checkBootID(id)
 }
 
-// begin opens and locks the directory, and opens the index if it is there.
+// begin opens and locks the directory.
 func (d Dir) begin(ctx context.Context, boot string, create bool) (*session, error) {
 	s, err := d.openNet()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -114,10 +120,7 @@ func (d Dir) begin(ctx context.Context, boot string, create bool) (*session, err
 	}
 	s.boot, s.bootHash = boot, hashBoot(boot)
 	s.idx = dir{-1, filepath.Join(d.dataDir(), indexName, d.Network, boot), d.hooks}
-	if err = s.acquire(ctx); err == nil {
-		err = s.openIndex()
-	}
-	if err != nil {
+	if err := s.acquire(ctx); err != nil {
 		s.close()
 		return nil, err
 	}
@@ -279,32 +282,34 @@ func (s *session) spoil() error {
 }
 
 // stamp declares the index to be in step with the directory. The nanoseconds are random, so that no later change, in
-// whatever tick of the kernel's clock, has the same time.
-func (s *session) stamp() error {
+// whatever tick of the kernel's clock, has the same time. Where it fails the next call reads the directory, that is all.
+func (s *session) stamp() {
 	if s.coarse {
-		return nil
+		return
 	}
-	s.spoilt, s.changed = false, false
 	t := unix.NsecToTimespec(time.Now().Unix()*1e9 + 1 + rand.Int64N(1e9-1))
-	if err := s.net.setMtime(t); err != nil {
-		return err
+	if s.net.setMtime(t) != nil {
+		return
 	}
 	t.Sec -= stampShift
-	return s.idx.setMtime(t)
+	if s.idx.setMtime(t) == nil {
+		s.spoilt, s.changed = false, false
+	}
 }
 
-// keepsTimes finds out whether a stamp would be worth anything: whether the file systems keep nanoseconds.
-func (s *session) keepsTimes() (bool, error) {
+// keepsTimes finds out whether a stamp would be worth anything: whether we may set times, and the file systems keep
+// nanoseconds.
+func (s *session) keepsTimes() bool {
 	t := unix.NsecToTimespec(time.Now().Unix()*1e9 + 123456789)
 	for _, d := range []dir{s.net, s.idx} {
-		if err := d.setMtime(t); err != nil {
-			return false, err
+		if d.setMtime(t) != nil {
+			return false
 		}
 		if got, err := d.mtime(); err != nil || got != t {
-			return false, err
+			return false
 		}
 	}
-	return !s.d.hooks.coarseTime(), s.spoil()
+	return !s.d.hooks.coarseTime()
 }
 
 func (s *session) close() {

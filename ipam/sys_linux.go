@@ -56,7 +56,9 @@ func (d dir) open(name string, flags int) (int, error) {
 		fd, err := openPath(d.fd, name, flags, 0)
 		return fd, d.err("open", name, err)
 	}
-	d.hooks.step()
+	if err := d.hooks.step(); err != nil {
+		return -1, d.err("create", name, err)
+	}
 	fd, err := openPath(d.fd, name, flags, 0o600)
 	return fd, d.made("create", name, err)
 }
@@ -65,9 +67,8 @@ func (d dir) open(name string, flags int) (int, error) {
 func (d dir) child(name string, mode uint32) (dir, error) {
 	fd, err := openPath(d.fd, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err == unix.ENOENT && mode != 0 {
-		d.hooks.step()
-		if err := unix.Mkdirat(d.fd, name, mode); err != nil && err != unix.EEXIST {
-			return dir{fd: -1}, d.made("mkdir", name, err)
+		if err := d.mkdir(name, mode); err != nil {
+			return dir{fd: -1}, err
 		}
 		if fd, err = openPath(d.fd, name, unix.O_RDONLY|unix.O_DIRECTORY, 0); err == unix.ENOENT {
 			return dir{fd: -1}, d.made("open", name, err)
@@ -80,6 +81,17 @@ func (d dir) child(name string, mode uint32) (dir, error) {
 		return dir{fd: -1}, d.err("open", name, err)
 	}
 	return dir{fd, filepath.Join(d.path, name), d.hooks}, nil
+}
+
+func (d dir) mkdir(name string, mode uint32) error {
+	err := d.hooks.step()
+	if err == nil {
+		err = unix.Mkdirat(d.fd, name, mode)
+	}
+	if err == unix.EEXIST {
+		return nil
+	}
+	return d.made("mkdir", name, err)
 }
 
 // names lists all entries.
@@ -108,28 +120,38 @@ func (d dir) mtime() (unix.Timespec, error) {
 }
 
 func (d dir) setMtime(t unix.Timespec) error {
-	d.hooks.step()
-	err := unix.UtimesNanoAt(d.fd, ".", []unix.Timespec{{Nsec: unix.UTIME_OMIT}, t}, 0)
+	err := d.hooks.step()
+	if err == nil {
+		err = unix.UtimesNanoAt(d.fd, ".", []unix.Timespec{{Nsec: unix.UTIME_OMIT}, t}, 0)
+	}
 	return d.made("set time", "", err)
 }
 
 func (d dir) rename(from, to string) error {
-	d.hooks.step()
-	return d.made("rename", to, unix.Renameat(d.fd, from, d.fd, to))
+	err := d.hooks.step()
+	if err == nil {
+		err = unix.Renameat(d.fd, from, d.fd, to)
+	}
+	return d.made("rename", to, err)
 }
 
 // unlink removes an entry that is no directory. It is no error if it is not there.
 func (d dir) unlink(name string) error {
-	d.hooks.step()
-	if err := unix.Unlinkat(d.fd, name, 0); err != unix.ENOENT {
-		return d.err("remove", name, err)
+	err := d.hooks.step()
+	if err == nil {
+		err = unix.Unlinkat(d.fd, name, 0)
 	}
-	return nil
+	if err == unix.ENOENT {
+		return nil
+	}
+	return d.err("remove", name, err)
 }
 
 // removeAll removes whatever has the name.
 func (d dir) removeAll(name string) error {
-	d.hooks.step()
+	if err := d.hooks.step(); err != nil {
+		return d.err("remove", name, err)
+	}
 	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", d.fd))
 	if err != nil {
 		return d.err("remove", name, err)
@@ -140,7 +162,9 @@ func (d dir) removeAll(name string) error {
 
 // write writes b at an offset of an open file of the directory.
 func (d dir) write(fd int, name string, b []byte, off int64) error {
-	d.hooks.step()
+	if err := d.hooks.step(); err != nil {
+		return d.err("write", name, err)
+	}
 	n, err := unix.Pwrite(fd, b, off)
 	if err == nil && n < len(b) {
 		err = unix.ENOSPC
