@@ -86,7 +86,7 @@ func (n *Node) ensureDevices(ctx context.Context, want []device) (links []rtnl.L
 			continue
 		}
 		if s, differs := n.mend(l, d, links); differs {
-			msgs = append(msgs, rtnl.SetLink(s))
+			msgs = append(msgs, setLink(s)...)
 		}
 	}
 	if len(msgs)+len(remade) == 0 {
@@ -144,12 +144,22 @@ func (n *Node) joined(l rtnl.Link) string {
 	return n.alias()
 }
 
+// setLink is the change in as many messages as it takes: the kernel looks for a port's bridge before it makes it a port.
+func setLink(s rtnl.Set) []*rtnl.Msg {
+	if s.Master == 0 || len(s.Port) == 0 {
+		return []*rtnl.Msg{rtnl.SetLink(s)}
+	}
+	port := rtnl.Set{Index: s.Index, Name: s.Name, Port: s.Port}
+	s.Port = nil
+	return []*rtnl.Msg{rtnl.SetLink(s), rtnl.SetLink(port)}
+}
+
 func (n *Node) make(d device, links []rtnl.Link) error {
 	err := n.conn.Do(rtnl.NewTunnel(d.name, d.mac, 0, d.tunnel), rtnl.SetLink(rtnl.Set{Name: d.name, Alias: n.alias()}))
 	if err == nil {
 		// A kernel without IPv6 makes no address either.
 		err = rtnl.Except(n.conn.Do(rtnl.NoLinkLocal(d.name)), unix.EAFNOSUPPORT, unix.EOPNOTSUPP)
-		err = errors.Join(err, n.conn.Do(rtnl.SetLink(rtnl.Set{Name: d.name, Master: indexOf(links, d.bridge), Port: d.port, Up: true})))
+		err = errors.Join(err, n.conn.Do(setLink(rtnl.Set{Name: d.name, Master: indexOf(links, d.bridge), Port: d.port, Up: true})...))
 		if err != nil {
 			err = errors.Join(err, n.conn.Do(rtnl.DelLink(d.name)))
 		}
