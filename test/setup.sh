@@ -15,6 +15,12 @@ need modprobe kmod
 need xz xz-utils
 need gcc gcc libc6-dev
 need qemu-system-x86_64 qemu-system-x86
+need containerd containerd
+need runc runc
+need podman podman
+if ! busybox=$(command -v busybox) || ldd "$busybox" >/dev/null 2>&1; then # ldd fails for a static one
+	missing+=(busybox-static)
+fi
 
 updated=no
 install() {

@@ -175,13 +175,11 @@ func (p *criPod) container(name string) (id string) {
 	return id
 }
 
-// ping proves that a container reaches an address.
+// ping proves that a container reaches the addresses.
 func (c *containerd) ping(container string, to ...netip.Addr) {
 	c.t.Helper()
-	for _, a := range to {
-		_, err := c.Exec(c.t.Context(), container, 10*time.Second, "ping", "-c", "1", "-W", "5", a.String())
-		require.NoError(c.t, err)
-	}
+	_, err := c.Exec(c.t.Context(), container, endurance, pings(to)...)
+	require.NoError(c.t, err)
 }
 
 // settled is the trace when a first pod came and went.

@@ -122,6 +122,15 @@ func reach(t testing.TB, from *netns.NS, to netip.Addr) {
 	require.NoError(t, nstest.Ping(ctx, from, to, ping.Options{}))
 }
 
+// pings is a command for a container, which fails when one of the addresses does not answer.
+func pings(to []netip.Addr) []string {
+	command := []string{"sh", "-c", `for ip; do ping -c 1 -W 5 "$ip" || exit; done`, "pings"}
+	for _, a := range to {
+		command = append(command, a.String())
+	}
+	return command
+}
+
 // lines are those of a text without the empty ones.
 func lines(s string) []string {
 	return strings.FieldsFunc(s, func(r rune) bool { return r == '\n' })
