@@ -48,7 +48,7 @@ func moveTo(ctx context.Context, ns *netns.NS, lock string, keep Backend, networ
 		return err
 	}
 	for _, p := range list {
-		if p.Network == label(network) {
+		if p.Of(network) {
 			p.Network = network
 			if err := keep.Ensure(ctx, p); err != nil {
 				return err
@@ -118,7 +118,7 @@ func Conflicts(ctx context.Context, ns *netns.NS, p Policy, ranges []Range) ([]s
 	}
 	var out []string
 	for _, o := range append(others, more...) {
-		if o.Network != label(p.Network) {
+		if !o.Of(p.Network) {
 			out = append(out, conflicts(p, ranges, o)...)
 		}
 	}

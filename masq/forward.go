@@ -28,10 +28,10 @@ type Forward struct {
 
 func (w Forward) compat(f family) compat { return compat{filterShape(), w.NS, f} }
 
-// Ensure makes the sources pass wherever a FORWARD policy drops. It only adds; see Retain. Where no policy drops it costs
-// one read of the kernel.
-func (w Forward) Ensure(ctx context.Context, network string, sources []Range) error {
-	p := Policy{Network: network, Sources: sources}
+// Ensure makes the sources, and the pods if the network has no ranges, pass wherever a FORWARD policy drops. It only adds;
+// see Retain and Forget. Where no policy drops it costs one read of the kernel.
+func (w Forward) Ensure(ctx context.Context, network string, sources []Range, pods ...Pod) error {
+	p := Policy{Network: network, Sources: sources, Pods: pods}
 	if err := p.validate(); err != nil {
 		return err
 	}
@@ -45,8 +45,8 @@ func (w Forward) Ensure(ctx context.Context, network string, sources []Range) er
 }
 
 // Check returns an error that says which rule is missing where a FORWARD policy drops.
-func (w Forward) Check(ctx context.Context, network string, sources []Range) error {
-	p := Policy{Network: network, Sources: sources}
+func (w Forward) Check(ctx context.Context, network string, sources []Range, pods ...Pod) error {
+	p := Policy{Network: network, Sources: sources, Pods: pods}
 	if err := p.validate(); err != nil {
 		return err
 	}
@@ -130,29 +130,34 @@ func (w Forward) legacyWall(ctx context.Context, f family) (program, bool, error
 	return program{s, w.NS, p, lockFile(w.Lock)}, true, nil
 }
 
-// Retain takes away what the sources do not name.
-func (w Forward) Retain(ctx context.Context, network string, sources []Range) error {
+// Retain takes away what the sources do not name. Pods stay whose owner is among the owners.
+func (w Forward) Retain(ctx context.Context, network string, sources []Range, owners ...string) error {
 	if err := w.Ensure(ctx, network, sources); err != nil {
 		return err
 	}
-	p := Policy{Network: network, Sources: sources}
-	return w.each(ctx, network, func(f family) half {
-		h := p.half(f)
-		h.except = nil
-		return h
+	p, live := Policy{Network: network, Sources: sources}, labels(owners)
+	return w.each(ctx, network, func(f family, have half) half {
+		want := p.half(f)
+		want.except = nil
+		return have.shrink(want, live)
 	})
+}
+
+// Forget removes the rules of an owner's pods. It succeeds if there are none.
+func (w Forward) Forget(ctx context.Context, network, owner string) error {
+	return w.each(ctx, network, func(_ family, have half) half { return have.without(label(owner)) })
 }
 
 // Remove removes the network's rules, and with the last network the jump to them. It succeeds if there are none.
 func (w Forward) Remove(ctx context.Context, network string) error {
-	return w.each(ctx, network, func(family) half { return half{} })
+	return w.each(ctx, network, func(family, half) half { return half{} })
 }
 
 // each shrinks the network wherever it has a chain.
-func (w Forward) each(ctx context.Context, network string, want func(family) half) error {
+func (w Forward) each(ctx context.Context, network string, want func(family, half) half) error {
 	var errs []error
 	for _, f := range families {
-		shrink := func(half) half { return want(f) }
+		shrink := func(have half) half { return want(f, have).orNothing() }
 		c, err := w.compat(f).read(ctx, network)
 		if c.exists || c.links > 0 {
 			err = w.compat(f).apply(ctx, network, shrink)

@@ -168,3 +168,32 @@ func TestChainsOfOtherProgramsThatBlockAreNamedAndLeftAlone(t *testing.T) {
 	require.Contains(t, blocked[1], "policy drop")
 	require.Equal(t, before, ruleset(t, ns))
 }
+
+func TestForwardRulesOfAPodGoWithItsOwner(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.IPTables, nstest.IP6Tables)
+	for _, kind := range []string{"nft", "legacy"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			ns := nstest.New(t)
+			fw := Forward{NS: ns, Lock: filepath.Join(t.TempDir(), "lock")}
+			touchTables(t, ns)
+			run(t, ns, "iptables-"+kind, "-w", "-P", "FORWARD", "DROP")
+			before := firewall(t, ns)
+			one, two, three := Pod{"c1/eth0", pod4}, Pod{"c2/eth0", pod4.Next()}, Pod{"c3/eth0", pod4.Next().Next()}
+			for _, p := range []Pod{one, two, three} {
+				require.NoError(t, fw.Ensure(t.Context(), "lan", nil, p))
+			}
+			require.NoError(t, fw.Check(t.Context(), "lan", nil, one, two, three))
+			require.NoError(t, fw.Forget(t.Context(), "lan", "c1/eth0"))
+			require.NoError(t, fw.Forget(t.Context(), "lan", "c1/eth0"))
+			require.ErrorContains(t, fw.Check(t.Context(), "lan", nil, one), "c1/eth0")
+			require.NoError(t, fw.Check(t.Context(), "lan", nil, two, three))
+			require.NoError(t, fw.Retain(t.Context(), "lan", nil, "c2/eth0"))
+			require.Error(t, fw.Check(t.Context(), "lan", nil, three))
+			require.NoError(t, fw.Check(t.Context(), "lan", nil, two))
+			require.NoError(t, fw.Forget(t.Context(), "lan", "c2/eth0"))
+			require.Equal(t, before, firewall(t, ns))
+		})
+	}
+}

@@ -20,10 +20,9 @@ const askAtMost = 64
 
 // question is what must be in one set.
 type question struct {
-	set      string
-	spans    spans
-	pods     map[netip.Addr]string
-	spansErr string // what it means if spans are missing
+	set   string
+	spans spans
+	pods  map[netip.Addr]string
 }
 
 func (q question) keys() (out []nft.Element) {

@@ -23,6 +23,10 @@ type Policy struct {
 	Pods []Pod
 }
 
+// Of reports whether the policy, one that a backend lists, is that of the network: a name that comments cannot carry is
+// listed as its beginning and a hash.
+func (p Policy) Of(network string) bool { return p.Network == network || p.Network == label(network) }
+
 // Pod is an address of one attachment.
 type Pod struct {
 	Owner string // names the attachment, unique in the network

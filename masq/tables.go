@@ -5,6 +5,7 @@ package masq
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -30,34 +31,50 @@ func filterShape() shape {
 }
 
 func writeNAT(network string, h half) (rules []xtables.Match) {
-	comment := commentFor(network)
 	for _, r := range h.except {
-		rules = append(rules, xtables.Match{Dst: r.pair(), Comment: comment, Target: "RETURN"})
+		rules = append(rules, xtables.Match{Dst: r.pair(), Comment: commentFor(network), Target: "RETURN"})
 	}
-	for _, r := range h.sources {
-		rules = append(rules, xtables.Match{Src: r.pair(), Comment: comment, Target: "MASQUERADE"})
+	for _, s := range h.origins(network) {
+		rules = append(rules, xtables.Match{Src: s.pair(), Comment: s.comment, Target: "MASQUERADE"})
 	}
-	for _, group := range fromPods(h.pods) {
-		a, _ := netip.AddrFromSlice([]byte(group[0].Key))
-		rules = append(rules, xtables.Match{Src: [2]netip.Addr{a, a}, Comment: comment + podWord + h.pods[a], Target: "MASQUERADE"})
+	return rules
+}
+
+// writeFilter accepts what the pods send, to each other too, and what answers them.
+func writeFilter(network string, h half) (rules []xtables.Match) {
+	for _, s := range h.origins(network) {
+		rules = append(rules,
+			xtables.Match{Src: s.pair(), Comment: s.comment, Target: "ACCEPT"},
+			xtables.Match{Dst: s.pair(), Established: true, Comment: s.comment, Target: "ACCEPT"})
 	}
 	return rules
 }
 
 const podWord = " pod "
 
+// origin is where packets may come from: a range of the network, or the address of a pod, which the comment names.
+type origin struct {
+	Range
+	comment string
+}
+
+func (h half) origins(network string) (out []origin) {
+	for _, r := range h.sources {
+		out = append(out, origin{r, commentFor(network)})
+	}
+	for _, a := range slices.SortedFunc(maps.Keys(h.pods), netip.Addr.Compare) {
+		out = append(out, origin{Range{a, a}, commentFor(network) + podWord + h.pods[a]})
+	}
+	return out
+}
+
 func (r Range) pair() [2]netip.Addr { return [2]netip.Addr{r.Start, r.End} }
 
 func readNAT(network string, rules []xtables.Match) half {
 	h := half{pods: map[netip.Addr]string{}}
 	for _, r := range rules {
-		owner, isPod := strings.CutPrefix(r.Comment, commentFor(network)+podWord)
-		switch {
-		case isPod && r.Src[0].IsValid():
-			h.pods[r.Src[0]] = owner
-		case r.Src[0].IsValid():
-			h.sources = append(h.sources, Range{r.Src[0], r.Src[1]})
-		case r.Dst[0].IsValid():
+		h.readOrigin(network, r)
+		if !r.Src[0].IsValid() && r.Dst[0].IsValid() {
 			h.except = append(h.except, Range{r.Dst[0], r.Dst[1]})
 		}
 	}
@@ -65,26 +82,24 @@ func readNAT(network string, rules []xtables.Match) half {
 	return h
 }
 
-// writeFilter accepts what the pods send, to each other too, and what answers them.
-func writeFilter(network string, h half) (rules []xtables.Match) {
-	comment := commentFor(network)
-	for _, r := range h.sources {
-		rules = append(rules,
-			xtables.Match{Src: r.pair(), Comment: comment, Target: "ACCEPT"},
-			xtables.Match{Dst: r.pair(), Established: true, Comment: comment, Target: "ACCEPT"})
-	}
-	return rules
-}
-
-func readFilter(_ string, rules []xtables.Match) half {
-	var h half
+func readFilter(network string, rules []xtables.Match) half {
+	h := half{pods: map[netip.Addr]string{}}
 	for _, r := range rules {
-		if r.Src[0].IsValid() && !r.Dst[0].IsValid() {
-			h.sources = append(h.sources, Range{r.Src[0], r.Src[1]})
-		}
+		h.readOrigin(network, r)
 	}
 	h.sources = newSpans(h.sources...)
 	return h
+}
+
+func (h *half) readOrigin(network string, r xtables.Match) {
+	if !r.Src[0].IsValid() {
+		return
+	}
+	if owner, ok := strings.CutPrefix(r.Comment, commentFor(network)+podWord); ok {
+		h.pods[r.Src[0]] = owner
+	} else {
+		h.sources = append(h.sources, Range{r.Src[0], r.Src[1]})
+	}
 }
 
 // chains is what a table holds of a network.

@@ -276,7 +276,7 @@ func TestTheReferencesGuardIsRecognisedAndRemovedWithoutATrace(t *testing.T) {
 	require.NoError(t, RemoveReference(t.Context(), node, "c1", "eth0"))
 	require.False(t, has("c1", one))
 	require.True(t, has("c2", two))
-	require.NotContains(t, ruleset(t, node), "c1")
+	require.NotContains(t, ruleset(t, node), "-c1-")
 	require.NoError(t, RemoveReference(t.Context(), node, "c2", "eth0"))
 	require.Empty(t, ruleset(t, node))
 }
