@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"hash/crc32"
 	"net/netip"
 )
 
@@ -42,7 +41,14 @@ func hashBoot(id string) uint64 {
 // order, little endian. All zeros: an empty slot.
 const slotSize = 64
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// checksum is FNV-1a, which needs no table: package initialisation is paid by every plugin's start.
+func checksum(b []byte) uint32 {
+	h := uint32(2166136261)
+	for _, c := range b {
+		h = (h ^ uint32(c)) * 16777619
+	}
+	return h
+}
 
 func (s slot) put(b []byte) {
 	le, addr := binary.LittleEndian, s.addr.As16()
@@ -53,7 +59,7 @@ func (s slot) put(b []byte) {
 	le.PutUint64(b[48:], uint64(s.id.mtime))
 	le.PutUint64(b[56:], s.boot)
 	b[0] = 1
-	le.PutUint32(b[4:], crc32.Checksum(b[8:slotSize], castagnoli))
+	le.PutUint32(b[4:], checksum(b[8:slotSize]))
 }
 
 // parseSlot reads a slot. One that is in use and not valid is garbage: it is skipped.
@@ -62,7 +68,7 @@ func parseSlot(b []byte) (s slot, inUse, valid bool) {
 	if len(b) < slotSize || b[0] == 0 {
 		return slot{}, false, false
 	}
-	if le.Uint32(b[:]) != 1 || le.Uint32(b[4:]) != crc32.Checksum(b[8:slotSize], castagnoli) {
+	if le.Uint32(b[:]) != 1 || le.Uint32(b[4:]) != checksum(b[8:slotSize]) {
 		return slot{}, true, false
 	}
 	s = slot{
