@@ -171,3 +171,10 @@ func reach(t *testing.T, from *netns.NS, to netip.Addr) {
 	defer cancel()
 	require.NoError(t, nstest.Ping(ctx, from, to, ping.Options{}), "ping %s", to)
 }
+
+func pingShort(t *testing.T, a *attachment, to netip.Addr) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
+	defer cancel()
+	return nstest.Ping(ctx, a.pod, to, ping.Options{})
+}
