@@ -16,26 +16,28 @@ import (
 
 const cleanupHelp = `Usage: cniblocks cleanup [--network NAME] [--dry-run] [OPTIONS]
 
-Removes what bears the marks of cniblocks, and prints what it removed. Where no runtime calls GC this is how a network
-leaves a node; without --network it is how cniblocks does. It may be run again at any time: what is gone is no error.
+Removes what bears the marks of cniblocks, and prints what it removed. Where no runtime calls GC,
+this is how a network leaves a node; without --network it is how cniblocks does. It may be run again
+at any time: what is gone is no error.
 
 Of a network go, in this order:
 
   - the interfaces of its pods, also of pods that live: they lose this network
   - entries by which those were held to their MAC (macspoofchk)
-  - tunnel devices and devices in VLANs of a bridge
+  - tunnel devices, and devices in VLANs of a bridge
   - the bridge, if cniblocks made it and no other port is left on it
-  - addresses that cniblocks put on bridges of others, routes of ours
+  - addresses that cniblocks put on bridges of others, and routes of ours
   - the SNAT rule, in nftables and in iptables, and rules that let pods pass a FORWARD policy
-  - leases of the removed interfaces; and when no interface of the network is left, all its leases, their directory and
-    our index of them
+  - leases of the removed interfaces; and when the network has no interface left, all its leases,
+    their directory, and our index of them
   - /run/cniblocks/NAME
 
-If an interface cannot be removed, its addresses stay leased. What stays on purpose: what the reference plugins or others
-made, kernel parameters such as forwarding, and /var/lib/cniblocks with the node's private keys.
+If an interface cannot be removed, the addresses stay leased. What stays on purpose: what the
+reference plugins or others made, kernel parameters such as forwarding, and /var/lib/cniblocks with
+the node's private keys.
 
-Leases and state are files of the machine. In another network namespace than that of the machine, only the leases of
-interfaces that are removed go, unless --data-dir says where those of the namespace are.
+Leases and state are files of the machine. In another network namespace than the machine's own,
+only the leases of removed interfaces go, unless --data-dir says where those of the namespace are.
 
 Examples:
 

@@ -68,8 +68,11 @@ func (o *options) explain(err error) string {
 }
 
 func (o *options) help(w io.Writer) {
-	fmt.Fprint(w, o.text, "\nOptions:\n\n")
+	fmt.Fprint(w, o.text)
+	title := "\nOptions:\n\n"
 	o.VisitAll(func(f *flag.Flag) {
+		fmt.Fprint(w, title)
+		title = ""
 		value, what := flag.UnquoteUsage(f)
 		name := "--" + f.Name
 		if len(f.Name) == 1 {

@@ -101,7 +101,7 @@ func help(ctx context.Context, args []string, out, errs io.Writer) int {
 func usage(w io.Writer) {
 	var list strings.Builder
 	for _, c := range commands() {
-		fmt.Fprintf(&list, "  %-9s %s\n", c.name, c.brief)
+		fmt.Fprintf(&list, "  %-10s %s\n", c.name, c.brief)
 	}
 	fmt.Fprintf(w, `cniblocks looks at a node whose pods are attached by CNI plugins, and cleans up after them.
 

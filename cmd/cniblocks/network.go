@@ -77,7 +77,10 @@ func sentences(s inventory.SNAT) (out []string) {
 				single++
 			}
 		}
-		if single > 0 {
+		switch {
+		case single == 1:
+			pods = append(pods, "1 single address")
+		case single > 1:
 			pods = append(pods, fmt.Sprintf("%d single addresses", single))
 		}
 		for _, p := range s.Except {

@@ -223,7 +223,8 @@ func status(n *inventory.Node, a inventory.Attachment) string {
 	if a.Pod.Process != "" {
 		place += " (" + a.Pod.Process + ")"
 	}
-	return strings.Join(some(append(parts, place)...), "; ")
+	parts = append(parts, strings.ReplaceAll(place, " ", glue))
+	return strings.Join(some(parts...), "; ")
 }
 
 // leased says which of the addresses are leased by the container.

@@ -15,8 +15,9 @@ import (
 
 const showHelp = `Usage: cniblocks show [NETWORK] [-o text|json] [OPTIONS]
 
-Draws what is on a node for its pods: uplinks, bridges with their ports, pods with address, container and lease, SNAT,
-routes, tunnels, and what of other programs is in the way. It works on any node and changes nothing.
+Draws what is on a node for its pods: uplinks, bridges with their ports, pods with address,
+container and lease, SNAT, routes, tunnels, and what of other programs is in the way. It works on
+any node and changes nothing.
 
 Each object says whose it is:
 
@@ -24,7 +25,8 @@ Each object says whose it is:
   [reference]   the reference CNI plugins (containernetworking/plugins) made it
   [foreign]     another program or a person made it; cniblocks never touches it
 
-With the name of a NETWORK, only that network is drawn. Names of containers are shortened; -o json has them in full.
+With the name of a NETWORK, only that network is drawn. Long container IDs are shortened; -o json
+has them in full.
 
 Examples:
 
@@ -37,7 +39,7 @@ Examples:
 func show(ctx context.Context, args []string, out, errs io.Writer) int {
 	o := newOptions("show", showHelp)
 	var dirs list
-	format := o.String("o", "text", "the form, `text` or json")
+	format := o.String("o", "text", "the `FORM`: text, or json for programs")
 	path := o.String("netns", "", "the node's namespace, a `PATH` or a name of ip-netns(8); this one if not given")
 	confDir := o.String("conf-dir", inventory.DefaultConfDir, "where conflists are, a `DIR`; they say where leases are")
 	stateDir := o.String("state-dir", inventory.DefaultStateDir, "where plugins keep state, a `DIR`")

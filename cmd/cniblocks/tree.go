@@ -9,8 +9,11 @@ import (
 	"unicode/utf8"
 )
 
-// width is that of the picture, in columns.
-const width = 100
+const (
+	width  = 100      // of the picture, in columns
+	narrow = 44       // a last cell with less room than that goes below the others
+	glue   = "\u00a0" // a space at which no line breaks
+)
 
 // item is a line of the picture with what hangs below it. Neighbours with several cells stand in columns; the last cell
 // flows on into further lines.
@@ -38,7 +41,7 @@ func (i *item) drawKids(w io.Writer, indent string) {
 		if n == len(i.kids)-1 {
 			branch, below = "└─ ", "   "
 		}
-		hang := ""
+		hang := "   "
 		if len(kid.kids) > 0 {
 			hang = "│  "
 		}
@@ -48,12 +51,18 @@ func (i *item) drawKids(w io.Writer, indent string) {
 		}
 		first := indent + branch + head
 		rest := indent + below + pad(hang, max(columns(head), 3))
-		for l, line := range flow(kid.cells[len(kid.cells)-1], width-columns(first), width-columns(rest)) {
+		lines := flow(kid.cells[len(kid.cells)-1], width-columns(first), width-columns(rest))
+		if head != "" && width-columns(first) < narrow {
+			rest = indent + below + hang + hang
+			lines = append([]string{""}, flow(kid.cells[len(kid.cells)-1], width-columns(rest), width-columns(rest))...)
+		}
+		for l, line := range lines {
 			if l == 0 {
-				fmt.Fprintln(w, strings.TrimRight(first+line, " "))
+				line = first + line
 			} else {
-				fmt.Fprintln(w, rest+line)
+				line = rest + line
 			}
+			fmt.Fprintln(w, strings.TrimRight(strings.ReplaceAll(line, glue, " "), " "))
 		}
 		kid.drawKids(w, indent+below)
 	}
@@ -78,7 +87,7 @@ func columns(s string) int { return utf8.RuneCountInString(s) }
 // flow breaks a text at spaces into lines of at most so many columns; a longer word stays whole.
 func flow(text string, first, rest int) (lines []string) {
 	line, room := "", first
-	for word := range strings.FieldsSeq(text) {
+	for word := range strings.SplitSeq(text, " ") {
 		switch {
 		case line == "":
 			line = word

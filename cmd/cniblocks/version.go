@@ -13,7 +13,7 @@ import (
 )
 
 func version(_ context.Context, args []string, out, errs io.Writer) int {
-	o := newOptions("version", "Usage: cniblocks version\n\nPrints the version, the commit that it was built from, and the versions of CNI that the plugins speak.\n")
+	o := newOptions("version", "Usage: cniblocks version\n\nPrints the version, the commit that it was built from, and the versions of CNI that the plugins\nspeak.\n")
 	if _, status, done := o.read(args, 0, out, errs); done {
 		return status
 	}

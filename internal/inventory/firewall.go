@@ -111,7 +111,7 @@ func (r *reader) wall(table string, open []string) {
 	o := Obstacle{What: fmt.Sprintf("chain FORWARD of table %s drops what no rule accepts, as Docker has it", table)}
 	slices.Sort(open)
 	if open = slices.Compact(open); len(open) > 0 {
-		o.Remedy = "the pods of " + strings.Join(open, ", ") + " pass by rules of ours"
+		o.Remedy = "rules of ours let the pods of " + strings.Join(open, ", ") + " pass"
 	} else {
 		o.Remedy = "a network with ipMasq gets rules of ours at its next ADD"
 	}

@@ -198,7 +198,7 @@ func TestAFORWARDPolicyThatDropsIsSaidWithWhoPassesIt(t *testing.T) {
 	w.Add(w.Conf("blue", "1", nil), "a")
 	n = w.Read()
 	require.Equal(t, []inventory.Forward{{Network: "blue", Table: "ip filter"}}, n.Forward)
-	require.Equal(t, "the pods of blue pass by rules of ours", n.Obstacles[0].Remedy)
+	require.Equal(t, "rules of ours let the pods of blue pass", n.Obstacles[0].Remedy)
 }
 
 func dropForward(t *testing.T, ns *netns.NS, table, chain string) {

@@ -139,6 +139,9 @@ func (b *bridgePlay) talk() error {
 }
 
 func (b *bridgePlay) look() error {
+	if err := settle(b.ctx, b.w.node, "demo0"); err != nil { // while it has pods, and with them a carrier
+		return err
+	}
 	b.act("What stands on the node now: cniblocks show")
 	picture, err := b.cniblocks(b.ctx, "show", "--data-dir", b.leases)
 	b.retell(picture)

@@ -17,20 +17,26 @@ import (
 	"github.com/cniblocks/cniblocks/netns"
 )
 
-const insideEnv = "CNIBLOCKS_DEMO_INSIDE"
+const (
+	insideEnv = "CNIBLOCKS_DEMO_INSIDE"
+	asRoot    = "root"
+	asUser    = "user"
+)
 
 // moveInside runs this program again in a network and a mount namespace of its own, for a plain user in a user namespace
 // too. They end with it, and with them all that it made.
 func moveInside() int {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), insideEnv+"=1")
+	who := asRoot
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	if os.Geteuid() != 0 {
+		who = asUser
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
 	}
+	cmd.Env = append(os.Environ(), insideEnv+"="+who)
 	runtime.LockOSThread() // Pdeathsig follows the thread
 	err := cmd.Run()
 	var exit *exec.ExitError

@@ -99,6 +99,9 @@ func perform(p play, bin string) int {
 	fmt.Fprintf(s.out, "cniblocks demo: %s, in namespaces of their own\n", p.title)
 	if err := p.run(ctx, s); err != nil {
 		fmt.Fprintf(s.out, "\nThe demo failed. Nothing of this machine was touched, and nothing stays.\n")
+		if os.Getenv(insideEnv) == asUser {
+			fmt.Fprintf(s.out, "A plain user's namespaces may not do everything; 'sudo make demo' does.\n")
+		}
 		return 1
 	}
 	fmt.Fprintf(s.out, "\nAll %d steps passed in %.1f s. Nothing of this machine was touched.\n", s.steps, time.Since(s.start).Seconds())

@@ -1,0 +1,164 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/cniblocks/cniblocks/internal/inventory"
+)
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+func prefixes(list ...string) (out []netip.Prefix) {
+	for _, s := range list {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
+func own(list ...string) (out []inventory.Addr) {
+	for _, p := range prefixes(list...) {
+		out = append(out, inventory.Addr{Prefix: p, Owner: inventory.Ours})
+	}
+	return out
+}
+
+const longID = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+// busy is a node with one of everything.
+func busy() *inventory.Node {
+	return &inventory.Node{
+		Namespace: "/run/netns/n1", ForwardIPv4: true,
+		Uplinks: []inventory.Uplink{{Name: "eth0", Addrs: prefixes("192.0.2.11/24", "2001:db8::11/64"), Via: []netip.Addr{addr("192.0.2.1")}}},
+		Bridges: []inventory.Bridge{
+			{Name: "cni0", Owner: inventory.Ours, Network: "pods", Up: true, MTU: 1450, Addrs: own("10.244.1.1/24", "fd00:10:244:1::1/64")},
+			{Name: "docker0", Owner: inventory.Foreign, Guess: "Docker", MTU: 1500,
+				Addrs: []inventory.Addr{{Prefix: netip.MustParsePrefix("172.17.0.1/16"), Owner: inventory.Foreign}}},
+			{Name: "br0", Owner: inventory.Foreign, Up: true, MTU: 1500, VLANFiltering: true},
+		},
+		Attachments: []inventory.Attachment{
+			{HostEnd: "vethabcdefghijk", Owner: inventory.Ours, Network: "pods", ContainerID: longID, IfName: "eth0", Bridge: "cni0", Up: true,
+				Leased: []netip.Addr{addr("10.244.1.2"), addr("fd00:10:244:1::2")},
+				Pod: &inventory.PodEnd{Namespace: "/run/netns/cni-5f0d3a2c-1111-2222-3333-444455556666", Process: "nginx", Name: "eth0", Up: true,
+					Addrs: prefixes("10.244.1.2/24", "fd00:10:244:1::2/64")}},
+			{HostEnd: "vethbbbbbbbbbbb", Owner: inventory.Ours, Network: "pods", ContainerID: "web", IfName: "eth0", Bridge: "cni0", Up: true,
+				Leased: []netip.Addr{addr("10.244.1.3")}},
+			{HostEnd: "vethccccccccccc", Owner: inventory.Ours, Network: "pods", ContainerID: "db", IfName: "net1", Bridge: "cni0", Up: true,
+				Pod: &inventory.PodEnd{Namespace: "/proc/4711/ns/net", Process: "postgres", Name: "net1", Addrs: prefixes("10.244.1.9/24")}},
+			{HostEnd: "veth12ab34cd", Owner: inventory.Reference, Network: "old", ContainerID: "cache", IfName: "eth0", Bridge: "br0", Up: true,
+				Leased: []netip.Addr{addr("10.22.0.5")},
+				Pod:    &inventory.PodEnd{Namespace: "/run/netns/cache", Name: "eth0", Up: true, Addrs: prefixes("10.22.0.5/16")}},
+			{HostEnd: "lxc1", Owner: inventory.Foreign, IfName: "eth0", Up: true,
+				Pod: &inventory.PodEnd{Namespace: "/proc/99/ns/net", Process: "init", Name: "eth0", Up: true}},
+		},
+		Ports: []inventory.Port{{Name: "eth1", Bridge: "br0", Owner: inventory.Foreign}},
+		Devices: []inventory.Device{
+			{Name: "br0.20", Kind: "veth", Owner: inventory.Ours, Networks: []string{"pods"}, Bridge: "br0", VLAN: 20, Up: true, MTU: 1500, Addrs: own("10.20.0.1/24")},
+			{Name: "cb-vxlan-1", Kind: "vxlan", Owner: inventory.Ours, Networks: []string{"pods", "more"}, Detail: "VNI 7, UDP port 4789",
+				Up: true, MTU: 1450, Addrs: own("10.244.1.0/32")},
+			{Name: "flannel.1", Kind: "vxlan", Owner: inventory.Foreign, Guess: "flannel", Detail: "VNI 1, UDP port 8472", MTU: 1450},
+		},
+		Routes: []inventory.Route{
+			{Dst: netip.MustParsePrefix("10.244.2.0/24"), Via: addr("10.244.2.0"), Device: "cb-vxlan-1", Src: addr("10.244.1.0")},
+			{Dst: netip.MustParsePrefix("10.244.3.0/24"), Device: "cb-gre", Encap: "id 7 to 192.0.2.13"},
+		},
+		SNAT: []inventory.SNAT{
+			{Backend: "nftables", Owner: inventory.Ours, Network: "pods",
+				Sources: []inventory.Span{{First: addr("10.244.1.2"), Last: addr("10.244.1.254")}, {First: addr("fd00:10:244:1::2"), Last: addr("fd00:10:244:1:ffff:ffff:ffff:ffff")}},
+				Except:  prefixes("10.244.0.0/16", "10.244.1.0/24", "192.168.0.0/16", "fd00:10:244:1::/64")},
+			{Backend: "iptables", Owner: inventory.Ours, Network: "more", Sources: []inventory.Span{{First: addr("10.3.0.50"), Last: addr("10.3.0.60")}},
+				Except: prefixes("10.3.0.0/24"), Pods: []netip.Addr{addr("10.4.0.1")}},
+			{Backend: "nftables", Owner: inventory.Ours, Network: "torn", Broken: true},
+			{Backend: "iptables", Owner: inventory.Reference, Entries: 12},
+		},
+		Forward: []inventory.Forward{{Network: "pods", Table: "ip filter"}},
+		Guards:  []inventory.Guard{{Owner: inventory.Ours, Network: "pods", HostEnd: "vethabcdefghijk"}},
+		Leases: []inventory.Lease{
+			{Dir: "/var/lib/cni/networks", Network: "pods", Addr: addr("10.244.1.2"), ContainerID: longID, IfName: "eth0", InUse: true},
+			{Dir: "/var/lib/cni/networks", Network: "pods", Addr: addr("10.244.1.77"), ContainerID: longID, IfName: "eth0"},
+		},
+		LeaseDirs: []inventory.LeaseDir{
+			{DataDir: "/var/lib/cni/networks", Network: "pods", Owner: inventory.Ours, Leases: 2, Exists: true},
+			{DataDir: "/var/lib/cni/networks", Network: "old", Owner: inventory.Reference, Exists: true, Leases: 1},
+			{DataDir: "/var/lib/cni/networks", Network: "gone", Owner: inventory.Ours},
+		},
+		State: []inventory.StateDir{{Path: "/run/cniblocks/pods", Network: "pods"}},
+		Obstacles: []inventory.Obstacle{{What: "chain FORWARD of table ip filter drops what no rule accepts, as Docker has it",
+			Remedy: "rules of ours let the pods of pods pass"}},
+		Unread: []string{"something: why"},
+	}
+}
+
+// golden compares with a file, or writes it where GOLDEN is set.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if os.Getenv("GOLDEN") != "" {
+		require.NoError(t, os.WriteFile(path, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(want), got)
+}
+
+func TestThePictureShowsEveryKindOfObjectAndWhoseItIs(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	picture(busy(), "", "").draw(&out)
+	golden(t, "busy.txt", out.String())
+}
+
+func TestThePictureOfOneNetworkShowsOnlyThat(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	picture(busy().Only("more"), "/run/netns/n1", "more").draw(&out)
+	golden(t, "one.txt", out.String())
+}
+
+func TestThePictureOfAnEmptyNodeSaysSo(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	picture(&inventory.Node{}, "", "").draw(&out)
+	require.Equal(t, "node: this network namespace, forwards no packets\n"+
+		"├─ no uplink: there is no default route\n└─ no bridge, no pod, no tunnel\n", out.String())
+}
+
+func TestNoLineIsWiderThanAHundredColumns(t *testing.T) {
+	t.Parallel()
+	n := busy()
+	for i := range 300 {
+		n.Attachments = append(n.Attachments, inventory.Attachment{HostEnd: fmt.Sprintf("veth%011d", i), Owner: inventory.Ours, Network: "pods",
+			ContainerID: longID, IfName: "eth0123456789ab", Bridge: "cni0", Pod: &inventory.PodEnd{Namespace: "/run/netns/cni-5f0d3a2c-1111-2222-3333-444455556666",
+				Addrs: prefixes("2001:db8:1111:2222:3333:4444:5555:6666/64", "192.168.100.100/24")}})
+	}
+	var out strings.Builder
+	picture(n, "", "").draw(&out)
+	for line := range strings.Lines(out.String()) {
+		require.LessOrEqual(t, columns(strings.TrimSuffix(line, "\n")), width, line)
+	}
+	require.Less(t, strings.Count(out.String(), "\n"), 200)
+	require.Contains(t, out.String(), "more, see -o json")
+}
+
+func TestARangeThatIsNearlyASubnetIsSaidAsTheSubnet(t *testing.T) {
+	t.Parallel()
+	subnets := prefixes("10.1.0.0/24", "fd00::/64")
+	for _, c := range []struct{ first, last, want string }{
+		{"10.1.0.2", "10.1.0.254", "10.1.0.0/24"},
+		{"10.1.0.0", "10.1.0.255", "10.1.0.0/24"},
+		{"10.1.0.9", "10.1.0.254", "10.1.0.9 to 10.1.0.254"},
+		{"10.1.0.2", "10.1.0.200", "10.1.0.2 to 10.1.0.200"},
+		{"10.2.0.2", "10.2.0.2", "10.2.0.2"},
+		{"fd00::2", "fd00::ffff:ffff:ffff:ffff", "fd00::/64"},
+	} {
+		require.Equal(t, c.want, addresses(inventory.Span{First: addr(c.first), Last: addr(c.last)}, subnets))
+	}
+}
