@@ -11,15 +11,19 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/internal/reference"
 	"github.com/cniblocks/cniblocks/test/bench/internal/report"
@@ -36,6 +40,7 @@ type options struct {
 	Ours    string
 	Ref     string
 	TempDir string
+	same    bool // both sides are the reference
 
 	JSON, Markdown, SVG string
 }
@@ -110,7 +115,9 @@ func start(o options) error {
 	}
 	defer os.Remove(result.Name())
 	defer result.Close()
-	if err := scratch.Start(o.TempDir, envRef+"="+ref, envResult+"="+result.Name()); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	if err := scratch.Start(ctx, o.TempDir, envRef+"="+ref, envResult+"="+result.Name()); err != nil {
 		return err
 	}
 	var rep report.Report
@@ -170,7 +177,7 @@ func inside(o options) error {
 		Date: time.Now().UTC().Truncate(time.Second), Machine: report.ThisMachine(),
 		Ours: "cniblocks", Reference: "containernetworking/plugins " + reference.Version,
 	}
-	if o.Ours == os.Getenv(envRef) {
+	if o.same = o.Ours == os.Getenv(envRef); o.same {
 		rep.Ours = rep.Reference + " (both sides: the difference is noise)"
 	}
 	rep.Machine.FileSystem = scratch.FileSystem(scratch.Dir())

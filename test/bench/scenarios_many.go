@@ -31,7 +31,7 @@ func (r *run) beside(name string, n, rounds int) error {
 		return err
 	}
 	defer closeAll(arms)
-	arms[1].untraced = n > 1000
+	arms[0].untraced, arms[1].untraced = r.same && n > 1000, n > 1000
 	if err := r.interleave(name, rounds, arms, r.attach); err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func lastAddress(r *run) error {
 		return err
 	}
 	defer closeAll(arms)
-	arms[1].untraced = true
+	arms[0].untraced, arms[1].untraced = r.same, true
 	return r.interleave("last-address", r.rounds(20, 6), arms, r.attach)
 }
 

@@ -7,14 +7,18 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/internal/reference"
 	"github.com/cniblocks/cniblocks/test/bench/internal/report"
@@ -75,7 +79,9 @@ func start(o options) error {
 	}
 	defer os.Remove(result.Name())
 	defer result.Close()
-	if err := scratch.Start(o.tempDir, envRef+"="+ref, envResult+"="+result.Name()); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	if err := scratch.Start(ctx, o.tempDir, envRef+"="+ref, envResult+"="+result.Name()); err != nil {
 		return err
 	}
 	rep := report.Report{}

@@ -8,11 +8,13 @@
 package scratch
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 
@@ -26,9 +28,9 @@ const env = "CNIBLOCKS_SCRATCH_DIR"
 func Dir() string { return os.Getenv(env) }
 
 // Start runs this program again, with the same arguments and further environment variables, in namespaces of its own,
-// and waits for its end. It makes the directory that [Dir] returns there below parent, and removes it afterwards. Needs
-// root.
-func Start(parent string, environ ...string) error {
+// and waits for its end. It makes the directory that [Dir] returns there below parent, and removes it afterwards, also
+// when the context ends, which kills the program. Needs root.
+func Start(ctx context.Context, parent string, environ ...string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("the benchmark makes network namespaces: run it as root")
 	}
@@ -37,11 +39,13 @@ func Start(parent string, environ ...string) error {
 		return fmt.Errorf("scratch directory: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	runtime.LockOSThread() // the kernel takes the end of the thread for that of the parent
+	defer runtime.UnlockOSThread()
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(append(os.Environ(), environ...), env+"="+dir)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("in the scratch namespaces: %w", err)
 	}
