@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -26,7 +27,8 @@ var native = binary.NativeEndian
 const (
 	headerLen   = 16
 	receiveSize = 64 << 10 // the kernel's dumps use at most 32 KiB a message
-	batchSize   = 96 << 10 // below half of the default send buffer
+	batchSize   = 96 << 10 // bytes; below half of the default send buffer
+	batchCount  = 128      // messages; a refusal of each takes 1 KiB of the receive buffer, by default 208 KiB
 	dumpRetries = 20
 )
 
@@ -106,7 +108,7 @@ func (c *Conn) Do(msgs ...*Msg) error {
 	var errs []error
 	for len(msgs) > 0 {
 		n, size := 0, 0
-		for n < len(msgs) && (n == 0 || size+len(msgs[n].b) <= batchSize) {
+		for n < min(len(msgs), batchCount) && (n == 0 || size+len(msgs[n].b) <= batchSize) {
 			size += len(msgs[n].b)
 			n++
 		}
@@ -151,7 +153,20 @@ func (c *Conn) batch(msgs []*Msg, size int) error {
 		}
 		return h.seq == last, nil
 	})
+	if err != nil {
+		c.drain()
+	}
 	return errors.Join(append(errs, err)...)
+}
+
+// drain empties the receive buffer of a socket that lost answers: as long as it is full the kernel drops all others, and
+// says so only once.
+func (c *Conn) drain() {
+	for {
+		if _, _, err := unix.Recvfrom(c.fd, c.buf, unix.MSG_DONTWAIT); err != nil && err != unix.EINTR && err != unix.ENOBUFS {
+			return
+		}
+	}
 }
 
 // dump sends a request and calls parse with each answer until the end, and once more from the start if the kernel says
@@ -191,6 +206,9 @@ func dump[T any](c *Conn, m *Msg, parse func(body []byte) (v T, keep bool, err e
 				failed = fmt.Errorf("%s: %w", m.op, err)
 			}
 			if err == nil && keep {
+				if len(all) == cap(all) {
+					all = slices.Grow(all, max(16, len(all))) // append grows large slices by a quarter only
+				}
 				all = append(all, v)
 			}
 			return false, nil

@@ -192,11 +192,12 @@ func (c *Conn) Routes(f RouteFilter) ([]Route, error) {
 	if f.Link != 0 {
 		m.u32(unix.RTA_OIF, uint32(f.Link))
 	}
-	return dump(c, m, func(b []byte) (Route, bool, error) {
+	routes, err := dump(c, m, func(b []byte) (Route, bool, error) {
 		r, ok := parseRoute(b)
 		ok = ok && (f.Table == 0 || r.Table == f.Table) && (f.Proto == 0 || r.Proto == f.Proto) && (f.Link == 0 || r.Link == f.Link)
 		return r, ok, nil
 	})
+	return routes, Except(err, unix.ENOENT) // a table without routes is none that the kernel knows
 }
 
 func parseRoute(b []byte) (Route, bool) {
