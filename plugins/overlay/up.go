@@ -4,12 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io/fs"
 	"os"
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/node"
 	"github.com/cniblocks/cniblocks/overlay"
 )
 
@@ -68,22 +68,27 @@ func (j *job) repair(ctx context.Context) (mtu int, err error) {
 // Down removes what Up and the ADDs made for the node: devices, routes, SNAT, the state on disk. Pods stay as they are. It
 // goes on after an error.
 func Down(ctx context.Context, ns *netns.NS, config []byte) error {
-	return each(config, func(j *job) error {
+	state := map[string]bool{}
+	err := each(config, func(j *job) error {
 		if err := j.identify(); err != nil {
 			return err
 		}
 		if j.view.agent {
 			return cni.Errorf(cni.ErrConfig, "network %q: the node agent keeps the peers; stop it first", j.Network)
 		}
+		state[node.Dir(j.StateDir, j.Network)] = true
 		err := j.node.Close(ctx)
 		if !carries(j.delegateType()) {
 			err = errors.Join(err, masq.RemoveAll(ctx, ns, j.Network))
 		}
-		if e := os.Remove(j.note(j.Request, false)); e != nil && !errors.Is(e, fs.ErrNotExist) {
-			err = errors.Join(err, e)
-		}
 		return err
 	}, ns)
+	for dir := range state {
+		if err == nil {
+			err = os.RemoveAll(dir)
+		}
+	}
+	return err
 }
 
 // each calls f for every overlay and host-gw of a conflist or netconf, those that are delegates included.

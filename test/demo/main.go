@@ -27,7 +27,8 @@ import (
 // demos are the plays by name. Each runs as the only process of a network namespace that is its node.
 func demos() map[string]play {
 	return map[string]play{
-		"bridge": {"two pods, a node and the outside world", bridgeDemo},
+		"bridge":  {"two pods, a node and the outside world", bridgeDemo},
+		"overlay": {"three machines joined by VXLAN", overlayDemo},
 	}
 }
 
