@@ -3,6 +3,7 @@
 package nstest
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -50,6 +51,9 @@ func Main(m *testing.M, after ...func()) {
 	runtime.LockOSThread()
 	before := look()
 	code := m.Run()
+	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
+		os.Exit(code) // package testing itself keeps goroutines and processes while it fuzzes
+	}
 	for _, f := range after {
 		f()
 	}
