@@ -29,7 +29,11 @@ func drawNetwork(root *item, n *inventory.Node, name string) {
 	}
 	for _, d := range n.State {
 		if d.Network == name {
-			at.addf("state until the next boot [ours]: %s", d.Path)
+			line := "state until the next boot [ours]: " + d.Path
+			if d.Here {
+				line += fmt.Sprintf("; this node is peer %q of %s", d.Node, words(d.Prefixes))
+			}
+			at.add(line)
 		}
 	}
 	if len(at.kids) == 0 {

@@ -135,7 +135,7 @@ type Route struct {
 	Metric  uint32       `json:"metric,omitempty"`
 	Table   uint32       `json:"table"`
 	Encap   string       `json:"encap,omitempty"`   // outer header that the route gives
-	Network string       `json:"network,omitempty"` // as far as the device tells
+	Network string       `json:"network,omitempty"` // as far as the device or the network's prefixes tell
 }
 
 // SNAT is a policy by which pods' packets leave with the node's address.
@@ -191,8 +191,11 @@ type LeaseDir struct {
 
 // StateDir is what plugins and agent remember of a network until the next boot.
 type StateDir struct {
-	Path    string `json:"path"`
-	Network string `json:"network"`
+	Path     string         `json:"path"`
+	Network  string         `json:"network"`
+	Here     bool           `json:"here"`               // it says that it is about this namespace, in this boot
+	Node     string         `json:"node,omitempty"`     // which peer of the network this node is
+	Prefixes []netip.Prefix `json:"prefixes,omitempty"` // of the network
 }
 
 // Obstacle is something of another program that keeps pods' packets from getting through, or may.
@@ -217,8 +220,8 @@ func (n *Node) Networks() []string {
 	return slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == "" })
 }
 
-// OurNetworks are those that have something of ours in the namespace itself, sorted: directories do not count, they may
-// be those of another namespace.
+// OurNetworks are those that have something of ours in the namespace itself, sorted: a directory counts only if it says
+// that it is about this namespace.
 func (n *Node) OurNetworks() []string {
 	names := map[string]bool{}
 	for _, b := range n.Bridges {
@@ -237,6 +240,12 @@ func (n *Node) OurNetworks() []string {
 	}
 	for _, f := range n.Forward {
 		names[f.Network] = true
+	}
+	for _, g := range n.Guards {
+		names[g.Network] = g.Owner == Ours || names[g.Network]
+	}
+	for _, d := range n.State {
+		names[d.Network] = d.Here || names[d.Network]
 	}
 	maps.DeleteFunc(names, func(name string, ours bool) bool { return name == "" || !ours })
 	return slices.Sorted(maps.Keys(names))

@@ -11,13 +11,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/ipam"
+	"github.com/cniblocks/cniblocks/node"
 )
 
 const (
+	nodeFile  = "node.json"  // see package node
 	indexName = ".cniblocks" // beside the networks' directories, see package ipam
 	maxConf   = 1 << 20      // bytes of a file that anybody would have written as a conflist
 )
@@ -155,14 +156,31 @@ func walk(v any, f func(key string, v any)) {
 	}
 }
 
-// readState finds the directories of networks below the state directory.
+// readState finds the directories of networks below the state directory, and reads what says which node this is.
 func (r *reader) readState() error {
 	names, err := subdirs(r.StateDir)
 	for _, name := range names {
-		if strings.HasSuffix(name, ".lock") {
-			continue
+		d := StateDir{Path: filepath.Join(r.StateDir, name), Network: name}
+		if f, err := node.Read(r.NS, filepath.Join(d.Path, nodeFile)); err == nil {
+			d.Here, d.Node, d.Prefixes = true, f.Self.Name, f.Network.Prefixes
 		}
-		r.n.State = append(r.n.State, StateDir{Path: filepath.Join(r.StateDir, name), Network: name})
+		r.n.State = append(r.n.State, d)
 	}
 	return err
+}
+
+// OfPrefix is the network that a destination or an address is of, by the prefixes of those whose state is of this
+// namespace; empty if there is none or more than one.
+func (n *Node) OfPrefix(p netip.Prefix) string {
+	found := ""
+	for _, d := range n.State {
+		if !d.Here || !slices.ContainsFunc(d.Prefixes, func(q netip.Prefix) bool { return q.Bits() <= p.Bits() && q.Contains(p.Addr()) }) {
+			continue
+		}
+		if found != "" {
+			return ""
+		}
+		found = d.Network
+	}
+	return found
 }

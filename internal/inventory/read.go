@@ -13,12 +13,13 @@ import (
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/node"
 	"github.com/cniblocks/cniblocks/route"
 )
 
 // Where the plugins and the runtimes keep things on a machine.
 const (
-	DefaultStateDir = "/run/cniblocks"
+	DefaultStateDir = node.DefaultStateDir
 	DefaultConfDir  = "/etc/cni/net.d"
 )
 
@@ -53,6 +54,7 @@ func Read(ctx context.Context, o Options) (*Node, error) {
 		return nil, err
 	}
 	r.try("leases", r.readLeases)
+	r.try(r.StateDir, r.readState)
 	r.readBridges()
 	r.readDevices()
 	r.try("pods", func() error { return r.readAttachments(ctx) })
@@ -60,7 +62,6 @@ func Read(ctx context.Context, o Options) (*Node, error) {
 	r.try("routes", r.readRoutes)
 	r.readForwarding()
 	r.try("firewall", func() error { return r.readFirewall(ctx) })
-	r.try(r.StateDir, r.readState)
 	r.settleLeases()
 	r.sort()
 	return r.n, ctx.Err()
@@ -131,7 +132,7 @@ func (r *reader) readRoutes() error {
 		switch {
 		case w.Proto == route.Proto:
 			r.n.Routes = append(r.n.Routes, Route{Dst: w.Dst, Via: w.Via, Device: dev, Src: w.Src, Metric: w.Metric,
-				Table: w.Table, Encap: encap(w.Encap), Network: r.networkOf(dev)})
+				Table: w.Table, Encap: encap(w.Encap), Network: cmp.Or(r.networkOf(dev), r.n.OfPrefix(w.Dst))})
 		case w.Dst.Bits() == 0 && w.Table == mainTable && dev != "" && (w.Type == 0 || w.Type == unicast):
 			u := uplinks[dev]
 			if u == nil {

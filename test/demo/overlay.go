@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/bridge"
@@ -170,17 +171,23 @@ func (o *overlayPlay) talk() error {
 		for _, from := range m.pods {
 			err := o.step(from.name+" pings the pods of all machines", func() (string, error) {
 				answers := 0
+				var slowest time.Duration
+				var whose string
 				for _, other := range o.machines {
 					for _, to := range other.pods {
 						for _, a := range to.addrs {
+							began := time.Now()
 							if _, err := reach(o.ctx, from.ns, a); err != nil {
 								return "", fmt.Errorf("%s at %s: %w", to.name, a, err)
 							}
 							answers++
+							if took := time.Since(began); took > slowest {
+								slowest, whose = took, to.name+" "+a.String()
+							}
 						}
 					}
 				}
-				return fmt.Sprintf("%d answers", answers), nil
+				return fmt.Sprintf("%d answers, the slowest from %s", answers, whose), nil
 			})
 			if err != nil {
 				return err

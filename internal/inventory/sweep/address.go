@@ -29,14 +29,16 @@ func (s *sweeper) addrs() error {
 		return err
 	}
 	for _, l := range links {
-		if s.gone[l.Index] || s.keepsAddrs(l) {
+		if s.gone[l.Index] {
 			continue
 		}
+		keeps := s.keepsAddrs(l)
 		for _, a := range all {
-			if a.Link != l.Index || a.Proto != addr.Proto {
+			named := s.Network != "" && s.Found.OfPrefix(a.Prefix) == s.Network
+			switch {
+			case a.Link != l.Index || a.Proto != addr.Proto:
 				continue
-			}
-			if !s.only() && !s.ofNetwork(a.Prefix) {
+			case keeps && !named, !named && !s.only() && !s.ofNetwork(a.Prefix):
 				continue
 			}
 			s.add(Step{Network: s.Network, Kind: "address", Name: a.Prefix.String(), Note: "on " + l.Name + ", which stays", last: true,
@@ -181,7 +183,7 @@ func (s *sweeper) state() {
 	for _, d := range s.Found.State {
 		switch {
 		case !s.wants(d.Network), !s.Disk && !s.here(d.Network):
-		case !s.Disk:
+		case !s.Disk && !d.Here:
 			s.keep(d.Network, "state", d.Path, "it may be that of another namespace")
 		default:
 			s.add(Step{Network: d.Network, Kind: "state", Name: d.Path, do: func(context.Context) error {

@@ -15,10 +15,13 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 
+	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/internal/inventory/inventorytest"
 	"github.com/cniblocks/cniblocks/internal/inventory/sweep"
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/ipam"
+	"github.com/cniblocks/cniblocks/node"
+	"github.com/cniblocks/cniblocks/peer"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }
@@ -256,6 +259,49 @@ func TestASharedTunnelLosesTheNameOfTheNetworkAndGoesWithTheLast(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "cniblocks/more", l.Attrs().Alias)
 	require.Equal(t, []string{"device"}, run(t, plan(t, w, "more")))
+	w.RequireAsBefore()
+}
+
+func TestOfASharedTunnelOnlyTheRoutesAndAddressesWithinTheNetworkGo(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.VXLAN)
+	w := inventorytest.New(t)
+	h := nstest.Netlink(t, w.Node)
+	vx := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "cb-vxlan-1"}, VxlanId: 7, Port: 4789}
+	require.NoError(t, h.LinkAdd(vx))
+	require.NoError(t, h.LinkSetAlias(vx, "cniblocks/pods+more"))
+	require.NoError(t, h.LinkSetUp(vx))
+	for i, network := range []string{"pods", "more"} {
+		n := byte(10 + i)
+		all := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, n, 0, 0}), 16)
+		mine := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, n, 1, 0}), 24)
+		require.NoError(t, node.Write(w.Node, filepath.Join(w.RunDir, network, "node.json"), node.File{
+			Self:    peer.Peer{Name: "a", Reach: peer.Reach{V4: peer.Endpoint{Addr: netip.MustParseAddr("192.0.2.1")}}, Pods: []netip.Prefix{mine}},
+			Network: peer.Network{Prefixes: []netip.Prefix{all}}}))
+		require.NoError(t, addr.Ensure(t.Context(), w.Node, "cb-vxlan-1", netip.PrefixFrom(mine.Addr(), 32)))
+		for _, dev := range []string{"cb-vxlan-1", "uplink"} {
+			l, err := h.LinkByName(dev)
+			require.NoError(t, err)
+			third := map[string]byte{"cb-vxlan-1": 2, "uplink": 3}[dev]
+			require.NoError(t, h.RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.IPv4(10, n, third, 0), Mask: net.CIDRMask(24, 32)},
+				LinkIndex: l.Attrs().Index, Protocol: 117, Scope: netlink.SCOPE_LINK}))
+		}
+	}
+	n := w.Read()
+	require.Equal(t, []string{"more", "pods"}, n.OurNetworks())
+	require.Equal(t, []string{"share of device", "address", "route", "route", "state"}, run(t, plan(t, w, "pods")))
+	n = w.Read()
+	require.Len(t, n.Routes, 2)
+	for _, r := range n.Routes {
+		require.Equal(t, "more", r.Network)
+	}
+	require.Len(t, n.Devices[0].Addrs, 1)
+	require.Equal(t, "10.11.1.0/32", n.Devices[0].Addrs[0].Prefix.String())
+
+	// The state says that it is of this namespace, so it goes wherever this is run.
+	p, err := sweep.Make(sweep.Options{NS: w.Node, Found: n, Network: "more", StateDir: w.RunDir})
+	require.NoError(t, err)
+	require.Equal(t, []string{"device", "route", "state"}, run(t, p))
 	w.RequireAsBefore()
 }
 
