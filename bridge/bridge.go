@@ -49,7 +49,7 @@ type State struct {
 }
 
 // Ensure makes the bridge if it is not there, sets it up, and returns what it is. A new bridge has a MAC of its own that
-// does not change with its ports, and takes no router advertisements. A device of another kind is [ErrNotBridge].
+// does not change with its ports, takes no router advertisements, and has a link-local address at once. A device of another kind is [ErrNotBridge].
 func Ensure(ctx context.Context, ns *netns.NS, want Bridge) (State, error) {
 	s, err := Get(ctx, ns, want.Name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -106,11 +106,16 @@ func create(ctx context.Context, ns *netns.NS, want Bridge) error {
 			return err
 		}
 	}
-	// The routes of the bridge are ours, not those of a pod that sends router advertisements. A kernel without IPv6 has
-	// no such key.
-	err = sysctl.Ensure(ns, sysctl.Var{Key: "net/ipv6/conf/" + want.Name + "/accept_ra", Value: "0"})
+	return own(ns, want.Name)
+}
+
+// own keeps a device of ours from what it would learn or wait for: its routes do not come from a pod that sends router
+// advertisements, and it can ask for neighbours at once, without duplicate address detection of its link-local address.
+func own(ns *netns.NS, device string) error {
+	conf := "net/ipv6/conf/" + device + "/"
+	err := sysctl.Ensure(ns, sysctl.Var{Key: conf + "accept_ra", Value: "0"}, sysctl.Var{Key: conf + "accept_dad", Value: "0"})
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil // a kernel without IPv6
 	}
 	return err
 }

@@ -100,7 +100,7 @@ func VLANGateway(ctx context.Context, ns *netns.NS, b State, vlan uint16, alias 
 			Pod: veth.End{NS: ns, Name: name, MTU: b.MTU}, Alias: alias}
 		p, err = veth.CreateOn(ctx, p, b.Index)
 		if err == nil {
-			err = SetPort(ctx, ns, p.Host.Index, Port{VLAN: vlan, KeepDefault: keepDefault})
+			err = errors.Join(SetPort(ctx, ns, p.Host.Index, Port{VLAN: vlan, KeepDefault: keepDefault}), own(ns, name))
 		}
 		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return veth.End{}, err

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/internal/ping"
 	"github.com/cniblocks/cniblocks/netns"
 )
 
@@ -354,5 +355,16 @@ func TestResultsAreGivenInEveryVersion(t *testing.T) {
 			a.del(with(conf, "prevResult", a.prev))
 			require.Empty(t, w.leases())
 		})
+	}
+}
+
+func TestTheNodeReachesAFirstPodThatHasNotSpoken(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	res := w.pod("a").add(w.conf(nil))
+	ctx, cancel := context.WithTimeout(t.Context(), 900*time.Millisecond)
+	defer cancel()
+	for _, ip := range res.IPs {
+		require.NoError(t, nstest.Ping(ctx, w.node, ip.Address.Addr(), ping.Options{}), "%s", ip.Address)
 	}
 }
