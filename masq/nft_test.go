@@ -94,6 +94,7 @@ func TestARuleThatIsFlushedIsReportedAndPutBack(t *testing.T) {
 		"delete element inet cniblocks src6-pods { fd00:1::2-fd00:1::ffff }; add element inet cniblocks src6-pods { fd00:1::2-fd00:1::fff0, fd00:1::fff2-fd00:1::ffff }",
 		"flush chain inet cniblocks postrouting; delete set inet cniblocks src4-pods; add set inet cniblocks src4-pods { type ipv4_addr; }",
 		`add rule inet cniblocks postrouting ip saddr @src4-pods ip daddr != @except4-pods masquerade comment "cniblocks pods"`,
+		`flush chain inet cniblocks postrouting; add rule inet cniblocks postrouting ip saddr @src4-pods accept`,
 	} {
 		t.Run(harm, func(t *testing.T) {
 			t.Parallel()
@@ -186,6 +187,15 @@ func TestRemoveOfTheLastNetworkLeavesNothing(t *testing.T) {
 	require.Equal(t, alone, ruleset(t, ns))
 	require.NoError(t, b.Remove(t.Context(), "pods"))
 	require.NoError(t, b.Remove(t.Context(), "pods"))
+	require.Empty(t, ruleset(t, ns))
+}
+
+func TestRemoveTakesRulesAlongThatOthersMadeOfOurSets(t *testing.T) {
+	t.Parallel()
+	ns := nstest.New(t)
+	require.NoError(t, NFT{ns}.Ensure(t.Context(), dual("pods")))
+	run(t, ns, "nft", "add rule inet cniblocks postrouting ip saddr @src4-pods counter")
+	require.NoError(t, NFT{ns}.Remove(t.Context(), "pods"))
 	require.Empty(t, ruleset(t, ns))
 }
 

@@ -19,7 +19,7 @@ type reading struct {
 	half
 	sets  map[string]bool // those with the right definition
 	wrong []string        // sets that must be made anew
-	rules []nft.Rule      // all with the network's comment and the family's sets
+	rules []nft.Rule      // all that look into the sets, whatever their comment
 }
 
 // update brings the network to what target makes of what is in place.
@@ -96,7 +96,7 @@ func (f family) read(c *nft.Conn, network string, rules []nft.Rule, sets []nft.S
 		}
 	}
 	for _, rule := range rules {
-		if rule.Comment == commentFor(network) && strings.Contains(rule.Exprs.String(), `"`+names.except+`"`) {
+		if slices.ContainsFunc(rule.Exprs.Lookups(), func(set string) bool { return slices.Contains(names.all(), set) }) {
 			r.rules = append(r.rules, rule)
 		}
 	}

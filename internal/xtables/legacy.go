@@ -73,14 +73,22 @@ func legacyTables(ns *netns.NS, f Family) ([]string, error) {
 	if f == 6 {
 		file = "ip6_tables_names"
 	}
-	if _, err := os.Stat("/proc/self/net/" + file); errors.Is(err, fs.ErrNotExist) {
+	const home = "/proc/self/net/" // of the namespace of /proc/self/ns/net
+	if _, err := os.Stat(home + file); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	var text []byte
-	err := ns.Do(func() (err error) {
-		text, err = os.ReadFile("/proc/thread-self/net/" + file)
-		return err
-	})
+	var (
+		text []byte
+		err  error
+	)
+	if isHome(ns) {
+		text, err = os.ReadFile(home + file)
+	} else {
+		err = ns.Do(func() (err error) {
+			text, err = os.ReadFile("/proc/thread-self/net/" + file)
+			return err
+		})
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -88,6 +96,12 @@ func legacyTables(ns *netns.NS, f Family) ([]string, error) {
 		return nil, fmt.Errorf("legacy %s tables: %w", f.prefix(), err)
 	}
 	return strings.Fields(string(text)), nil
+}
+
+// isHome reports whether the namespace is the one that /proc/self shows, which saves a thread.
+func isHome(ns *netns.NS) bool {
+	var own, here unix.Stat_t
+	return unix.Fstat(ns.Fd(), &own) == nil && unix.Stat("/proc/self/ns/net", &here) == nil && own.Dev == here.Dev && own.Ino == here.Ino
 }
 
 func (f Family) domain() int {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -108,6 +109,25 @@ func TestALegacyTableIsReadWithoutAProgram(t *testing.T) {
 		require.NoError(t, err)
 		require.False(t, table.ForwardDrops())
 	}
+}
+
+func TestTheProcessesOwnNamespaceIsKnown(t *testing.T) {
+	t.Parallel()
+	home, err := netns.Current()
+	require.NoError(t, err)
+	defer home.Close()
+	require.True(t, isHome(home))
+	require.False(t, isHome(nstest.New(t)))
+	direct, err := legacyTables(home, 4)
+	require.NoError(t, err)
+	var there []byte
+	require.NoError(t, home.Do(func() (err error) {
+		if there, err = os.ReadFile("/proc/thread-self/net/ip_tables_names"); errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return err
+	}))
+	require.Equal(t, strings.Fields(string(there)), append([]string{}, direct...))
 }
 
 func TestRulesOfOthersAreKnownToHoldMore(t *testing.T) {
