@@ -42,7 +42,7 @@ func (n *Node) Close(ctx context.Context) error {
 	}
 	var msgs []*rtnl.Msg
 	for _, r := range routes {
-		if n.owns(r) {
+		if n.owns(&r) {
 			msgs = append(msgs, rtnl.DelRoute(r))
 		}
 	}

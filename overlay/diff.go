@@ -99,8 +99,9 @@ func wrong(s rtnl.Set) string {
 	return "its place on the bridge"
 }
 
-// settle remembers which devices stand, and which of this network are left over from another configuration. Only names
-// of our own making count as left over: who states a name rules over it.
+// settle remembers which devices stand, and which of this network are left over from another configuration or from peers
+// that left. Only names of our own making count as left over: who states a name rules over it. Without a list nothing
+// does, since there may be devices for single peers.
 func (n *Node) settle(want []device, links []rtnl.Link) {
 	before := n.links
 	defer func() {
@@ -119,7 +120,7 @@ func (n *Node) settle(want []device, links []rtnl.Link) {
 		if len(who) > 0 && !slices.Contains(who, n.o.Network) {
 			n.others[l.Index] = struct{}{}
 		}
-		if n.o.Device == "" && n.d.layer() == 1 && len(who) == 1 && who[0] == n.o.Network && len(l.Name) > 3 && l.Name[:3] == "cb-" {
+		if n.list != nil && n.o.Device == "" && n.d.layer() == 1 && len(who) == 1 && who[0] == n.o.Network && len(l.Name) > 3 && l.Name[:3] == "cb-" {
 			n.stale[l.Index] = struct{}{}
 		}
 	}
@@ -206,35 +207,35 @@ func (n *Node) diff(links []rtnl.Link) (c changes, refused []error, err error) {
 		refused = append(refused, &Refused{n.ownerOf(r), fmt.Errorf("%s cannot be set: %s stands in the way; remove it", what, there)})
 	}
 	name := names(links)
-	c.setRoute, c.delRoute = n.want.routes.compare(slices.Concat(ours, n.rivals(foreign)), judge[netip.Prefix, rtnl.Route]{
+	c.setRoute, c.delRoute = n.want.routes.compare(judge[netip.Prefix, rtnl.Route]{
 		ours:     n.owns,
 		same:     sameRoute,
-		replaces: func(h, w rtnl.Route) bool { return h.Metric == w.Metric },
-		conflict: func(h, w rtnl.Route) {
+		replaces: func(h, w *rtnl.Route) bool { return h.Metric == w.Metric },
+		conflict: func(h, w *rtnl.Route) {
 			conflict(w, w.Dst, fmt.Sprintf("a foreign %s on %s (protocol %d)", h, name(h.Link), h.Proto))
 		},
-	})
-	c.setNeigh, c.delNeigh = n.want.neighs.compare(k.neighs, judge[neighKey, rtnl.Neigh]{
-		ours:     func(h rtnl.Neigh) bool { return h.Proto == Proto },
+	}, ours, n.rivals(foreign))
+	c.setNeigh, c.delNeigh = n.want.neighs.compare(judge[neighKey, rtnl.Neigh]{
+		ours:     func(h *rtnl.Neigh) bool { return h.Proto == Proto },
 		same:     sameNeigh,
-		replaces: func(h, w rtnl.Neigh) bool { return true },
-		conflict: func(h, w rtnl.Neigh) {
+		replaces: func(h, w *rtnl.Neigh) bool { return true },
+		conflict: func(h, w *rtnl.Neigh) {
 			conflict(w, netip.PrefixFrom(w.IP, w.IP.BitLen()), fmt.Sprintf("a foreign %s on %s", h, name(h.Link)))
 		},
-	})
-	c.setFDB, c.delFDB = n.want.fdbs.compare(k.fdbs, judge[fdbKey, rtnl.FDB]{
-		ours: func(h rtnl.FDB) bool {
+	}, k.neighs)
+	c.setFDB, c.delFDB = n.want.fdbs.compare(judge[fdbKey, rtnl.FDB]{
+		ours: func(h *rtnl.FDB) bool {
 			// What was learned of a peer goes with it; else frames would go there until it ages.
 			_, stays := n.want.fdbs.at[fdbKey{link: h.Link, dst: h.Dst}]
 			return h.Extern || h.Learned && !stays
 		},
 		same:     sameFDB,
-		replaces: func(h, w rtnl.FDB) bool { return h.MAC != (rtnl.MAC{}) },
-		conflict: func(h, w rtnl.FDB) {
+		replaces: func(h, w *rtnl.FDB) bool { return h.MAC != (rtnl.MAC{}) },
+		conflict: func(h, w *rtnl.FDB) {
 			refused = append(refused, &Refused{n.endOf(w.Dst), fmt.Errorf("%s cannot be set: a foreign %s on %s stands in the way; remove it", w, h, name(h.Link))})
 		},
-	})
-	c.setTunnel, c.delTunnel = n.want.tunnel.compare(k.tunnel, judgeTunnel)
+	}, k.fdbs)
+	c.setTunnel, c.delTunnel = n.want.tunnel.compare(judgeTunnel, k.tunnel)
 	if len(c.setTunnel) > 0 {
 		c.wasTunnel = make(map[peerKey]tunnelPeer, len(k.tunnel))
 		for _, t := range k.tunnel {
@@ -294,23 +295,24 @@ func (n *Node) read() (k kernel, err error) {
 	return k, err
 }
 
-// sort parts the routes of this node from the foreign ones. Ours of another layer, or of nobody's, are left out: they do
-// not stand in the way.
+// sort parts the routes of this node from the foreign ones, in place. Ours of another layer, or of nobody's, are left out:
+// they do not stand in the way.
 func (n *Node) sort(all []rtnl.Route) (ours, foreign []rtnl.Route) {
-	ours = make([]rtnl.Route, 0, len(all))
-	for _, r := range all {
+	ours = all[:0]
+	for i := range all {
+		r := &all[i]
 		switch {
 		case n.owns(r):
-			ours = append(ours, r)
+			ours = append(ours, *r)
 		case r.Proto != Proto || n.inLayer(r.Metric):
-			foreign = append(foreign, r)
+			foreign = append(foreign, *r)
 		}
 	}
 	return ours, foreign
 }
 
 // owns reports whether a route is this node's to change.
-func (n *Node) owns(r rtnl.Route) bool {
+func (n *Node) owns(r *rtnl.Route) bool {
 	if r.Proto != Proto || !n.inLayer(r.Metric) {
 		return false
 	}
@@ -325,7 +327,7 @@ func (n *Node) owns(r rtnl.Route) bool {
 }
 
 // direct reports whether a route may be one past the tunnels, over a link that is no overlay's.
-func (n *Node) direct(r rtnl.Route) bool {
+func (n *Node) direct(r *rtnl.Route) bool {
 	if !r.Via.IsValid() {
 		return false
 	}

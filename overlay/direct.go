@@ -30,18 +30,16 @@ func (direct) reach(n *Node) (peer.Reach, error) {
 	return n.plainReach("host-gw"), nil
 }
 
-func (direct) ways(n *Node, p peer.Peer) (all []netip.Addr) {
-	seen := netip.Addr{}
+func (direct) ways(n *Node, p *peer.Peer) (to [2]netip.Addr) {
 	for _, r := range n.pods(p) {
-		if a := hop(n, p, r); a.IsValid() && a != seen {
-			all, seen = append(all, a), a
+		if a := hop(n, p, r); a.IsValid() {
+			to[b2i(a.Is6())] = a
 		}
 	}
-	return all
+	return to
 }
 
-func (direct) plan(n *Node, p peer.Peer) (plan, error) {
-	var made plan
+func (direct) plan(n *Node, p *peer.Peer, to *plan) error {
 	var errs []error
 	for _, r := range n.pods(p) {
 		a := hop(n, p, r)
@@ -59,14 +57,34 @@ func (direct) plan(n *Node, p peer.Peer) (plan, error) {
 		default:
 			w := n.route(r, way.link)
 			w.Via = a
-			made.routes = append(made.routes, w)
+			to.routes = append(to.routes, w)
 		}
 	}
-	return made, errors.Join(errs...)
+	return errors.Join(errs...)
+}
+
+// past adds plain routes to the ranges of a peer that is on a link of this node, and returns it with the ranges that
+// cannot go so.
+func (n *Node) past(p *peer.Peer, to *plan) *peer.Peer {
+	rest := *p
+	rest.Pods = nil
+	for _, r := range n.pods(p) {
+		a := hop(n, p, r)
+		if a.IsValid() {
+			if way := n.under.to(a); way.err == nil && !way.via.IsValid() {
+				w := n.route(r, way.link)
+				w.Via = a
+				to.routes = append(to.routes, w)
+				continue
+			}
+		}
+		rest.Pods = append(rest.Pods, r)
+	}
+	return &rest
 }
 
 // hop is the endpoint that a range is routed to.
-func hop(n *Node, p peer.Peer, r netip.Prefix) netip.Addr {
+func hop(n *Node, p *peer.Peer, r netip.Prefix) netip.Addr {
 	if r.Addr().Is4() && p.V4.Addr.IsValid() && n.o.Underlay != peer.IPv6 {
 		return p.V4.Addr
 	}
@@ -76,19 +94,7 @@ func hop(n *Node, p peer.Peer, r netip.Prefix) netip.Addr {
 	return netip.Addr{}
 }
 
-// nextHop is the endpoint and the link that a range is routed over if the peer is on a link.
-func nextHop(n *Node, p peer.Peer, r netip.Prefix) (netip.Addr, int) {
-	a := hop(n, p, r)
-	if !a.IsValid() {
-		return a, 0
-	}
-	if way := n.under.to(a); way.err == nil && !way.via.IsValid() {
-		return a, way.link
-	}
-	return netip.Addr{}, 0
-}
-
-func noHop(p peer.Peer, r netip.Prefix) error {
+func noHop(p *peer.Peer, r netip.Prefix) error {
 	if r.Addr().Is6() {
 		return fmt.Errorf("its range %s needs an IPv6 endpoint, and it has %s: state one, since the kernel routes no IPv6 by an IPv4 next hop, "+
 			"or use \"overlay\", for instance with \"encap\": \"vxlan\"", r, endpoints(p, 0))

@@ -38,20 +38,17 @@ func shared(encap string, port, usual uint16) string {
 	return fmt.Sprintf("cb-%s-%d", encap, port)
 }
 
-// encapRoutes are the routes of a peer through a device in external mode.
-func (n *Node) encapRoutes(p peer.Peer, link int, f peer.Family, e rtnl.Encap) plan {
-	pods := n.pods(p)
-	made := plan{routes: make([]rtnl.Route, 0, len(pods))}
-	narrow := n.narrow(p, f)
-	for _, r := range pods {
+// encapRoutes adds the routes of a peer through a device in external mode, whose MTU is that over f.
+func (n *Node) encapRoutes(p *peer.Peer, link int, f peer.Family, e rtnl.Encap, to *plan) {
+	narrow := n.narrow(n.pathMTU(p), f)
+	for _, r := range n.pods(p) {
 		w := n.route(r, link)
 		w.Encap, w.Src, w.MTU = e, n.source(r), narrow
 		if r.Addr().Is4() {
 			w.Scope = linkScope
 		}
-		made.routes = append(made.routes, w)
+		to.routes = append(to.routes, w)
 	}
-	return made
 }
 
 // local is this node's endpoint if a link bears it. Behind an address translation none does; IPv4 tunnels can do without.
@@ -86,7 +83,7 @@ func b2i(b bool) int {
 }
 
 // tunnelEnds are both ends of the tunnel to a peer; the remote one is not this node's own.
-func (n *Node) tunnelEnds(p peer.Peer) (own, remote peer.Endpoint, err error) {
+func (n *Node) tunnelEnds(p *peer.Peer) (own, remote peer.Endpoint, err error) {
 	own, remote, err = n.o.ends(p)
 	if err == nil && n.under.isLocal(remote.Addr) {
 		err = n.under.to(remote.Addr).err
@@ -94,20 +91,17 @@ func (n *Node) tunnelEnds(p peer.Peer) (own, remote peer.Endpoint, err error) {
 	return own, remote, err
 }
 
-// deviceRoutes are the routes of a peer that has a device of its own.
-func (n *Node) deviceRoutes(p peer.Peer, link int, f peer.Family) plan {
-	pods := n.pods(p)
-	made := plan{routes: make([]rtnl.Route, 0, len(pods))}
-	narrow := n.narrow(p, f)
-	for _, r := range pods {
+// deviceRoutes adds the routes of a peer over a device that finds the way itself, whose MTU is that over f.
+func (n *Node) deviceRoutes(p *peer.Peer, link int, f peer.Family, to *plan) {
+	narrow := n.narrow(n.pathMTU(p), f)
+	for _, r := range n.pods(p) {
 		w := n.route(r, link)
 		w.Metric, w.Src, w.MTU = n.metric(r, true), n.source(r), narrow
 		if r.Addr().Is4() {
 			w.Scope = linkScope
 		}
-		made.routes = append(made.routes, w)
+		to.routes = append(to.routes, w)
 	}
-	return made
 }
 
 // plainReach is what others must know where there is nothing but addresses.

@@ -69,19 +69,20 @@ func (g *geneve) devices(n *Node) ([]device, error) {
 	return []device{{name: g.name, over: n.o.families()[0], shared: true, tunnel: rtnl.Geneve{Port: g.Port, External: true, InnerIP: true}}}, nil
 }
 
-func (g *geneve) ways(n *Node, p peer.Peer) []netip.Addr { return oneWay(n, p) }
+func (g *geneve) ways(n *Node, p *peer.Peer) [2]netip.Addr { return oneWay(n, p) }
 
-func (g *geneve) plan(n *Node, p peer.Peer) (plan, error) {
+func (g *geneve) plan(n *Node, p *peer.Peer, to *plan) error {
 	own, remote, err := n.tunnelEnds(p)
 	if err != nil {
-		return plan{}, err
+		return err
 	}
 	vni := g.VNI
 	if remote.VNI != 0 {
 		vni = remote.VNI
 	}
 	e := rtnl.Encap{ID: uint64(vni), Dst: remote.Addr, Src: own.Addr, TTL: hops, Flags: rtnl.KeyFlag | checksum(remote.Addr)}
-	return n.encapRoutes(p, n.links[g.name], n.devices[0].over, e), nil
+	n.encapRoutes(p, n.links[g.name], n.devices[0].over, e, to)
+	return nil
 }
 
 func (g *geneve) reach(n *Node) (peer.Reach, error) {

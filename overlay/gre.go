@@ -108,11 +108,11 @@ func (g *gre) peerDevices(n *Node, p peer.Peer) []device {
 	if !g.forEach() {
 		return nil
 	}
-	own, remote, err := n.o.ends(p)
+	own, remote, err := n.o.ends(&p)
 	if err != nil {
 		return nil
 	}
-	d := device{name: g.deviceOf(n, p), over: peer.FamilyOf(own.Addr), tunnel: rtnl.GRE{
+	d := device{name: g.deviceOf(n, &p), over: peer.FamilyOf(own.Addr), tunnel: rtnl.GRE{
 		V6: own.Addr.Is6(), Tap: g.L2.on(), Local: own.Addr, Remote: remote.Addr, Key: g.Key, Keyed: !g.NoKey, TTL: g.TTL, TOS: g.TOS,
 	}}
 	if g.L2.on() {
@@ -122,7 +122,7 @@ func (g *gre) peerDevices(n *Node, p peer.Peer) []device {
 	return []device{d}
 }
 
-func (g *gre) deviceOf(n *Node, p peer.Peer) string {
+func (g *gre) deviceOf(n *Node, p *peer.Peer) string {
 	kind := "gre"
 	if g.L2.on() {
 		kind = "tap"
@@ -130,30 +130,32 @@ func (g *gre) deviceOf(n *Node, p peer.Peer) string {
 	return hashed(kind, 8, n.o.Network, p.Name)
 }
 
-func (g *gre) ways(n *Node, p peer.Peer) []netip.Addr { return oneWay(n, p) }
+func (g *gre) ways(n *Node, p *peer.Peer) [2]netip.Addr { return oneWay(n, p) }
 
 // oneWay is the endpoint of the family that both ends have.
-func oneWay(n *Node, p peer.Peer) []netip.Addr {
+func oneWay(n *Node, p *peer.Peer) (to [2]netip.Addr) {
 	if _, remote, err := n.o.ends(p); err == nil {
-		return []netip.Addr{remote.Addr}
+		to[0] = remote.Addr
 	}
-	return nil
+	return to
 }
 
-func (g *gre) plan(n *Node, p peer.Peer) (plan, error) {
+func (g *gre) plan(n *Node, p *peer.Peer, to *plan) error {
 	own, remote, err := n.tunnelEnds(p)
 	if err != nil || g.L2.on() {
-		return plan{}, err
+		return err
 	}
 	f := peer.FamilyOf(own.Addr)
 	if g.forEach() {
-		return n.deviceRoutes(p, n.links[g.deviceOf(n, p)], f), nil
+		n.deviceRoutes(p, n.links[g.deviceOf(n, p)], f, to)
+		return nil
 	}
 	e := rtnl.Encap{ID: uint64(g.Key), Dst: remote.Addr, Src: own.Addr, TTL: g.TTL, TOS: g.TOS}
 	if !g.NoKey {
 		e.Flags = rtnl.KeyFlag
 	}
-	return n.encapRoutes(p, n.links[greName(f)], f, e), nil
+	n.encapRoutes(p, n.links[greName(f)], f, e, to)
+	return nil
 }
 
 func (g *gre) reach(n *Node) (peer.Reach, error) {

@@ -69,23 +69,22 @@ func (n *Node) needsSIT() bool {
 	return false
 }
 
-func (i *ipip) ways(n *Node, p peer.Peer) []netip.Addr { return oneWay(n, p) }
+func (i *ipip) ways(n *Node, p *peer.Peer) [2]netip.Addr { return oneWay(n, p) }
 
-func (i *ipip) plan(n *Node, p peer.Peer) (plan, error) {
+func (i *ipip) plan(n *Node, p *peer.Peer, to *plan) error {
 	own, remote, err := n.tunnelEnds(p)
 	if err != nil {
-		return plan{}, err
+		return err
 	}
 	if own.Addr.Is6() {
 		ttl := i.TTL
 		if ttl == 0 {
 			ttl = hops
 		}
-		e := rtnl.Encap{Dst: remote.Addr, Src: own.Addr, TTL: ttl, TOS: i.TOS}
-		return n.encapRoutes(p, n.links[ip6tnlName], peer.IPv6, e), nil
+		n.encapRoutes(p, n.links[ip6tnlName], peer.IPv6, rtnl.Encap{Dst: remote.Addr, Src: own.Addr, TTL: ttl, TOS: i.TOS}, to)
+		return nil
 	}
-	var made plan
-	narrow := n.narrow(p, peer.IPv4)
+	narrow := n.narrow(n.pathMTU(p), peer.IPv4)
 	for _, r := range n.pods(p) {
 		w := n.route(r, n.links[ipipName])
 		w.Via, w.OnLink = remote.Addr, true
@@ -95,9 +94,9 @@ func (i *ipip) plan(n *Node, p peer.Peer) (plan, error) {
 			w.Link, w.Via = n.links[sitName], netip.AddrFrom16([16]byte{12: v4[0], 13: v4[1], 14: v4[2], 15: v4[3]})
 		}
 		w.Src, w.MTU = n.source(r), narrow
-		made.routes = append(made.routes, w)
+		to.routes = append(to.routes, w)
 	}
-	return made, nil
+	return nil
 }
 
 func (i *ipip) reach(n *Node) (peer.Reach, error) { return n.plainReach("ipip"), nil }

@@ -18,12 +18,15 @@ func (n *Node) base(f peer.Family) int {
 }
 
 // pathMTU is how long a packet of a pod to the peer may be; 0 is not known.
-func (n *Node) pathMTU(p peer.Peer) int {
+func (n *Node) pathMTU(p *peer.Peer) int {
 	if n.o.MTU != 0 {
 		return n.o.MTU
 	}
 	least := 0
 	for _, a := range n.d.ways(n, p) {
+		if !a.IsValid() {
+			continue
+		}
 		f := peer.FamilyOf(a)
 		mtu := n.under.to(a).mtu
 		if mtu == 0 {
@@ -104,12 +107,9 @@ func (n *Node) families() []peer.Family {
 	return all
 }
 
-// narrow is the MTU of a route: that of the path where the device's is larger, else 0.
-func (n *Node) narrow(p peer.Peer, f peer.Family) uint32 {
-	if n.o.MTU != 0 {
-		return 0
-	}
-	if mtu := n.pathMTU(p); mtu != 0 && mtu < n.widest[f] {
+// narrow is the MTU of a route to a peer over a device: that of the path where the device's is larger, else 0.
+func (n *Node) narrow(mtu int, device peer.Family) uint32 {
+	if n.o.MTU == 0 && mtu != 0 && mtu < n.widest[device] {
 		return uint32(mtu)
 	}
 	return 0

@@ -38,6 +38,7 @@ type Node struct {
 	applied bool    // the kernel held want after our last write
 	mtu     int     // for pods
 
+	src      [2]netip.Addr           // of IPv4 and IPv6 routes
 	held     map[netip.Prefix]string // who had which range before the last list
 	least    int                     // MTU of the narrowest path
 	narrowed bool                    // least decides the pods' MTU
@@ -49,10 +50,10 @@ var _ Network = (*Node)(nil)
 // driver is what the encapsulations differ in. Its methods are called with the lock of the Node held.
 type driver interface {
 	devices(n *Node) ([]device, error)
-	peerDevices(n *Node, p peer.Peer) []device // for those with a device for each peer
-	plan(n *Node, p peer.Peer) (plan, error)   // what can be done, and why the rest cannot
-	ways(n *Node, p peer.Peer) []netip.Addr    // the endpoints that packets to the peer go to
-	overhead(over peer.Family) int             // in bytes
+	peerDevices(n *Node, p peer.Peer) []device  // for those with a device for each peer
+	plan(n *Node, p *peer.Peer, to *plan) error // adds what can be done, and says why the rest cannot
+	ways(n *Node, p *peer.Peer) [2]netip.Addr   // the endpoints that packets to the peer go to, some may be zero
+	overhead(over peer.Family) int              // in bytes
 	reach(n *Node) (peer.Reach, error)
 	layer() uint32 // 0 for plain routes, 1 for tunnels
 }
@@ -245,7 +246,7 @@ func (n *Node) MTU(p peer.Peer) int {
 	if n.under == nil {
 		return n.mtu
 	}
-	return n.pathMTU(p)
+	return n.pathMTU(&p)
 }
 
 // metric is where the routes to a range stand. IPv4 routes that differ in nothing but their next hop share one chain of
@@ -273,14 +274,7 @@ func (n *Node) inLayer(metric uint32) bool {
 }
 
 // source is the node's own address for a route to dst, which the overlay devices carry.
-func (n *Node) source(dst netip.Prefix) netip.Addr {
-	for _, a := range n.o.Node.NodeAddrs() {
-		if a.Is4() == dst.Addr().Is4() {
-			return a
-		}
-	}
-	return netip.Addr{}
-}
+func (n *Node) source(dst netip.Prefix) netip.Addr { return n.src[b2i(dst.Addr().Is6())] }
 
 // route is what all routes of this node have in common.
 func (n *Node) route(dst netip.Prefix, link int) rtnl.Route {
@@ -288,7 +282,7 @@ func (n *Node) route(dst netip.Prefix, link int) rtnl.Route {
 }
 
 // pods are the ranges of a peer that are carried.
-func (n *Node) pods(p peer.Peer) []netip.Prefix {
+func (n *Node) pods(p *peer.Peer) []netip.Prefix {
 	if len(n.o.Families) == 0 {
 		return p.Pods
 	}

@@ -60,7 +60,11 @@ func newObjects(peers int) objects {
 	}
 }
 
-func (o objects) put(p plan) {
+func (p *plan) clear() {
+	p.routes, p.neighs, p.fdbs, p.tunnel = p.routes[:0], p.neighs[:0], p.fdbs[:0], p.tunnel[:0]
+}
+
+func (o objects) put(p *plan) {
 	for _, r := range p.routes {
 		o.routes.put(r)
 	}
@@ -187,17 +191,16 @@ func say[V any](errs *[]error, format string, all []V) {
 	}
 }
 
-// sameRoute compares what was asked for; the kernel reports more.
-func sameRoute(have, want rtnl.Route) bool {
-	if want.Dst.Addr().Is6() {
-		have.Scope = want.Scope
-	}
-	return have == want
+// sameRoute compares all of it: what is asked for is stated as the kernel reports it.
+func sameRoute(have, want *rtnl.Route) bool {
+	return *have == *want
 }
 
 // sameNeigh: one that another program made does as well if it says the same and stays.
-func sameNeigh(have, want rtnl.Neigh) bool { return have.MAC == want.MAC && have.Permanent() }
+func sameNeigh(have, want *rtnl.Neigh) bool {
+	return keyOfNeigh(*have) == keyOfNeigh(*want) && have.MAC == want.MAC && have.Permanent()
+}
 
-func sameFDB(have, want rtnl.FDB) bool {
-	return have.Dst == want.Dst && have.Port == want.Port && have.VNI == want.VNI && !have.Learned
+func sameFDB(have, want *rtnl.FDB) bool {
+	return keyOfFDB(*have) == keyOfFDB(*want) && have.Dst == want.Dst && have.Port == want.Port && have.VNI == want.VNI && !have.Learned
 }

@@ -139,6 +139,9 @@ func New(o Options, e Encap) (*Node, error) {
 		return nil, fmt.Errorf("%s network %q: %w", e.Name(), o.Network, err)
 	}
 	n.d = d
+	for _, a := range o.Node.NodeAddrs() {
+		n.src[b2i(a.Is6())] = a
+	}
 	n.reset()
 	return n, nil
 }
@@ -190,7 +193,7 @@ func (o *Options) holds(p netip.Prefix) bool {
 }
 
 // ends are both ends of the tunnel to a peer, over the first family that both have.
-func (o *Options) ends(p peer.Peer) (own, remote peer.Endpoint, err error) {
+func (o *Options) ends(p *peer.Peer) (own, remote peer.Endpoint, err error) {
 	for _, f := range peer.Families {
 		if o.Underlay != 0 && o.Underlay != f {
 			continue
@@ -201,10 +204,10 @@ func (o *Options) ends(p peer.Peer) (own, remote peer.Endpoint, err error) {
 		}
 	}
 	return own, remote, fmt.Errorf("no family is common to its endpoint (%s) and this node's (%s): state one more address of either",
-		endpoints(p, 0), endpoints(o.Node, o.Underlay))
+		endpoints(p, 0), endpoints(&o.Node, o.Underlay))
 }
 
-func endpoints(p peer.Peer, only peer.Family) string {
+func endpoints(p *peer.Peer, only peer.Family) string {
 	s := ""
 	for _, f := range peer.Families {
 		if a := p.Endpoint(f).Addr; a.IsValid() && (only == 0 || only == f) {

@@ -34,25 +34,27 @@ func (n *Node) planAll(have []rtnl.Route, k kernel) {
 	}
 	n.want = newObjects(len(n.list))
 	bad := n.disputed(have, k)
-	for i, p := range n.list {
-		if err := bad[i]; err != nil {
-			n.skipped = append(n.skipped, &Refused{p.Name, err})
-			continue
+	var made plan
+	for i := range n.list {
+		p := &n.list[i]
+		made.clear()
+		err := bad[i]
+		if err == nil {
+			err = n.planOne(p, &made)
 		}
-		made, err := n.planOne(p)
+		if clash := n.want.clash(&made); clash != nil {
+			made.clear()
+			err = clash
+		}
 		if err != nil {
 			n.skipped = append(n.skipped, &Refused{p.Name, err})
 		}
-		if err := n.want.clash(made); err != nil {
-			n.skipped = append(n.skipped, &Refused{p.Name, err})
-			continue
-		}
-		n.want.put(made)
+		n.want.put(&made)
 	}
 }
 
 // clash finds what would overwrite another peer's.
-func (o objects) clash(p plan) error {
+func (o objects) clash(p *plan) error {
 	for _, f := range p.fdbs {
 		if h, ok := o.fdbs.get(keyOfFDB(f)); ok {
 			return fmt.Errorf("its MAC %s is also that of the peer at %s: give every tunnel device a MAC of its own, or state none", h.MAC, h.Dst)
@@ -66,24 +68,28 @@ func (o objects) clash(p plan) error {
 	return nil
 }
 
-// planOne is a peer's part of the wanted state.
-func (n *Node) planOne(p peer.Peer) (plan, error) {
+// planOne adds a peer's part of the wanted state.
+func (n *Node) planOne(p *peer.Peer, to *plan) error {
 	mtu := n.pathMTU(p)
 	if mtu != 0 && mtu < MinMTUv6 && slices.ContainsFunc(n.pods(p), func(r netip.Prefix) bool { return r.Addr().Is6() }) {
-		return plan{}, fmt.Errorf("%d bytes are left for pods on the way to it, and IPv6 needs %d (RFC 8200): raise the MTU of the underlay, or leave its IPv6 ranges out", mtu, MinMTUv6)
+		return fmt.Errorf("%d bytes are left for pods on the way to it, and IPv6 needs %d (RFC 8200): raise the MTU of the underlay, or leave its IPv6 ranges out", mtu, MinMTUv6)
 	}
-	made, err := n.d.plan(n, p)
-	if len(made.routes)+len(made.fdbs)+len(made.tunnel) > 0 {
+	err := n.d.plan(n, p, to)
+	if len(to.routes)+len(to.fdbs)+len(to.tunnel) > 0 || err == nil {
 		n.least = smaller(n.least, mtu)
 	}
-	return made, err
+	return err
 }
 
 // ask looks up all paths, in batches where the kernel must be asked.
 func (n *Node) ask() {
-	var to []netip.Addr
-	for _, p := range n.list {
-		to = append(to, n.d.ways(n, p)...)
+	to := make([]netip.Addr, 0, len(n.list))
+	for i := range n.list {
+		for _, a := range n.d.ways(n, &n.list[i]) {
+			if a.IsValid() {
+				to = append(to, a)
+			}
+		}
 	}
 	n.under.prepare(to)
 }
@@ -137,7 +143,10 @@ func (n *Node) elder(p peer.Peer, have []rtnl.Route, k kernel) bool {
 	if n.held != nil {
 		return slices.ContainsFunc(p.Pods, func(r netip.Prefix) bool { return n.held[r] == p.Name })
 	}
-	made, _ := n.d.plan(n, p)
+	var made plan
+	if n.d.plan(n, &p, &made) != nil {
+		return false
+	}
 	for _, t := range made.tunnel {
 		return slices.ContainsFunc(k.tunnel, func(h tunnelPeer) bool { return h.key == t.key && h.allowed == t.allowed })
 	}

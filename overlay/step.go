@@ -71,7 +71,12 @@ func samePeer(a, b *peer.Peer) bool {
 // step applies a few changes to what is held in memory and in the kernel. It reports false, and has done nothing, where
 // only a full pass can tell what is right.
 func (n *Node) step(ctx context.Context, steps []change) (done bool, err error) {
-	claims, ok := n.reclaim(steps)
+	undo, ok := n.reclaim(steps)
+	defer func() {
+		if !done || err != nil {
+			undo()
+		}
+	}()
 	if !ok {
 		return false, nil
 	}
@@ -84,8 +89,8 @@ func (n *Node) step(ctx context.Context, steps []change) (done bool, err error) 
 			if n.d.peerDevices(n, *p) != nil {
 				return false, nil
 			}
-			made, err := n.d.plan(n, *p)
-			if err != nil || !n.fits(*p, p == s.old) {
+			var made plan
+			if n.d.plan(n, p, &made) != nil || !n.fits(p, p == s.old) {
 				return false, nil
 			}
 			if p == s.old {
@@ -111,13 +116,12 @@ func (n *Node) step(ctx context.Context, steps []change) (done bool, err error) 
 		return true, err
 	}
 	n.commit(c)
-	n.claims = claims
 	n.relist(steps)
 	return true, nil
 }
 
 // fits reports whether a peer that comes or goes leaves the MTU of devices and pods as it is.
-func (n *Node) fits(p peer.Peer, goes bool) bool {
+func (n *Node) fits(p *peer.Peer, goes bool) bool {
 	if n.o.MTU != 0 {
 		return true
 	}
@@ -128,27 +132,40 @@ func (n *Node) fits(p peer.Peer, goes bool) bool {
 	return mtu >= n.mtu && mtu <= max(n.widest[peer.IPv4], n.widest[peer.IPv6])
 }
 
-func (n *Node) reclaim(steps []change) (claims, bool) {
-	cl := slices.Clone(n.claims)
-	for _, s := range steps {
-		if s.old != nil {
-			for _, r := range s.old.Pods {
-				cl.remove(r)
-			}
+// reclaim makes the claims those of the changed peers; undo takes that back. It reports false if two would overlap.
+func (n *Node) reclaim(steps []change) (undo func(), ok bool) {
+	var added, removed []claim
+	undo = func() {
+		for _, c := range added {
+			n.claims.remove(c.r)
+		}
+		for _, c := range removed {
+			n.claims.add(c.r, c.owner)
 		}
 	}
 	for _, s := range steps {
-		if s.new == nil {
-			continue
-		}
-		for _, r := range s.new.Pods {
-			if _, clash := cl.at(r); clash != nil {
-				return nil, false
-			}
-			cl.add(r, s.new.Name)
+		for _, r := range podsOf(s.old) {
+			n.claims.remove(r)
+			removed = append(removed, claim{r, s.old.Name})
 		}
 	}
-	return cl, true
+	for _, s := range steps {
+		for _, r := range podsOf(s.new) {
+			if _, clash := n.claims.at(r); clash != nil {
+				return undo, false
+			}
+			n.claims.add(r, s.new.Name)
+			added = append(added, claim{r, s.new.Name})
+		}
+	}
+	return undo, true
+}
+
+func podsOf(p *peer.Peer) []netip.Prefix {
+	if p == nil {
+		return nil
+	}
+	return p.Pods
 }
 
 // replan is the difference that the plans make; false if a new one would overwrite what is another peer's.
@@ -218,7 +235,7 @@ func (n *Node) free(routes []rtnl.Route) (bool, error) {
 			continue
 		}
 		msgs = append(msgs, rtnl.MatchRoute(r.Dst.Addr(), func(h rtnl.Route) {
-			if h.Dst == r.Dst && !n.owns(h) {
+			if h.Dst == r.Dst && !n.owns(&h) {
 				free = false
 			}
 		}))
@@ -234,7 +251,7 @@ func (n *Node) free(routes []rtnl.Route) (bool, error) {
 
 // commit makes what was written the wanted state.
 func (n *Node) commit(c changes) {
-	n.want.put(plan{routes: c.setRoute, neighs: c.setNeigh, fdbs: c.setFDB, tunnel: c.setTunnel})
+	n.want.put(&plan{routes: c.setRoute, neighs: c.setNeigh, fdbs: c.setFDB, tunnel: c.setTunnel})
 	for _, r := range c.delRoute {
 		n.want.routes.remove(keyOfRoute(r))
 	}

@@ -9,6 +9,7 @@ type table[K comparable, V any] struct {
 	items []V
 	at    map[K]int32
 	key   func(V) K
+	order []int32 // places of the values in the order of the last dump, which the next one mostly has too
 }
 
 func newTable[K comparable, V any](size int, key func(V) K) *table[K, V] {
@@ -47,9 +48,9 @@ func (t *table[K, V]) remove(k K) {
 	delete(t.at, k)
 }
 
-// compare tells what to set and what to remove so that have becomes want. have may hold foreign values, which judge
+// compare tells what to set and what to remove so that haves become what the table holds. They may hold foreign values, which judge
 // tells: those stay, and one that differs from what is wanted in its place is reported as a conflict.
-func (t *table[K, V]) compare(have []V, judge judge[K, V]) (set, remove []V) {
+func (t *table[K, V]) compare(judge judge[K, V], haves ...[]V) (set, remove []V) {
 	seen := make([]bool, len(t.items))
 	missing := len(t.items)
 	settle := func(i int32) {
@@ -58,18 +59,32 @@ func (t *table[K, V]) compare(have []V, judge judge[K, V]) (set, remove []V) {
 			missing--
 		}
 	}
-	for _, h := range have {
-		i, wanted := t.at[t.key(h)]
-		ours := judge.ours(h)
-		switch {
-		case wanted && judge.same(h, t.items[i]):
-			settle(i)
-		case wanted && !ours:
-			settle(i)
-			judge.conflict(h, t.items[i])
-		case wanted && judge.replaces(h, t.items[i]):
-		case ours:
-			remove = append(remove, h)
+	n, order := 0, t.order
+	t.order = make([]int32, 0, len(t.items))
+	for _, have := range haves {
+		for j := range have {
+			h := &have[j]
+			if n < len(order) && int(order[n]) < len(t.items) && judge.same(h, &t.items[order[n]]) {
+				settle(order[n])
+				t.order = append(t.order, order[n])
+				n++
+				continue
+			}
+			i, wanted := t.at[t.key(*h)]
+			if wanted {
+				t.order = append(t.order, i)
+			}
+			n++
+			switch {
+			case wanted && judge.same(h, &t.items[i]):
+				settle(i)
+			case wanted && !judge.ours(h):
+				settle(i)
+				judge.conflict(h, &t.items[i])
+			case wanted && judge.replaces(h, &t.items[i]):
+			case judge.ours(h):
+				remove = append(remove, *h)
+			}
 		}
 	}
 	if missing == 0 {
@@ -86,8 +101,8 @@ func (t *table[K, V]) compare(have []V, judge judge[K, V]) (set, remove []V) {
 
 // judge knows what a table cannot know of its values.
 type judge[K comparable, V any] struct {
-	ours     func(have V) bool
-	same     func(have, want V) bool
-	replaces func(have, want V) bool // setting want overwrites have
-	conflict func(have, want V)
+	ours     func(have *V) bool
+	same     func(have, want *V) bool // of the key too
+	replaces func(have, want *V) bool // setting want overwrites have
+	conflict func(have, want *V)
 }

@@ -112,6 +112,9 @@ func (u *underlay) to(a netip.Addr) path {
 // prepare asks the kernel for many at once, where it must be asked at all.
 func (u *underlay) prepare(to []netip.Addr) {
 	var ask []netip.Addr
+	if len(u.known) == 0 {
+		u.known = make(map[netip.Addr]path, len(to))
+	}
 	for _, a := range to {
 		if _, ok := u.known[a]; ok {
 			continue

@@ -131,56 +131,56 @@ func (d *vxlan) mac(n *Node, device string) (rtnl.MAC, error) {
 
 func (d *vxlan) peerDevices(*Node, peer.Peer) []device { return nil }
 
-func (d *vxlan) ways(n *Node, p peer.Peer) []netip.Addr {
-	if a := p.Endpoint(d.family).Addr; a.IsValid() {
-		return []netip.Addr{a}
+func (d *vxlan) ways(_ *Node, p *peer.Peer) (to [2]netip.Addr) {
+	to[0] = p.Endpoint(d.family).Addr
+	return to
+}
+
+func (d *vxlan) plan(n *Node, p *peer.Peer, to *plan) error {
+	end := p.Endpoint(d.family)
+	if !end.Addr.IsValid() {
+		return fmt.Errorf("it has no %s endpoint (%s), and this network's tunnels run over %[1]s: state one, or another family for \"underlay\"", d.family, endpoints(p, 0))
+	}
+	if n.under.isLocal(end.Addr) {
+		return n.under.to(end.Addr).err
+	}
+	link := n.links[n.devices[0].name]
+	if d.L2.on() {
+		to.fdbs = append(to.fdbs, d.fdb(link, rtnl.MAC{}, end))
+		return nil
+	}
+	if d.DirectRouting {
+		if p = n.past(p, to); len(p.Pods) == 0 {
+			return nil
+		}
+	}
+	if d.GPE {
+		d.gpe(n, p, end, link, to)
+	} else {
+		d.ethernet(n, p, end, link, to)
 	}
 	return nil
 }
 
-func (d *vxlan) plan(n *Node, p peer.Peer) (plan, error) {
-	end := p.Endpoint(d.family)
-	if !end.Addr.IsValid() {
-		return plan{}, fmt.Errorf("it has no %s endpoint (%s), and this network's tunnels run over %[1]s: state one, or another family for \"underlay\"", d.family, endpoints(p, 0))
-	}
-	way := n.under.to(end.Addr)
-	if way.err != nil && n.under.isLocal(end.Addr) {
-		return plan{}, way.err
-	}
-	link := n.links[n.devices[0].name]
-	if d.L2.on() {
-		return plan{fdbs: []rtnl.FDB{d.fdb(link, rtnl.MAC{}, end)}}, nil
-	}
-	if d.DirectRouting && way.err == nil && !way.via.IsValid() {
-		return d.past(n, p, end, way), nil
-	}
-	if d.GPE {
-		return d.gpe(n, p, end, link), nil
-	}
-	return d.ethernet(n, p, end, link), nil
-}
-
 // ethernet leads the ranges to the peer's own address, that to its MAC, and that to its endpoint.
-func (d *vxlan) ethernet(n *Node, p peer.Peer, end peer.Endpoint, link int) plan {
+func (d *vxlan) ethernet(n *Node, p *peer.Peer, end peer.Endpoint, link int, to *plan) {
 	mac := rtnl.MAC(end.MAC)
 	if mac == (rtnl.MAC{}) {
 		mac = rtnl.MAC(peer.DeriveMAC(n.o.Network, p.Name, d.family))
 	}
-	pods := n.pods(p)
-	made := plan{fdbs: []rtnl.FDB{d.fdb(link, mac, end)}, routes: make([]rtnl.Route, 0, len(pods))}
+	to.fdbs = append(to.fdbs, d.fdb(link, mac, end))
 	var via [2]netip.Addr
-	narrow := n.narrow(p, d.family)
-	for _, r := range pods {
+	narrow := n.narrow(n.pathMTU(p), d.family)
+	for _, r := range n.pods(p) {
 		i := b2i(r.Addr().Is6())
 		if !via[i].IsValid() {
 			via[i] = peer.NodeAddr(r)
-			made.neighs = append(made.neighs, rtnl.Neigh{Link: link, IP: via[i], MAC: mac, Proto: Proto})
+			to.neighs = append(to.neighs, rtnl.Neigh{Link: link, IP: via[i], MAC: mac, Proto: Proto})
 		}
 		w := n.route(r, link)
 		w.Via, w.OnLink, w.Src, w.MTU = via[i], true, n.source(r), narrow
-		made.routes = append(made.routes, w)
+		to.routes = append(to.routes, w)
 	}
-	return made
 }
 
 // fdb states port and VNI only where they are not the device's, as the kernel reports them.
@@ -195,41 +195,12 @@ func (d *vxlan) fdb(link int, mac rtnl.MAC, end peer.Endpoint) rtnl.FDB {
 	return f
 }
 
-func (d *vxlan) gpe(n *Node, p peer.Peer, end peer.Endpoint, link int) plan {
+func (d *vxlan) gpe(n *Node, p *peer.Peer, end peer.Endpoint, link int, to *plan) {
 	vni := d.VNI
 	if end.VNI != 0 {
 		vni = end.VNI
 	}
-	return n.encapRoutes(p, link, d.family, rtnl.Encap{ID: uint64(vni), Dst: end.Addr, Src: d.own.Addr, TTL: hops, Flags: rtnl.KeyFlag | checksum(end.Addr)})
-}
-
-// past goes around the tunnel to a peer on the same link: IPv4 by its IPv4 endpoint or the IPv6 one, IPv6 by the IPv6 one.
-// What cannot goes through the tunnel.
-func (d *vxlan) past(n *Node, p peer.Peer, end peer.Endpoint, way path) plan {
-	link := n.links[n.devices[0].name]
-	rest := p
-	rest.Pods = nil
-	var made plan
-	for _, r := range n.pods(p) {
-		via, through := nextHop(n, p, r)
-		if !via.IsValid() {
-			rest.Pods = append(rest.Pods, r)
-			continue
-		}
-		w := n.route(r, through)
-		w.Via = via
-		made.routes = append(made.routes, w)
-	}
-	if len(rest.Pods) == 0 {
-		return made
-	}
-	more := d.ethernet
-	if d.GPE {
-		more = d.gpe
-	}
-	tunnelled := more(n, rest, end, link)
-	tunnelled.routes = append(tunnelled.routes, made.routes...)
-	return tunnelled
+	n.encapRoutes(p, link, d.family, rtnl.Encap{ID: uint64(vni), Dst: end.Addr, Src: d.own.Addr, TTL: hops, Flags: rtnl.KeyFlag | checksum(end.Addr)}, to)
 }
 
 func (d *vxlan) reach(n *Node) (peer.Reach, error) {

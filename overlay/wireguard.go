@@ -71,16 +71,16 @@ func (w *wireguard) devices(n *Node) (_ []device, err error) {
 	return []device{{name: n.o.named("wg"), over: n.o.families()[0], tunnel: rtnl.WireGuard{}}}, nil
 }
 
-func (w *wireguard) ways(n *Node, p peer.Peer) []netip.Addr { return oneWay(n, p) }
+func (w *wireguard) ways(n *Node, p *peer.Peer) [2]netip.Addr { return oneWay(n, p) }
 
-func (w *wireguard) plan(n *Node, p peer.Peer) (plan, error) {
+func (w *wireguard) plan(n *Node, p *peer.Peer, to *plan) error {
 	key := p.V4.PublicKey
 	_, remote, err := n.tunnelEnds(p)
 	switch {
 	case !p.V4.Addr.IsValid() && !p.V6.Addr.IsValid():
 		remote = peer.Endpoint{} // it calls
 	case err != nil:
-		return plan{}, err
+		return err
 	case remote.PublicKey != (peer.PublicKey{}):
 		key = remote.PublicKey
 	}
@@ -88,12 +88,12 @@ func (w *wireguard) plan(n *Node, p peer.Peer) (plan, error) {
 		key = p.V6.PublicKey
 	}
 	if key == (peer.PublicKey{}) {
-		return plan{}, errors.New("it has no public key: run \"cniblocks wireguard pubkey\" there, and state what it prints as \"publicKey\"")
+		return errors.New("it has no public key: run \"cniblocks wireguard pubkey\" there, and state what it prints as \"publicKey\"")
 	}
 	if own := w.key.public(); key == own {
-		return plan{}, fmt.Errorf("its public key %s is this node's own: a copied machine keeps its original's; remove %s on one of them", key, keyFile(w.KeyDir, n.o.Network))
+		return fmt.Errorf("its public key %s is this node's own: a copied machine keeps its original's; remove %s on one of them", key, keyFile(w.KeyDir, n.o.Network))
 	}
-	made := n.deviceRoutes(p, n.links[n.devices[0].name], n.devices[0].over)
+	n.deviceRoutes(p, n.links[n.devices[0].name], n.devices[0].over, to)
 	t := tunnelPeer{key: key, keepalive: w.Keepalive, allowed: rangeList(n.pods(p))}
 	if remote.Addr.IsValid() {
 		t.end = netip.AddrPortFrom(remote.Addr, remote.Port)
@@ -101,8 +101,8 @@ func (w *wireguard) plan(n *Node, p peer.Peer) (plan, error) {
 			t.end = netip.AddrPortFrom(remote.Addr, w.Port)
 		}
 	}
-	made.tunnel = []tunnelPeer{t}
-	return made, nil
+	to.tunnel = append(to.tunnel, t)
+	return nil
 }
 
 func (w *wireguard) reach(n *Node) (peer.Reach, error) {
@@ -160,10 +160,10 @@ func (t tunnelPeer) within(u tunnelPeer) bool {
 
 // A device of ours has no peers but ours: allowed IPs that two programs write cannot be kept right.
 var judgeTunnel = judge[peerKey, tunnelPeer]{
-	ours: func(tunnelPeer) bool { return true },
-	same: func(h, w tunnelPeer) bool {
-		return h == w || !w.end.IsValid() && h.key == w.key && h.keepalive == w.keepalive && h.allowed == w.allowed
+	ours: func(*tunnelPeer) bool { return true },
+	same: func(h, w *tunnelPeer) bool {
+		return *h == *w || !w.end.IsValid() && h.key == w.key && h.keepalive == w.keepalive && h.allowed == w.allowed
 	},
-	replaces: func(tunnelPeer, tunnelPeer) bool { return true },
-	conflict: func(tunnelPeer, tunnelPeer) {},
+	replaces: func(_, _ *tunnelPeer) bool { return true },
+	conflict: func(_, _ *tunnelPeer) {},
 }

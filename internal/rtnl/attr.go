@@ -13,6 +13,7 @@ import (
 // Msg is a request under construction: netlink header, family header, attributes.
 type Msg struct {
 	b     []byte
+	store [112]byte // where b begins; most messages need no more
 	flags uint16
 	op    string
 	about func(body []byte) string // reads what op is done to back out of the message, which only one that fails needs
@@ -29,7 +30,8 @@ func (m *Msg) words() string {
 
 // newMsg starts a request; op says in words what it asks for.
 func newMsg(typ, flags uint16, op string, family []byte) *Msg {
-	m := &Msg{b: make([]byte, headerLen, 128), flags: flags, op: op}
+	m := &Msg{flags: flags, op: op}
+	m.b = m.store[:headerLen]
 	native.PutUint16(m.b[4:], typ)
 	m.b = append(m.b, family...)
 	return m
@@ -52,15 +54,44 @@ func (m *Msg) bytes(typ uint16, v []byte) {
 	}
 }
 
-func (m *Msg) str(typ uint16, s string)    { m.bytes(typ, append([]byte(s), 0)) }
-func (m *Msg) u8(typ uint16, v uint8)      { m.bytes(typ, []byte{v}) }
-func (m *Msg) u16(typ uint16, v uint16)    { m.bytes(typ, native.AppendUint16(nil, v)) }
-func (m *Msg) u32(typ uint16, v uint32)    { m.bytes(typ, native.AppendUint32(nil, v)) }
-func (m *Msg) be16(typ uint16, v uint16)   { m.bytes(typ, binary.BigEndian.AppendUint16(nil, v)) }
-func (m *Msg) be32(typ uint16, v uint32)   { m.bytes(typ, binary.BigEndian.AppendUint32(nil, v)) }
-func (m *Msg) be64(typ uint16, v uint64)   { m.bytes(typ, binary.BigEndian.AppendUint64(nil, v)) }
-func (m *Msg) ip(typ uint16, a netip.Addr) { m.bytes(typ, a.AsSlice()) }
-func (m *Msg) flag(typ uint16, on bool)    { m.u8(typ, b2u(on)) }
+func (m *Msg) str(typ uint16, s string)  { m.bytes(typ, append([]byte(s), 0)) }
+func (m *Msg) u8(typ uint16, v uint8)    { m.bytes(typ, []byte{v}) }
+func (m *Msg) flag(typ uint16, on bool)  { m.u8(typ, b2u(on)) }
+func (m *Msg) be16(typ uint16, v uint16) { m.bytes(typ, []byte{byte(v >> 8), byte(v)}) }
+
+func (m *Msg) u16(typ uint16, v uint16) {
+	var b [2]byte
+	native.PutUint16(b[:], v)
+	m.bytes(typ, b[:])
+}
+
+func (m *Msg) u32(typ uint16, v uint32) {
+	var b [4]byte
+	native.PutUint32(b[:], v)
+	m.bytes(typ, b[:])
+}
+
+func (m *Msg) be32(typ uint16, v uint32) {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], v)
+	m.bytes(typ, b[:])
+}
+
+func (m *Msg) be64(typ uint16, v uint64) {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], v)
+	m.bytes(typ, b[:])
+}
+
+func (m *Msg) ip(typ uint16, a netip.Addr) {
+	if a.Is4() {
+		b := a.As4()
+		m.bytes(typ, b[:])
+		return
+	}
+	b := a.As16()
+	m.bytes(typ, b[:])
+}
 
 // nest puts what f adds into an attribute.
 func (m *Msg) nest(typ uint16, f func()) {
