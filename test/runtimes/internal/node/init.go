@@ -34,8 +34,13 @@ func Init() {
 // machineProc is the machine's own /proc as the node sees it.
 const machineProc = "/run/machine-proc"
 
-// mounts gives the node its own /proc, /run and /var/lib.
+// mounts gives the node its own /proc, /run and /var/lib. The directory for temporary files stays the machine's, wherever
+// it is: tests have their programs there.
 func mounts() error {
+	tmp, err := unix.Open(os.TempDir(), unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
 	for _, m := range []struct {
 		source, target, kind string
 		flags                uintptr
@@ -44,6 +49,7 @@ func mounts() error {
 		{"none", "/", "", unix.MS_REC | unix.MS_PRIVATE, ""},
 		{"tmpfs", "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=755"},
 		{"tmpfs", "/var/lib", "tmpfs", unix.MS_NOSUID, "mode=755"},
+		{fmt.Sprintf("/proc/self/fd/%d", tmp), os.TempDir(), "", unix.MS_BIND, ""},
 		{"/proc", machineProc, "", unix.MS_BIND, ""},
 		{"proc", "/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
 	} {

@@ -30,7 +30,7 @@ import (
 )
 
 // Tmp is a directory of the node for its programs' temporary files.
-const Tmp = "/run/tmp"
+const Tmp = "/run/node-tmp"
 
 const netnsDir = netns.Dir
 
