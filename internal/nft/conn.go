@@ -90,8 +90,8 @@ func (c *Conn) send(b []byte) error {
 		return err
 	}
 	if len(b) > bigMessage {
-		if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 2*len(b)); err != nil {
-			return os.NewSyscallError("setsockopt(SO_SNDBUFFORCE)", err)
+		if unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 2*len(b)) != nil {
+			_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 2*len(b)) // in a user namespace: up to wmem_max
 		}
 	}
 	for {
