@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -26,7 +27,7 @@ func (c *Client) NetworkReady(ctx context.Context) (ready bool, reason string, e
 			return cond.num(2) != 0, cond.str(4), nil
 		}
 	}
-	return false, "", fmt.Errorf("Status: no condition NetworkReady") //nolint:staticcheck // the method's name
+	return false, "", errors.New("the runtime has no condition NetworkReady")
 }
 
 // Pod is a pod to run. Its namespace is "default".
