@@ -91,6 +91,9 @@ func (r *run) record(scenario, operation, arm string, cost scratch.Cost) {
 	})
 }
 
+// patience is how long arms take turns in one scenario: on a slow machine there are fewer rounds.
+func (r *run) patience() time.Duration { return pick(r, 45*time.Second, 8*time.Second) }
+
 // interleave warms every arm up, lets them take turns (A B B A), and at last runs each once under strace.
 func (r *run) interleave(scenario string, rounds int, arms []*arm, round func(*arm, executor) error) error {
 	turn := func(a *arm, x executor) error {
@@ -104,7 +107,7 @@ func (r *run) interleave(scenario string, rounds int, arms []*arm, round func(*a
 			return err
 		}
 	}
-	for range rounds / 2 {
+	for began, block := time.Now(), 0; block < rounds/2 && (block == 0 || time.Since(began) < r.patience()); block++ {
 		for _, i := range stats.Order(len(arms)) {
 			if err := turn(arms[i], timed{r, scenario, arms[i]}); err != nil {
 				return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/cniblocks/cniblocks/test/bench/internal/report"
 	"github.com/cniblocks/cniblocks/test/bench/internal/scratch"
@@ -123,7 +124,8 @@ func (r *run) burstOf(name string, net scratch.Network) error {
 		}
 		return nil
 	}
-	for i := range 1 + r.rounds(4, 2)/2 {
+	began := time.Now()
+	for i := 0; i < 1+r.rounds(4, 2)/2 && (i < 2 || time.Since(began) < r.patience()); i++ {
 		for _, a := range []*arm{arms[0], arms[1], arms[1], arms[0]} {
 			if err := round(a, i > 0); err != nil {
 				return fmt.Errorf("%s, %s: %w", name, a.name, err)
