@@ -131,8 +131,11 @@ func (p Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err err
 	if j.DNS != nil {
 		res.DNS = *j.DNS
 	}
+	if err := j.live(ctx, res); err != nil {
+		return nil, err
+	}
 	if !j.DisableContainerInterface {
-		err = carrier(ctx, j.host, pair.Host)
+		err = carrier(ctx, j.host, pair.Host, br)
 	}
 	return res, err
 }
@@ -279,23 +282,23 @@ func gatewaysOf(res *cni.Result) (want []netip.Prefix, families []route.Family) 
 	return want, families
 }
 
-// carrier waits until packets can pass. Asking for the link makes the kernel install its queue, without which a first
-// packet is now and then lost for a second.
-func carrier(ctx context.Context, host *netns.NS, end veth.End) error {
+// carrier waits until packets can pass. Asking for a link makes the kernel see at once that it has a carrier: the host end
+// gets its queue, without which a first packet is now and then lost for a second, and a new bridge its link-local address.
+func carrier(ctx context.Context, host *netns.NS, end veth.End, br bridge.State) error {
 	c, err := rtnl.Open(host)
 	if err != nil {
 		return err
 	}
 	for wait := time.Millisecond; ; wait *= 2 {
-		l, err := c.LinkByIndex(end.Index)
-		if err != nil {
+		var port rtnl.Link
+		if err := c.Do(rtnl.GetLinkIndex(end.Index, func(l rtnl.Link) { port = l }), rtnl.GetLinkIndex(br.Index, func(rtnl.Link) {})); err != nil {
 			return err
 		}
-		if l.OperState == rtnl.OperUp {
+		if port.OperState == rtnl.OperUp {
 			return nil
 		}
 		if wait > 2*time.Second {
-			return cni.Errorf(cni.ErrIO, "%s has no carrier: operational state %d", end.Name, l.OperState)
+			return cni.Errorf(cni.ErrIO, "%s has no carrier: operational state %d", end.Name, port.OperState)
 		}
 		select {
 		case <-ctx.Done():
