@@ -131,7 +131,7 @@ func needKernel(ctx context.Context) error {
 		return errors.New("this kernel runs without IPv6: boot it without ipv6.disable=1")
 	}
 	if _, err := masq.Open(ctx, ns, "nftables"); err != nil {
-		return fmt.Errorf("%w\nOn Debian and Ubuntu they come with linux-image-amd64 or linux-modules-extra-$(uname -r).", err)
+		return fmt.Errorf("%w\nOn Debian and Ubuntu they come with linux-image-amd64 or linux-modules-extra-$(uname -r)", err)
 	}
 	return nil
 }
