@@ -20,7 +20,7 @@ var common = []string{"cniVersion", "cniVersions", "name", "type", "capabilities
 // ignore such keys too. Below args and runtimeConfig any key is welcome: they are meant for several plugins.
 func (r *Request) Decode(v any) error {
 	if err := json.Unmarshal(r.Config, v); err != nil {
-		return decodeError(err)
+		return explain(err, r.Config, reflect.TypeOf(v).Elem())
 	}
 	r.warnUnknown("", r.Config, reflect.TypeOf(v).Elem(), common)
 	return nil
@@ -30,7 +30,7 @@ func (r *Request) Decode(v any) error {
 // that only what stands under "ipam" is its own to judge.
 func (r *Request) DecodeIPAM(v any) error {
 	if err := json.Unmarshal(r.Config, v); err != nil {
-		return decodeError(err)
+		return explain(err, r.Config, reflect.TypeOf(v).Elem())
 	}
 	var own struct {
 		IPAM json.RawMessage `json:"ipam"`
@@ -58,6 +58,64 @@ func decodeError(err error) error {
 	return Errorf(ErrConfig, "netconf: %w", err)
 }
 
+// explain adds the key to an error that a value's own parser returned, which encoding/json does not do.
+func explain(err error, raw json.RawMessage, t reflect.Type) error {
+	var kind *json.UnmarshalTypeError
+	var syntax *json.SyntaxError
+	if errors.As(err, &kind) || errors.As(err, &syntax) {
+		return decodeError(err)
+	}
+	if key, value := blame(raw, t); key != "" {
+		return Errorf(ErrConfig, "netconf: key %q is %s: %w", key, clip(string(value)), err)
+	}
+	return decodeError(err)
+}
+
+// blame finds the innermost value that does not parse as its type by itself.
+func blame(raw json.RawMessage, t reflect.Type) (key string, value json.RawMessage) {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	type part struct {
+		key string
+		raw json.RawMessage
+		t   reflect.Type
+	}
+	var parts []part
+	switch t.Kind() {
+	case reflect.Struct:
+		var have map[string]json.RawMessage
+		known := map[string]reflect.Type{}
+		fields(t, known)
+		if json.Unmarshal(raw, &have) == nil {
+			for k, v := range have {
+				for name, of := range known {
+					if strings.EqualFold(k, name) {
+						parts = append(parts, part{k, v, of})
+					}
+				}
+			}
+		}
+	case reflect.Slice:
+		var list []json.RawMessage
+		if json.Unmarshal(raw, &list) == nil {
+			for _, v := range list {
+				parts = append(parts, part{"", v, t.Elem()})
+			}
+		}
+	}
+	for _, p := range parts {
+		if json.Unmarshal(p.raw, reflect.New(p.t).Interface()) == nil {
+			continue
+		}
+		if inner, value := blame(p.raw, p.t); inner != "" {
+			return join(p.key, inner), value
+		}
+		return p.key, p.raw
+	}
+	return "", nil
+}
+
 func words(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.Bool:
@@ -79,7 +137,7 @@ func (r *Request) warnUnknown(at string, raw json.RawMessage, t reflect.Type, mo
 	switch {
 	case reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()):
 		return
-	case t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct:
+	case t.Kind() == reflect.Slice && (t.Elem().Kind() == reflect.Struct || t.Elem().Kind() == reflect.Slice):
 		var list []json.RawMessage
 		if json.Unmarshal(raw, &list) == nil {
 			for _, one := range list {
@@ -119,8 +177,8 @@ func (r *Request) warnUnknown(at string, raw json.RawMessage, t reflect.Type, mo
 }
 
 func join(at, key string) string {
-	if at == "" {
-		return key
+	if at == "" || key == "" {
+		return at + key
 	}
 	return at + "." + key
 }

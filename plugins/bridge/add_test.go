@@ -202,6 +202,7 @@ func TestBadInputChangesNothing(t *testing.T) {
 		`"ipMasqExcept": 10.0.0.1/8 has host bit`:  {"ipMasqExcept": []string{"10.0.0.1/8"}},
 		`"runtimeConfig.mac".*group`:               {"runtimeConfig": map[string]any{"mac": "01:00:5e:00:00:01"}},
 		`"ipam".*range set 0 .10.1.2.1-10.1.2.254`: {"ipam": map[string]any{"type": "host-local", "ranges": []any{[]any{map[string]any{"subnet": "10.1.2.0/24"}}, []any{map[string]any{"subnet": "10.1.2.0/24"}}}}},
+		`"ipMasqExcept" is .*10.0.0.0/33`:          {"ipMasqExcept": []string{"10.0.0.0/8", "10.0.0.0/33"}},
 		`"cniVersion" is "9.9.9"`:                  {"cniVersion": "9.9.9"},
 		`key "name" is "../x"`:                     {"name": "../x"},
 	} {
