@@ -22,8 +22,14 @@ const Proto = 117
 
 // Ensure adds the prefixes to the link that do not stand there, each with its host bits as the address and its length as
 // that of the connected subnet. IPv6 addresses are usable at once, without duplicate address detection (RFC 4862,
-// section 5.4). Other addresses stay. A link that is not there is [io/fs.ErrNotExist].
+// section 5.4). Other addresses stay. A link that is not there is [io/fs.ErrNotExist]. An IPv6 address that stands there
+// with another length is [io/fs.ErrExist]: the kernel has each only once.
 func Ensure(ctx context.Context, ns *netns.NS, link string, prefixes ...netip.Prefix) error {
+	for _, p := range prefixes {
+		if !p.IsValid() {
+			return fmt.Errorf("address %s of %s: want an address with a prefix length, such as 192.0.2.1/24", p, link)
+		}
+	}
 	c, l, have, err := list(ns, link)
 	if err != nil {
 		return err
@@ -37,7 +43,14 @@ func Ensure(ctx context.Context, ns *netns.NS, link string, prefixes ...netip.Pr
 	if err := ctx.Err(); err != nil || len(msgs) == 0 {
 		return err
 	}
-	return rtnl.Except(c.Do(msgs...), fs.ErrExist)
+	err = c.Do(msgs...)
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if missing := Check(ctx, ns, link, prefixes...); missing != nil { // else another program was faster
+		return errors.Join(missing, err)
+	}
+	return rtnl.Except(err, fs.ErrExist)
 }
 
 // Remove takes prefixes off the link; what is not there is no error.

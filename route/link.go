@@ -3,9 +3,14 @@
 package route
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"slices"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/netns"
@@ -13,18 +18,48 @@ import (
 
 // New is the message that adds a route over a link by its index, for callers that batch. It bears no protocol of ours: what
 // stands inside a pod goes with the pod.
-func New(link int, r Route) *rtnl.Msg {
+func New(link int, r Route) *rtnl.Msg { return rtnl.AppendRoute(overLink(link, r)) }
+
+func overLink(link int, r Route) rtnl.Route {
 	const boot = 3 // RTPROT_BOOT, as ip-route(8) writes it
 	w := rtnl.Route{Dst: r.Dst, Via: r.Via, Src: r.Src, Link: link, Table: r.Table, Metric: r.Metric, MTU: r.MTU,
 		AdvMSS: r.AdvMSS, Proto: boot, Scope: r.Scope, OnLink: r.OnLink}
-	if r.Dst.Addr().Is6() || r.Via.IsValid() {
-		return rtnl.AppendRoute(w)
+	if w.Scope == 0 && r.Dst.Addr().Is4() && !r.Via.IsValid() {
+		w.Scope = unix.RT_SCOPE_LINK // as ip-route(8) has it for a destination without next hop
 	}
-	if w.Scope == 0 {
-		const link = 253 // RT_SCOPE_LINK: the kernel wants it for a destination without next hop
-		w.Scope = link
+	return w
+}
+
+// EnsureLink adds the routes over a link that do not stand there; the field Link of a route does not count. They bear no
+// protocol of ours and go with the link. A route of the same destination, metric and table that leads elsewhere stays and
+// is [io/fs.ErrExist]; a link that is not there is [io/fs.ErrNotExist].
+func EnsureLink(ctx context.Context, ns *netns.NS, link string, routes ...Route) error {
+	c, err := rtnl.Open(ns)
+	if err != nil {
+		return err
 	}
-	return rtnl.AppendRoute(w)
+	l, err := c.LinkByName(link)
+	if err != nil {
+		return err
+	}
+	var msgs []*rtnl.Msg
+	for _, r := range routes {
+		if !r.Dst.IsValid() || r.Dst != r.Dst.Masked() {
+			return fmt.Errorf("route to %s on %s: the destination is no network; want %s", r.Dst, link, r.Dst.Masked())
+		}
+		msgs = append(msgs, rtnl.NewRoute(overLink(l.Index, r)))
+	}
+	if err := ctx.Err(); err != nil || len(msgs) == 0 {
+		return err
+	}
+	err = c.Do(msgs...)
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if other := CheckLink(ns, link, routes...); other != nil {
+		return errors.Join(other, err)
+	}
+	return rtnl.Except(err, fs.ErrExist)
 }
 
 // CheckLink fails if a route is in no table of ns, or in one with another next hop or device than asked for. The table,

@@ -52,7 +52,7 @@ func in(ns *netns.NS, f func() error) error {
 }
 
 func path(key string) (string, error) {
-	if !strings.HasPrefix(key, "net/") || strings.Contains(key, "..") {
+	if !strings.HasPrefix(key, "net/") || strings.Contains(key+"/", "/../") || strings.IndexByte(key, 0) >= 0 {
 		return "", fmt.Errorf("sysctl %q: want a path below net/", key)
 	}
 	return "/proc/sys/" + key, nil
@@ -69,7 +69,7 @@ func read(key string) (string, error) {
 		return "", &fs.PathError{Op: "read", Path: p, Err: err}
 	}
 	defer unix.Close(fd)
-	var b [64]byte
+	var b [4096]byte // the kernel's own bound is a page
 	n, err := unix.Read(fd, b[:])
 	if err != nil {
 		return "", &fs.PathError{Op: "read", Path: p, Err: err}

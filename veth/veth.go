@@ -52,6 +52,9 @@ func Create(ctx context.Context, p Pair) (Pair, error) {
 	if err != nil {
 		return p, err
 	}
+	if _, err := c.LinkByName(p.Host.Name); err == nil {
+		return p, explain(c, p, fs.ErrExist)
+	}
 	master := 0
 	if p.Bridge != "" {
 		b, err := c.LinkByName(p.Bridge)
@@ -63,8 +66,12 @@ func Create(ctx context.Context, p Pair) (Pair, error) {
 	return CreateOn(ctx, p, master)
 }
 
-// CreateOn is [Create] for a caller that knows the index of the bridge; 0 is none.
+// CreateOn is [Create] for a caller that knows the index of the bridge, 0 for none, and whose host names nobody else
+// uses, as those of [HostName]: it writes the alias even if a link of that name was there.
 func CreateOn(ctx context.Context, p Pair, master int) (Pair, error) {
+	if err := p.check(); err != nil {
+		return p, err
+	}
 	c, err := rtnl.Open(p.Host.NS)
 	if err != nil {
 		return p, err
@@ -81,12 +88,28 @@ func CreateOn(ctx context.Context, p Pair, master int) (Pair, error) {
 		msgs = append(msgs, rtnl.SetLink(rtnl.Set{Name: p.Host.Name, Alias: p.Alias}))
 	}
 	if err := c.Do(msgs...); err != nil {
+		if made.Index != 0 { // it is only the alias that failed
+			return p, errors.Join(err, c.Do(rtnl.DelLinkIndex(made.Index)))
+		}
 		return p, explain(c, p, err)
 	}
 	if p, err = finish(c, p, made); err != nil {
 		return p, errors.Join(err, c.Do(rtnl.DelLink(p.Host.Name)))
 	}
 	return p, nil
+}
+
+// check refuses what the kernel would take for a pattern, or for a wish to choose a name itself.
+func (p Pair) check() error {
+	for _, name := range []string{p.Host.Name, p.Pod.Name} {
+		if err := rtnl.CheckName(name); err != nil {
+			return err
+		}
+	}
+	if len(p.Alias) > maxAlias {
+		return fmt.Errorf("%s: alias of %d bytes; want at most %d", p.Host.Name, len(p.Alias), maxAlias)
+	}
+	return nil
 }
 
 func finish(c *rtnl.Conn, p Pair, made rtnl.Link) (_ Pair, err error) {
@@ -168,11 +191,14 @@ func HostName(network, containerID, ifName string) string {
 // AliasPrefix is what the aliases of all attachments of a network begin with.
 func AliasPrefix(network string) string { return "cniblocks/" + network + "/" }
 
+// maxAlias is the kernel's bound, in bytes (IFALIASZ, with the final zero).
+const maxAlias = 255
+
 // Alias is the mark of an attachment: cniblocks/<network>/<containerID>/<ifname>. The container ID is replaced by a hash
 // where the whole would pass the kernel's 255 bytes.
 func Alias(network, containerID, ifName string) string {
 	a := AliasPrefix(network) + containerID + "/" + ifName
-	if len(a) <= 255 {
+	if len(a) <= maxAlias {
 		return a
 	}
 	sum := sha256.Sum256([]byte(containerID))

@@ -51,11 +51,11 @@ func Main(m *testing.M, after ...func()) {
 	runtime.LockOSThread()
 	before := look()
 	code := m.Run()
-	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
-		os.Exit(code) // package testing itself keeps goroutines and processes while it fuzzes
-	}
 	for _, f := range after {
 		f()
+	}
+	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
+		os.Exit(code) // package testing itself keeps goroutines and processes while it fuzzes
 	}
 	if leaks := settle(before); len(leaks) > 0 {
 		for _, l := range leaks {

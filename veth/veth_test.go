@@ -1,0 +1,255 @@
+//go:build linux
+
+package veth_test
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/addr"
+	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/internal/ping"
+	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/veth"
+)
+
+// pair is one between two new namespaces.
+func pair(t *testing.T) veth.Pair {
+	t.Helper()
+	return veth.Pair{Host: veth.End{NS: nstest.New(t), Name: "host0"}, Pod: veth.End{NS: nstest.New(t), Name: "eth0"}}
+}
+
+func newBridge(t *testing.T, ns *netns.NS, name string) int {
+	t.Helper()
+	h := nstest.Netlink(t, ns)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	br := &netlink.Bridge{LinkAttrs: attrs}
+	require.NoError(t, h.LinkAdd(br))
+	require.NoError(t, h.LinkSetUp(br))
+	return br.Index
+}
+
+func TestAPairSpansTwoNamespacesAndCarriesPackets(t *testing.T) {
+	t.Parallel()
+	p, err := veth.Create(t.Context(), pair(t))
+	require.NoError(t, err)
+	require.NoError(t, addr.Ensure(t.Context(), p.Host.NS, "host0", netip.MustParsePrefix("192.0.2.1/24")))
+	require.NoError(t, addr.Ensure(t.Context(), p.Pod.NS, "eth0", netip.MustParsePrefix("192.0.2.2/24")))
+	require.NoError(t, veth.SetUp(t.Context(), p.Pod.NS, "eth0"))
+	require.NoError(t, nstest.Ping(t.Context(), p.Pod.NS, netip.MustParseAddr("192.0.2.1"), ping.Options{}))
+}
+
+func TestCreateFillsInWhatTheKernelChose(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(p *veth.Pair){
+		"nothing stated": func(*veth.Pair) {},
+		"all stated": func(p *veth.Pair) {
+			p.Host.MAC, p.Host.MTU = veth.MAC{2, 0, 0, 0, 0, 1}, 1400
+			p.Pod.MAC, p.Pod.MTU = veth.MAC{2, 0, 0, 0, 0, 2}, 1400
+			p.Alias = "cniblocks/net/id/eth0"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			want := pair(t)
+			change(&want)
+			got, err := veth.Create(t.Context(), want)
+			require.NoError(t, err)
+			h, err := nstest.Netlink(t, want.Host.NS).LinkByName("host0")
+			require.NoError(t, err)
+			e, err := nstest.Netlink(t, want.Pod.NS).LinkByName("eth0")
+			require.NoError(t, err)
+			host, pod := h.Attrs(), e.Attrs()
+			require.Equal(t, host.Index, got.Host.Index)
+			require.Equal(t, pod.Index, got.Pod.Index)
+			require.Equal(t, host.HardwareAddr.String(), got.Host.MAC.String())
+			require.Equal(t, host.MTU, got.Host.MTU)
+			require.Equal(t, want.Alias, host.Alias)
+			require.NotZero(t, host.Flags&unix.IFF_UP)
+			require.Zero(t, pod.Flags&unix.IFF_UP)
+			if want.Pod.MTU != 0 {
+				require.Equal(t, []int{1400, 1400}, []int{host.MTU, pod.MTU})
+				require.Equal(t, want.Host.MAC, got.Host.MAC)
+				require.Equal(t, want.Pod.MAC.String(), pod.HardwareAddr.String())
+			}
+		})
+	}
+}
+
+func TestTheHostEndBecomesAPortOfTheBridgeWithItsFlags(t *testing.T) {
+	t.Parallel()
+	for _, flags := range [][2]bool{{false, false}, {true, false}, {false, true}, {true, true}} {
+		p := pair(t)
+		index := newBridge(t, p.Host.NS, "br0")
+		p.Bridge, p.Hairpin, p.Isolated = "br0", flags[0], flags[1]
+		_, err := veth.Create(t.Context(), p)
+		require.NoError(t, err)
+		h := nstest.Netlink(t, p.Host.NS)
+		l, err := h.LinkByName("host0")
+		require.NoError(t, err)
+		require.Equal(t, index, l.Attrs().MasterIndex)
+		port, err := h.LinkGetProtinfo(l)
+		require.NoError(t, err)
+		require.Equal(t, flags, [2]bool{port.Hairpin, port.Isolated})
+	}
+}
+
+func TestANameThatIsTakenIsAnErrorAndWhatWasThereIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	for taken, says := range map[string]string{"host0": `host0: the node has it already, for "somebody"`, "eth0": "has an interface of this name already"} {
+		t.Run(taken, func(t *testing.T) {
+			t.Parallel()
+			p := pair(t)
+			p.Alias = "mine"
+			at := p.Host.NS
+			if taken == "eth0" {
+				at = p.Pod.NS
+			}
+			nstest.Link(t, nstest.End{NS: at, Name: taken}, nstest.End{NS: nstest.New(t), Name: "other"})
+			h := nstest.Netlink(t, at)
+			l, err := h.LinkByName(taken)
+			require.NoError(t, err)
+			require.NoError(t, h.LinkSetAlias(l, "somebody"))
+			nstest.Settle(t, at)
+			host, pod := nstest.Dump(p.Host.NS), nstest.Dump(p.Pod.NS)
+			_, err = veth.Create(t.Context(), p)
+			require.ErrorIs(t, err, fs.ErrExist)
+			require.ErrorContains(t, err, says)
+			require.Equal(t, host, nstest.Dump(p.Host.NS))
+			require.Equal(t, pod, nstest.Dump(p.Pod.NS))
+		})
+	}
+}
+
+func TestACreateThatFailsLeavesNothing(t *testing.T) {
+	t.Parallel()
+	cancelled, cancel := context.WithCancel(context.Background())
+	cancel()
+	for name, c := range map[string]struct {
+		ctx    context.Context
+		change func(p *veth.Pair)
+		is     error
+		says   string
+	}{
+		"bridge is not there":   {change: func(p *veth.Pair) { p.Bridge = "br0" }, is: fs.ErrNotExist, says: "br0"},
+		"bridge is no bridge":   {change: func(p *veth.Pair) { p.Bridge = "lo" }, is: unix.EOPNOTSUPP, says: "host0"},
+		"context ended":         {ctx: cancelled, change: func(*veth.Pair) {}, is: context.Canceled},
+		"alias is too long":     {change: func(p *veth.Pair) { p.Alias = strings.Repeat("a", 256) }, says: "alias of 256 bytes; want at most 255"},
+		"host's name is empty":  {change: func(p *veth.Pair) { p.Host.Name = "" }, says: `interface name ""`},
+		"pod's name is pattern": {change: func(p *veth.Pair) { p.Pod.Name = "eth%d" }, says: `interface name "eth%d"`},
+		"name is too long":      {change: func(p *veth.Pair) { p.Pod.Name = "sixteen-letters-" }, says: "at most 15 bytes"},
+		"MAC is a group":        {change: func(p *veth.Pair) { p.Pod.MAC = veth.MAC{1, 0, 0, 0, 0, 1} }, is: unix.EADDRNOTAVAIL, says: "host0"},
+		"MTU is too small":      {change: func(p *veth.Pair) { p.Host.MTU = 10 }, is: unix.EINVAL, says: "host0"},
+		"both names are equal":  {change: func(p *veth.Pair) { p.Pod = p.Host }, is: fs.ErrExist},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := pair(t)
+			host, pod := nstest.Dump(p.Host.NS), nstest.Dump(p.Pod.NS)
+			c.change(&p)
+			if c.ctx == nil {
+				c.ctx = t.Context()
+			}
+			_, err := veth.Create(c.ctx, p)
+			require.ErrorContains(t, err, c.says)
+			if c.is != nil {
+				require.ErrorIs(t, err, c.is)
+			}
+			require.Equal(t, host, nstest.Dump(p.Host.NS))
+			if p.Pod.NS != p.Host.NS {
+				require.Equal(t, pod, nstest.Dump(p.Pod.NS))
+			}
+		})
+	}
+}
+
+func TestDeleteFreesBothNames(t *testing.T) {
+	t.Parallel()
+	p := pair(t)
+	host, pod := nstest.Dump(p.Host.NS), nstest.Dump(p.Pod.NS)
+	for range 20 {
+		made, err := veth.Create(t.Context(), p)
+		require.NoError(t, err)
+		require.NoError(t, veth.Delete(t.Context(), p.Host.NS, "host0"))
+		require.ErrorIs(t, veth.Delete(t.Context(), p.Host.NS, "host0"), fs.ErrNotExist)
+		require.ErrorIs(t, veth.DeleteIndex(t.Context(), p.Host.NS, made.Host.Index), fs.ErrNotExist)
+		made, err = veth.Create(t.Context(), p)
+		require.NoError(t, err)
+		require.NoError(t, veth.DeleteIndex(t.Context(), p.Pod.NS, made.Pod.Index), "from the other end")
+	}
+	require.Equal(t, host, nstest.Dump(p.Host.NS))
+	require.Equal(t, pod, nstest.Dump(p.Pod.NS))
+}
+
+func TestListFindsTheHostEndsOfANetworkByTheirAlias(t *testing.T) {
+	t.Parallel()
+	host := nstest.New(t)
+	for i, network := range []string{"a", "a", "b", ""} {
+		p := veth.Pair{Host: veth.End{NS: host, Name: fmt.Sprint("host", i)}, Pod: veth.End{NS: nstest.New(t), Name: "eth0"}}
+		if network != "" {
+			p.Alias = veth.Alias(network, fmt.Sprint("id", i), "eth0")
+		}
+		_, err := veth.Create(t.Context(), p)
+		require.NoError(t, err)
+	}
+	ends, err := veth.List(t.Context(), host, veth.AliasPrefix("a"))
+	require.NoError(t, err)
+	require.Len(t, ends, 2)
+	for i, e := range ends {
+		require.Equal(t, veth.Host{Name: fmt.Sprint("host", i), Alias: fmt.Sprintf("cniblocks/a/id%d/eth0", i), Index: e.Index}, e)
+		require.NotZero(t, e.Index)
+	}
+	all, err := veth.List(t.Context(), host, "")
+	require.NoError(t, err)
+	require.Len(t, all, 4)
+}
+
+func TestCheckFindsThePairOrSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	p := pair(t)
+	p.Alias = "mine"
+	made, err := veth.Create(t.Context(), p)
+	require.NoError(t, err)
+	_, err = veth.Check(t.Context(), p)
+	require.ErrorContains(t, err, "eth0 is down")
+	require.NoError(t, veth.SetUp(t.Context(), p.Pod.NS, "eth0"))
+	got, err := veth.Check(t.Context(), p)
+	require.NoError(t, err)
+	require.NotZero(t, got.Pod.MAC)
+	got.Pod.MAC, got.Pod.MTU = made.Pod.MAC, made.Pod.MTU
+	require.Equal(t, made, got)
+
+	other := pair(t)
+	other.Host.NS = p.Host.NS
+	other.Host.Name = "host1"
+	_, err = veth.Create(t.Context(), other)
+	require.NoError(t, err)
+	require.NoError(t, veth.SetUp(t.Context(), other.Pod.NS, "eth0"))
+	for says, change := range map[string]func(p *veth.Pair){
+		`host0 has the alias "mine"; want "yours"`: func(p *veth.Pair) { p.Alias = "yours" },
+		"eth0 has MAC":                       func(p *veth.Pair) { p.Pod.MAC = veth.MAC{2} },
+		"host0 has MTU 1500; want 1400":      func(p *veth.Pair) { p.Host.MTU = 1400 },
+		"eth0 is not the other end of host0": func(p *veth.Pair) { p.Pod.NS = other.Pod.NS },
+		"find link nowhere: no such device":  func(p *veth.Pair) { p.Host.Name = "nowhere" },
+		"find link eth1: no such device":     func(p *veth.Pair) { p.Pod.Name = "eth1" },
+	} {
+		wrong := p
+		change(&wrong)
+		_, err := veth.Check(t.Context(), wrong)
+		require.ErrorContains(t, err, says)
+	}
+	wrong := p
+	wrong.Pod = veth.End{NS: p.Pod.NS, Name: "lo"}
+	_, err = veth.Check(t.Context(), wrong)
+	require.ErrorContains(t, err, "lo is not the other end of host0")
+	require.ErrorIs(t, veth.SetUp(t.Context(), p.Pod.NS, "nowhere"), fs.ErrNotExist)
+}
