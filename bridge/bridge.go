@@ -41,6 +41,7 @@ type State struct {
 	Index         int
 	MAC           rtnl.MAC
 	MTU           int // bytes
+	Alias         string
 	Up            bool
 	Promisc       bool
 	VLANFiltering bool
@@ -49,7 +50,8 @@ type State struct {
 }
 
 // Ensure makes the bridge if it is not there, sets it up, and returns what it is. A new bridge has a MAC of its own that
-// does not change with its ports, takes no router advertisements, and has a link-local address at once. A device of another kind is [ErrNotBridge].
+// does not change with its ports, takes no router advertisements, and has a link-local address at once. A device of another
+// kind is [ErrNotBridge].
 func Ensure(ctx context.Context, ns *netns.NS, want Bridge) (State, error) {
 	s, err := Get(ctx, ns, want.Name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -57,6 +59,8 @@ func Ensure(ctx context.Context, ns *netns.NS, want Bridge) (State, error) {
 			s, err = Get(ctx, ns, want.Name)
 			s.New = true
 		}
+	} else if err == nil && s.Ours && s.Alias == "" && want.Alias != "" {
+		err = complete(ns, want) // whoever made it was killed
 	}
 	if err != nil {
 		return s, err
@@ -90,7 +94,7 @@ func create(ctx context.Context, ns *netns.NS, want Bridge) error {
 	if err != nil {
 		return err
 	}
-	if err := ctx.Err(); err != nil {
+	if err := errors.Join(ctx.Err(), rtnl.CheckName(want.Name)); err != nil {
 		return err
 	}
 	b := rtnl.Bridge{Name: want.Name, MTU: want.MTU, VLANFiltering: want.VLANFiltering, Group: Group}
@@ -101,12 +105,20 @@ func create(ctx context.Context, ns *netns.NS, want Bridge) error {
 	if err := c.Do(rtnl.NewBridge(b)); err != nil {
 		return rtnl.Except(err, fs.ErrExist) // another ADD was faster
 	}
-	if want.Alias != "" {
-		if err := rtnl.Except(c.Do(rtnl.SetLink(rtnl.Set{Name: want.Name, Alias: want.Alias})), fs.ErrNotExist); err != nil {
-			return err
-		}
+	return complete(ns, want)
+}
+
+// complete is what cannot be said in the message that makes the bridge. The alias comes last: without it the rest may be
+// missing too.
+func complete(ns *netns.NS, want Bridge) error {
+	if err := own(ns, want.Name); err != nil || want.Alias == "" {
+		return err
 	}
-	return own(ns, want.Name)
+	c, err := rtnl.Open(ns)
+	if err != nil {
+		return err
+	}
+	return rtnl.Except(c.Do(rtnl.SetLink(rtnl.Set{Name: want.Name, Alias: want.Alias})), fs.ErrNotExist)
 }
 
 // own keeps a device of ours from what it would learn or wait for: its routes do not come from a pod that sends router
@@ -137,7 +149,7 @@ func Get(_ context.Context, ns *netns.NS, name string) (State, error) {
 		}
 		return State{}, fmt.Errorf("%s is a %s, %w: choose another name for the bridge", name, kind, ErrNotBridge)
 	}
-	return State{Name: l.Name, Index: l.Index, MAC: l.MAC, MTU: l.MTU, Up: l.Up(), Promisc: l.Flags&unix.IFF_PROMISC != 0,
+	return State{Name: l.Name, Index: l.Index, MAC: l.MAC, MTU: l.MTU, Alias: l.Alias, Up: l.Up(), Promisc: l.Flags&unix.IFF_PROMISC != 0,
 		VLANFiltering: l.Bridge().VLANFiltering, Ours: l.Group == Group}, nil
 }
 

@@ -43,7 +43,7 @@ func (p Port) vlans() []rtnl.VLAN {
 	return v
 }
 
-// SetPort puts the port, given by its index, into its VLANs.
+// SetPort puts the port, given by its index, into its VLANs, and out of all others unless it keeps the default one.
 func SetPort(_ context.Context, ns *netns.NS, index int, p Port) error {
 	if p.plain() {
 		return nil
@@ -54,18 +54,18 @@ func SetPort(_ context.Context, ns *netns.NS, index int, p Port) error {
 	}
 	var msgs []*rtnl.Msg
 	if !p.KeepDefault {
-		all, err := c.VLANs()
+		have, err := c.VLANs(index)
 		if err != nil {
 			return err
 		}
-		for _, v := range all[index] {
-			msgs = append(msgs, rtnl.DelVLANs(index, false, rtnl.VLAN{ID: v.ID}))
+		if len(have) > 0 {
+			msgs = append(msgs, rtnl.DelVLANs(index, false, have...))
 		}
 	}
 	return c.Do(append(msgs, rtnl.AddVLANs(index, false, p.vlans()...))...)
 }
 
-// CheckPort fails if the port is not in its VLANs as [SetPort] left it.
+// CheckPort fails if the port is not in its VLANs as [SetPort] left it, or is in others.
 func CheckPort(_ context.Context, ns *netns.NS, index int, p Port) error {
 	if p.plain() {
 		return nil
@@ -74,20 +74,25 @@ func CheckPort(_ context.Context, ns *netns.NS, index int, p Port) error {
 	if err != nil {
 		return err
 	}
-	all, err := c.VLANs()
+	have, err := c.VLANs(index)
 	if err != nil {
 		return err
 	}
-	for _, v := range p.vlans() {
-		if !slices.Contains(all[index], v) {
-			return fmt.Errorf("bridge port %d is not in VLAN %d as configured: it has %v", index, v.ID, all[index])
+	want := p.vlans()
+	for _, v := range want {
+		if !slices.Contains(have, v) {
+			return fmt.Errorf("bridge port %d is not in VLAN %d as configured: it has %v", index, v.ID, have)
 		}
+	}
+	if extra := len(have) - len(want); !p.KeepDefault && extra != 0 {
+		return fmt.Errorf("bridge port %d is in %d VLANs more than configured: it has %v", index, extra, have)
 	}
 	return nil
 }
 
 // VLANGateway makes the device <bridge>.<vlan>, by which the node has a foot in one VLAN of the bridge, and returns its
-// index and MAC. It is a veth pair, as the reference makes it; one that is there is used.
+// index and MAC. It is a veth pair, as the reference makes it. One that is there is used; if its other end is not on the
+// bridge or not in the VLAN, because the bridge was made anew or whoever made the pair was killed, it is put there.
 func VLANGateway(ctx context.Context, ns *netns.NS, b State, vlan uint16, alias string, keepDefault bool) (veth.End, error) {
 	name := VLANGatewayName(b.Name, vlan)
 	c, err := rtnl.Open(ns)
@@ -96,12 +101,8 @@ func VLANGateway(ctx context.Context, ns *netns.NS, b State, vlan uint16, alias 
 	}
 	l, err := c.LinkByName(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		p := veth.Pair{Host: veth.End{NS: ns, Name: veth.HostName("", b.Name, name), MTU: b.MTU},
-			Pod: veth.End{NS: ns, Name: name, MTU: b.MTU}, Alias: alias}
-		p, err = veth.CreateOn(ctx, p, b.Index)
-		if err == nil {
-			err = errors.Join(SetPort(ctx, ns, p.Host.Index, Port{VLAN: vlan, KeepDefault: keepDefault}), own(ns, name))
-		}
+		_, err = veth.CreateOn(ctx, veth.Pair{Host: veth.End{NS: ns, Name: veth.HostName("", b.Name, name), MTU: b.MTU},
+			Pod: veth.End{NS: ns, Name: name, MTU: b.MTU}, Alias: alias}, b.Index)
 		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return veth.End{}, err
 		}
@@ -110,10 +111,30 @@ func VLANGateway(ctx context.Context, ns *netns.NS, b State, vlan uint16, alias 
 	if err != nil {
 		return veth.End{}, err
 	}
-	if !l.Up() {
-		err = c.Do(rtnl.SetLink(rtnl.Set{Index: l.Index, Up: true}))
+	if l.Kind == "veth" {
+		err = joinVLAN(ctx, ns, c, l, b, Port{VLAN: vlan, KeepDefault: keepDefault})
+	}
+	if err == nil && !l.Up() { // set up last: one that is up is complete
+		err = errors.Join(own(ns, name), c.Do(rtnl.SetLink(rtnl.Set{Index: l.Index, Up: true})))
 	}
 	return veth.End{NS: ns, Name: name, MAC: l.MAC, MTU: l.MTU, Index: l.Index}, err
+}
+
+// joinVLAN puts the other end of a gateway device where it belongs, if it is not.
+func joinVLAN(ctx context.Context, ns *netns.NS, c *rtnl.Conn, gateway rtnl.Link, b State, want Port) error {
+	port, err := c.LinkByIndex(gateway.Peer)
+	if err != nil || port.Peer != gateway.Index {
+		return rtnl.Except(err, fs.ErrNotExist) // it leads to another namespace: somebody else's
+	}
+	if port.Master != b.Index {
+		if err := c.Do(rtnl.SetLink(rtnl.Set{Index: port.Index, Master: b.Index, Up: true})); err != nil {
+			return err
+		}
+	}
+	if CheckPort(ctx, ns, port.Index, want) == nil {
+		return nil
+	}
+	return SetPort(ctx, ns, port.Index, want)
 }
 
 // VLANGatewayName is the name of that device.

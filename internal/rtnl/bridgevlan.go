@@ -4,6 +4,7 @@ package rtnl
 
 import (
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,7 +16,8 @@ type VLAN struct {
 	Untagged bool // frames leave without a tag
 }
 
-// AddVLANs puts a bridge port into VLANs; self addresses the bridge device itself.
+// AddVLANs puts a bridge port into VLANs, which are best sorted: neighbours of one kind are one range to the kernel. self
+// addresses the bridge device itself.
 func AddVLANs(index int, self bool, vlans ...VLAN) *Msg {
 	return vlanMsg(unix.RTM_SETLINK, "add", index, self, vlans)
 }
@@ -33,49 +35,66 @@ func vlanMsg(typ uint16, verb string, index int, self bool, vlans []VLAN) *Msg {
 		} else {
 			m.u16(bridgeFlags, bridgeFlagsMaster)
 		}
-		for _, v := range vlans {
-			var flags uint16
-			if v.PVID {
-				flags |= bridgeVLANPVID
+		for len(vlans) > 0 {
+			first, n := vlans[0], 1
+			for n < len(vlans) && !first.PVID && vlans[n] == (VLAN{ID: first.ID + uint16(n), Untagged: first.Untagged}) {
+				n++
 			}
-			if v.Untagged {
-				flags |= bridgeVLANUntagged
+			if n == 1 {
+				m.vlan(0, first)
+			} else {
+				m.vlan(bridgeVLANBegin, first)
+				m.vlan(bridgeVLANEnd, vlans[n-1])
 			}
-			m.bytes(bridgeVLANInfo, native.AppendUint16(native.AppendUint16(nil, flags), v.ID))
+			vlans = vlans[n:]
 		}
 	})
 	return m
 }
 
-// VLANs lists the VLANs of bridge ports (and bridges) by link index.
-func (c *Conn) VLANs() (map[int][]VLAN, error) {
-	m := newMsg(unix.RTM_GETLINK, 0, "list VLANs", ifinfo(unix.AF_BRIDGE, 0, 0, 0))
-	m.u32(unix.IFLA_EXT_MASK, filterBridgeVLAN)
-	type port struct {
-		index int
-		vlans []VLAN
+func (m *Msg) vlan(flags uint16, v VLAN) {
+	if v.PVID {
+		flags |= bridgeVLANPVID
 	}
-	ports, err := dump(c, m, func(b []byte) (port, bool, error) {
-		p := port{index: parseLink(b).Index}
-		for t, v := range attrs(b[unix.SizeofIfInfomsg:]) {
-			if t != unix.IFLA_AF_SPEC {
-				continue
-			}
-			for t, v := range attrs(v) {
-				if t == bridgeVLANInfo && len(v) >= 4 {
-					f := native.Uint16(v)
-					p.vlans = append(p.vlans, VLAN{ID: native.Uint16(v[2:]), PVID: f&bridgeVLANPVID != 0, Untagged: f&bridgeVLANUntagged != 0})
-				}
+	if v.Untagged {
+		flags |= bridgeVLANUntagged
+	}
+	m.bytes(bridgeVLANInfo, native.AppendUint16(native.AppendUint16(nil, flags), v.ID))
+}
+
+// VLANs lists the VLANs of one bridge port, or of a bridge, sorted (RTM_GETVLAN, Linux 5.6). A link that is not there is
+// [io/fs.ErrNotExist].
+func (c *Conn) VLANs(index int) ([]VLAN, error) {
+	about := make([]byte, 8) // struct br_vlan_msg
+	about[0] = unix.AF_BRIDGE
+	native.PutUint32(about[4:], uint32(index))
+	m := newMsg(rtmGetVLAN, 0, fmt.Sprintf("list VLANs of port %d", index), about)
+	parts, err := dump(c, m, func(b []byte) ([]VLAN, bool, error) {
+		if len(b) < len(about) {
+			return nil, false, nil
+		}
+		return parseVLANs(b[len(about):]), true, nil
+	})
+	return slices.Concat(parts...), err
+}
+
+func parseVLANs(b []byte) (all []VLAN) {
+	for t, entry := range attrs(b) {
+		if t != vlanEntry {
+			continue
+		}
+		var first, last, flags uint16
+		for t, v := range attrs(entry) {
+			switch {
+			case t == vlanEntryInfo && len(v) >= 4:
+				flags, first = native.Uint16(v), native.Uint16(v[2:])
+			case t == vlanEntryRange:
+				last = u16of(v)
 			}
 		}
-		return p, len(p.vlans) > 0, nil
-	})
-	if err != nil {
-		return nil, err
+		for id := int(first); id <= max(int(first), int(last)); id++ {
+			all = append(all, VLAN{ID: uint16(id), PVID: flags&bridgeVLANPVID != 0, Untagged: flags&bridgeVLANUntagged != 0})
+		}
 	}
-	all := make(map[int][]VLAN, len(ports))
-	for _, p := range ports {
-		all[p.index] = append(all[p.index], p.vlans...)
-	}
-	return all, nil
+	return all
 }

@@ -43,6 +43,7 @@ func FuzzParse(f *testing.F) {
 			n += 4 + len(v)
 		}
 		require.LessOrEqual(t, n, len(b))
+		parseVLANs(b)
 		_ = cstring(b)
 	})
 }

@@ -6,8 +6,7 @@ package rtnl
 const (
 	nlaTypeMask = 0x3fff
 
-	filterBridgeVLAN = 1 << 1 // RTEXT_FILTER_BRVLAN
-	filterSkipStats  = 1 << 3 // RTEXT_FILTER_SKIP_STATS
+	filterSkipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS
 
 	ifaProto     = 11 // IFA_PROTO
 	rtaNextHopID = 30 // RTA_NH_ID
@@ -18,8 +17,15 @@ const (
 	bridgeFlagsSelf     = 2
 	bridgeVLANPVID      = 1 << 1
 	bridgeVLANUntagged  = 1 << 2
+	bridgeVLANBegin     = 1 << 3 // BRIDGE_VLAN_INFO_RANGE_BEGIN
+	bridgeVLANEnd       = 1 << 4
 	bridgeVLANFiltering = 7  // IFLA_BR_VLAN_FILTERING
 	bridgeDefaultPVID   = 39 // IFLA_BR_VLAN_DEFAULT_PVID
+
+	rtmGetVLAN     = 114 // RTM_GETVLAN
+	vlanEntry      = 1   // BRIDGE_VLANDB_ENTRY
+	vlanEntryInfo  = 1   // BRIDGE_VLANDB_ENTRY_INFO
+	vlanEntryRange = 2   // BRIDGE_VLANDB_ENTRY_RANGE
 
 	lwtunnelIP  = 2 // LWTUNNEL_ENCAP_IP
 	lwtunnelIP6 = 4 // LWTUNNEL_ENCAP_IP6
