@@ -9,10 +9,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	machine "github.com/cniblocks/cniblocks/internal/boot"
 )
 
 const (
@@ -86,18 +87,10 @@ func (d Dir) bootID() (string, error) {
 	if d.BootID != "" {
 		return d.BootID, checkBootID(d.BootID)
 	}
-	const path = "/proc/sys/kernel/random/boot_id"
-	fd, err := openPath(unix.AT_FDCWD, path, unix.O_RDONLY, 0)
+	id, err := machine.ID()
 	if err != nil {
-		return "", &fs.PathError{Op: "open", Path: path, Err: err}
+		return "", err
 	}
-	defer unix.Close(fd)
-	var buf [64]byte
-	n, err := unix.Read(fd, buf[:])
-	if err != nil {
-		return "", &fs.PathError{Op: "read", Path: path, Err: err}
-	}
-	id := strings.TrimSpace(string(buf[:n]))
 	return id, checkBootID(id)
 }
 

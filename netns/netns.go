@@ -20,6 +20,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,8 +40,9 @@ type NS struct {
 	path string
 	ino  uint64
 
-	mu   sync.Mutex
-	kept map[any]io.Closer
+	mu     sync.Mutex
+	kept   map[any]io.Closer
+	cookie atomic.Uint64
 }
 
 // Open opens the namespace at path, such as /run/netns/blue or /proc/1234/ns/net. It never blocks and has no side
@@ -210,6 +212,9 @@ func (ns *NS) Same(other *NS) bool { return ns.ino == other.ino }
 // Cookie identifies the namespace until the next reboot, unlike its inode number, which is reused at once
 // (SO_NETNS_COOKIE in socket(7), Linux 5.14).
 func (ns *NS) Cookie() (uint64, error) {
+	if c := ns.cookie.Load(); c != 0 {
+		return c, nil
+	}
 	fd, err := ns.Socket(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
 	if err != nil {
 		return 0, err
@@ -219,26 +224,24 @@ func (ns *NS) Cookie() (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("getsockopt(SO_NETNS_COOKIE): %w", err)
 	}
+	ns.cookie.Store(c)
 	return c, nil
 }
 
 // Socket creates a close-on-exec socket in the namespace. The arguments are those of socket(2).
 func (ns *NS) Socket(domain, typ, proto int) (fd int, err error) {
 	typ |= unix.SOCK_CLOEXEC
+	if ns.Here() {
+		// All threads that are not locked to a goroutine are in one namespace, so moving to another one now does no harm.
+		if fd, err = unix.Socket(domain, typ, proto); err != nil {
+			return -1, fmt.Errorf("socket in namespace %s: %w", ns.path, err)
+		}
+		return fd, nil
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		runtime.LockOSThread()
-		var here unix.Stat_t
-		if err = unix.Stat("/proc/thread-self/ns/net", &here); err != nil {
-			runtime.UnlockOSThread()
-			return
-		}
-		if here.Ino == ns.ino {
-			fd, err = unix.Socket(domain, typ, proto)
-			runtime.UnlockOSThread()
-			return
-		}
 		home, e := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if e != nil {
 			err = e

@@ -13,8 +13,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
+	machine "github.com/cniblocks/cniblocks/internal/boot"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -104,10 +104,8 @@ func Write(ns *netns.NS, path string, f File) error {
 }
 
 func here(ns *netns.NS) (boot string, cookie uint64, err error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", 0, err
+	if boot, err = machine.ID(); err == nil {
+		cookie, err = ns.Cookie()
 	}
-	cookie, err = ns.Cookie()
-	return strings.TrimSpace(string(b)), cookie, err
+	return boot, cookie, err
 }

@@ -13,8 +13,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 
+	"github.com/cniblocks/cniblocks/internal/boot"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -137,11 +137,9 @@ func (n *Node) shows(s Stamp) bool {
 
 // here is the part of a stamp that says where and when.
 func (n *Node) here() (s Stamp, err error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
+	if s.Boot, err = boot.ID(); err != nil {
 		return s, err
 	}
-	s.Boot = strings.TrimSpace(string(b))
 	s.Cookie, err = n.o.NS.Cookie()
 	return s, err
 }

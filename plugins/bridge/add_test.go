@@ -128,6 +128,7 @@ func TestAFailedADDLeavesNothingAndTheRetryWorks(t *testing.T) {
 			p := w.pod("a")
 			if c.setup != nil {
 				c.setup(w, p)
+				nstest.Settle(t, w.node)
 			}
 			before := w.dump()
 			ans := p.call(cni.ADD, w.conf(c.keys))
