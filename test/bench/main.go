@@ -180,6 +180,9 @@ func inside(o options) error {
 	if o.same = o.Ours == os.Getenv(envRef); o.same {
 		rep.Ours = rep.Reference + " (both sides: the difference is noise)"
 	}
+	if rep.Machine.Busy() {
+		rep.Notes = append(rep.Notes, "the machine was busy with something else: times are longer and further apart than they need be")
+	}
 	rep.Machine.FileSystem = scratch.FileSystem(scratch.Dir())
 	if err := trace.Available(); err != nil {
 		rep.Notes = append(rep.Notes, err.Error())

@@ -115,6 +115,9 @@ func inside(o options) error {
 		Date: time.Now().UTC().Truncate(time.Second), Machine: report.ThisMachine(),
 		Ours: "cniblocks", Reference: "containernetworking/plugins " + reference.Version,
 	}
+	if rep.Machine.Busy() {
+		rep.Notes = append(rep.Notes, "the machine was busy with something else: times are longer and further apart than they need be")
+	}
 	rep.Machine.FileSystem = scratch.FileSystem(scratch.Dir())
 	b := &builder{ours: o.ours, ref: os.Getenv(envRef)}
 	for _, s := range []struct {

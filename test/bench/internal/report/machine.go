@@ -14,21 +14,33 @@ import (
 
 // Machine says where a benchmark ran.
 type Machine struct {
-	Cores      int    `json:"cores"`
-	CPU        string `json:"cpu"`
-	Kernel     string `json:"kernel"`
-	Go         string `json:"go"`
-	FileSystem string `json:"file_system"` // that of the lease files
-	IPTables   string `json:"iptables"`    // what the reference plugins call; empty if missing
-	NFT        string `json:"nft"`
+	Cores      int     `json:"cores"`
+	CPU        string  `json:"cpu"`
+	Load       float64 `json:"load"` // average of the last minute, at the start
+	Kernel     string  `json:"kernel"`
+	Go         string  `json:"go"`
+	FileSystem string  `json:"file_system"` // that of the lease files
+	IPTables   string  `json:"iptables"`    // what the reference plugins call; empty if missing
+	NFT        string  `json:"nft"`
 }
 
 // ThisMachine describes the running machine.
 func ThisMachine() Machine {
 	return Machine{
-		Cores: runtime.NumCPU(), CPU: model(), Kernel: kernel(), Go: runtime.Version(),
+		Cores: runtime.NumCPU(), CPU: model(), Load: load(), Kernel: kernel(), Go: runtime.Version(),
 		IPTables: version("iptables"), NFT: version("nft"),
 	}
+}
+
+// Busy reports whether others use so much of the machine that times mean little.
+func (m Machine) Busy() bool { return m.Load > float64(m.Cores)/2 }
+
+func load() float64 {
+	var i unix.Sysinfo_t
+	if unix.Sysinfo(&i) != nil {
+		return 0
+	}
+	return float64(i.Loads[0]) / 65536
 }
 
 func kernel() string {

@@ -31,7 +31,7 @@ func (r *Report) Markdown(dir string, plots []Plot) []byte {
 func (r *Report) machine(b *bytes.Buffer) {
 	m := r.Machine
 	table(b, []string{"", ""}, [][]string{
-		{"ours", r.Ours}, {"reference", r.Reference}, {"machine", fmt.Sprintf("%d cores, %s", m.Cores, m.CPU)},
+		{"ours", r.Ours}, {"reference", r.Reference}, {"machine", fmt.Sprintf("%d cores, %s, load average %s at the start", m.Cores, m.CPU, Number(m.Load))},
 		{"kernel", m.Kernel}, {"Go", m.Go}, {"file system of the leases", m.FileSystem},
 		{"iptables, nft", orMissing(m.IPTables) + ", " + orMissing(m.NFT)},
 	})
@@ -72,7 +72,7 @@ func (r *Report) figures(b *bytes.Buffer) {
 		for i, c := range row.Cells {
 			cells := []string{
 				"", "", c.Arm, fmt.Sprint(c.N), Number(c.Median) + " " + row.Unit, Number(c.P10), Number(c.P90), c.Ratio.String(),
-				number(c.CPU), number(c.settled()), count(c.Processes), count(c.Syscalls), count(c.NetlinkWrites),
+				c.cpu(), number(c.settled()), count(c.Processes), count(c.Syscalls), count(c.NetlinkWrites),
 			}
 			if i == 0 {
 				cells[0], cells[1] = row.Scenario, row.Operation
@@ -81,7 +81,7 @@ func (r *Report) figures(b *bytes.Buffer) {
 		}
 	}
 	table(b, []string{
-		"scenario", "operation", "", "n", "median", "p10", "p90", "ratio", "CPU", "settled", "processes", "system calls", "netlink writes",
+		"scenario", "operation", "", "n", "median", "p10", "p90", "ratio", "CPU (ratio)", "settled", "processes", "system calls", "netlink writes",
 	}, rows)
 }
 

@@ -58,6 +58,8 @@ type Cell struct {
 	NetlinkWrites int `json:"netlink_writes,omitempty"`
 	// Ratio to the arm that others are compared to; nil for that arm, and where there is none.
 	Ratio *Ratio `json:"ratio,omitempty"`
+	// CPURatio is that of the CPU times, which other programs disturb less; 0 where there is none.
+	CPURatio float64 `json:"cpu_ratio,omitempty"`
 }
 
 // Ratio is that of two medians, with the tenth and ninetieth percentile of the ratios of neighbouring rounds (0 where
@@ -201,6 +203,7 @@ func (r *Recorder) Rows() []Row {
 			cell := a.cell()
 			if b := s.find(base); b != nil && a != b {
 				cell.Ratio = ratio(stats.Compare(a.value, b.value, 2))
+				cell.CPURatio = orZero(a.cpu.Median() / b.cpu.Median())
 			}
 			row.Cells = append(row.Cells, cell)
 		}

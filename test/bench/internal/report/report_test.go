@@ -47,6 +47,7 @@ func TestRowsHaveMediansCountsAndRatiosToTheReference(t *testing.T) {
 	require.Equal(t, 4, add.N)
 	require.Equal(t, 283, add.Syscalls)
 	require.InDelta(t, 0.2, add.Ratio.Value, 1e-9)
+	require.InDelta(t, 0.225, add.CPURatio, 1e-9)
 	require.Nil(t, rows[0].Cell(Reference).Ratio)
 	require.Equal(t, 20.0, rows[1].Cell(Ours).Settled)
 	require.Nil(t, rows[0].Cell("nobody"))

@@ -12,7 +12,7 @@ func (r *Report) Table() string {
 	fmt.Fprintf(&b, "\n%s: %s against %s\n%s, %d cores (%s), %s\n\n", r.Title, r.Ours, r.Reference,
 		r.Machine.Kernel, r.Machine.Cores, r.Machine.CPU, r.Machine.Go)
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "scenario\toperation\tarm\tn\tmedian\tp10\tp90\tratio\tCPU\tsettled\tprocesses\tcalls\tnetlink\t")
+	fmt.Fprintln(w, "scenario\toperation\tarm\tn\tmedian\tp10\tp90\tratio\tCPU (ratio)\tsettled\tprocesses\tcalls\tnetlink\t")
 	for _, row := range r.Rows {
 		for i, c := range row.Cells {
 			first := []string{"", ""}
@@ -21,7 +21,7 @@ func (r *Report) Table() string {
 			}
 			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s %s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n",
 				first[0], first[1], c.Arm, c.N, Number(c.Median), row.Unit, Number(c.P10), Number(c.P90), c.Ratio,
-				number(c.CPU), number(c.settled()), count(c.Processes), count(c.Syscalls), count(c.NetlinkWrites))
+				c.cpu(), number(c.settled()), count(c.Processes), count(c.Syscalls), count(c.NetlinkWrites))
 		}
 	}
 	w.Flush()
@@ -52,6 +52,14 @@ func (r *Ratio) String() string {
 		return Number(r.Value)
 	}
 	return fmt.Sprintf("%s (%s to %s)", Number(r.Value), Number(r.P10), Number(r.P90))
+}
+
+// cpu is the CPU time with its ratio.
+func (c Cell) cpu() string {
+	if c.CPURatio == 0 {
+		return number(c.CPU)
+	}
+	return Number(c.CPU) + " (" + Number(c.CPURatio) + ")"
 }
 
 // settled is 0 if nothing was left when the operation ended.
