@@ -10,13 +10,10 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -167,68 +164,4 @@ func (n *Node) Pod(t testing.TB, name string) (path string, ns *netns.NS) {
 		return unix.Mount(fmt.Sprintf("%s/%d/fd/%d", machineProc, os.Getpid(), ns.Fd()), path, "", unix.MS_BIND, "")
 	}))
 	return path, ns
-}
-
-// Trace is what attachments could leave behind, to be compared: [nstest.Dump] of the network, and the names of all files
-// in which plugins and runtimes keep what they know of it.
-func (n *Node) Trace(t testing.TB) string {
-	t.Helper()
-	var names []string
-	require.NoError(t, n.Do(func() error {
-		for _, dir := range []string{netnsDir, "/run/cniblocks", "/var/lib/cni", "/var/lib/cniblocks"} {
-			err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-				if errors.Is(err, fs.ErrNotExist) {
-					return nil
-				}
-				names = append(names, path+"\n")
-				return err
-			})
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	}))
-	slices.Sort(names)
-	return nstest.Dump(n.Net) + strings.Join(names, "")
-}
-
-// removeCgroup removes a control group and those below it in every hierarchy. The kernel takes a moment to see that their
-// processes are gone.
-func removeCgroup(name string) error {
-	tops, err := filepath.Glob("/sys/fs/cgroup/*" + name)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, top := range append(tops, "/sys/fs/cgroup"+name) {
-		for wait := time.Millisecond; ; wait *= 2 {
-			err := removeTree(top)
-			if err == nil || wait > 2*time.Second {
-				errs = append(errs, err)
-				break
-			}
-			time.Sleep(wait)
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func removeTree(top string) error {
-	var dirs []string
-	err := filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
-		if err == nil && e.IsDir() {
-			dirs = append(dirs, path)
-		}
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
-	})
-	for _, dir := range slices.Backward(dirs) {
-		if e := unix.Rmdir(dir); e != nil && e != unix.ENOENT {
-			err = errors.Join(err, &fs.PathError{Op: "rmdir", Path: dir, Err: e})
-		}
-	}
-	return err
 }
