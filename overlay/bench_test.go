@@ -28,13 +28,15 @@ func many(n int) []peer.Peer {
 	return all
 }
 
+// benchSelf is the node that has many peers.
+var benchSelf = peer.Peer{Name: "self", Pods: []netip.Prefix{netip.MustParsePrefix("11.255.0.0/24")},
+	Reach: peer.Reach{V4: peer.Endpoint{Addr: netip.MustParseAddr("172.16.255.254")}}}
+
 func benchNode(b *testing.B, e overlay.Encap) *overlay.Node {
 	b.Helper()
 	ns, wire := nstest.New(b), nstest.New(b)
 	nstest.Link(b, nstest.End{NS: ns, Name: "eth0", Addrs: []string{"172.16.255.254/16"}}, nstest.End{NS: wire, Name: "eth0"})
-	self := peer.Peer{Name: "self", Pods: []netip.Prefix{netip.MustParsePrefix("11.255.0.0/24")},
-		Reach: peer.Reach{V4: peer.Endpoint{Addr: netip.MustParseAddr("172.16.255.254")}}}
-	n, err := overlay.New(overlay.Options{NS: ns, Network: "bench", Node: self, StateDir: b.TempDir(),
+	n, err := overlay.New(overlay.Options{NS: ns, Network: "bench", Node: benchSelf, StateDir: b.TempDir(),
 		Prefixes: []netip.Prefix{netip.MustParsePrefix("11.0.0.0/8")}}, e)
 	require.NoError(b, err)
 	return n
@@ -114,4 +116,19 @@ func cpu() float64 {
 	var u unix.Rusage
 	_ = unix.Getrusage(unix.RUSAGE_SELF, &u)
 	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
+}
+
+func BenchmarkApplyWithAStamp(b *testing.B) {
+	benchmarks(b, func(b *testing.B, e overlay.Encap, peers []peer.Peer, spent *float64) {
+		n := benchNode(b, e)
+		load := func() ([]peer.Peer, error) { return peers, nil }
+		_, err := n.Apply(b.Context(), "1", load)
+		require.NoError(b, err)
+		for b.Loop() {
+			*spent -= cpu()
+			_, err := n.Apply(b.Context(), "1", load)
+			require.NoError(b, err)
+			*spent += cpu()
+		}
+	})
 }

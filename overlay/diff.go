@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -48,8 +49,16 @@ func (n *Node) wantedDevices() ([]device, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range n.list {
-		want = append(want, n.d.peerDevices(n, p)...)
+	if !n.forEach() {
+		return want, nil
+	}
+	if err := n.disputedDevices(); err != nil {
+		return nil, err
+	}
+	for i, p := range n.list {
+		if n.disputes[i] == nil {
+			want = append(want, n.d.peerDevices(n, p)...)
+		}
 	}
 	return want, nil
 }
@@ -117,11 +126,12 @@ func (n *Node) settle(want []device, links []rtnl.Link) {
 			continue
 		}
 		who := marked(l)
-		if len(who) > 0 && !slices.Contains(who, n.o.Network) {
-			n.others[l.Index] = struct{}{}
-		}
-		if n.list != nil && n.o.Device == "" && n.d.layer() == 1 && len(who) == 1 && who[0] == n.o.Network && len(l.Name) > 3 && l.Name[:3] == "cb-" {
+		switch {
+		case len(who) == 0:
+		case n.list != nil && n.o.Device == "" && n.d.layer() == 1 && len(who) == 1 && who[0] == n.o.Network && strings.HasPrefix(l.Name, "cb-"):
 			n.stale[l.Index] = struct{}{}
+		default:
+			n.others[l.Index] = struct{}{}
 		}
 	}
 }

@@ -124,18 +124,26 @@ func TestADeviceInTheWayIsNamedWithItsOwner(t *testing.T) {
 		what, there string
 		encap       overlay.Encap
 		says        []string
+		need        []nstest.Feature
 	}{
 		{"the same VNI and port", "link add flannel.5 up type vxlan id 5 dstport 4789 local 192.0.2.11", overlay.VXLAN{VNI: 5},
-			[]string{"flannel.5 is there, the device of flannel: it has VNI 5 on UDP port 4789"}},
+			[]string{"flannel.5 is there, the device of flannel: it has VNI 5 on UDP port 4789"}, nil},
 		{"a whole port", "link add vxlan_sys_4789 up type vxlan external dstport 4789", overlay.VXLAN{},
-			[]string{"vxlan_sys_4789 is there, the device of Open vSwitch: it takes all of UDP port 4789"}},
+			[]string{"vxlan_sys_4789 is there, the device of Open vSwitch: it takes all of UDP port 4789"}, nil},
 		{"a port that we want whole", "link add cilium_vxlan up type vxlan external gpe dstport 4790", overlay.VXLAN{GPE: true},
-			[]string{"cilium_vxlan is there, the device of Cilium: it takes all of UDP port 4790"}},
+			[]string{"cilium_vxlan is there, the device of Cilium: it takes all of UDP port 4790"}, nil},
+		{"the port of geneve", "link add genev_sys_6081 up type geneve external dstport 6081", overlay.Geneve{},
+			[]string{"genev_sys_6081 is there, the device of Open vSwitch: it takes all of UDP port 6081"}, []nstest.Feature{nstest.Geneve}},
+		{"the only external gre", "link add gre_ext up type gre external", overlay.GRE{},
+			[]string{"gre_ext is there: it is external, and there may be only one of kind gre"}, []nstest.Feature{nstest.GRE, nstest.IP6GRE}},
+		{"the same end of ipip", "link add other up type ipip local 192.0.2.11", overlay.IPIP{},
+			[]string{"other is there: it is the ipip tunnel of 192.0.2.11"}, []nstest.Feature{nstest.IPIP, nstest.SIT, nstest.IP6Tnl}},
 		{"the name", "link add cb-gpe type veth peer name other", overlay.VXLAN{GPE: true},
-			[]string{"device cb-gpe (kind veth) is not ours", "cniblocks/pods"}},
+			[]string{"device cb-gpe (kind veth) is not ours", "cniblocks/pods"}, nil},
 	} {
 		t.Run(s.what, func(t *testing.T) {
 			t.Parallel()
+			nstest.Need(t, s.need...)
 			c := newCluster(t, 2)
 			n := c.nodes[0]
 			ip(t, n.ns, s.there)

@@ -54,6 +54,9 @@ func (g GRE) driver(o *Options) (driver, error) {
 	if g.NoKey && g.Key != 0 {
 		return nil, fmt.Errorf("key %d together with no key: state one of them", g.Key)
 	}
+	if o.Device != "" {
+		return nil, fmt.Errorf("device %q: the devices of gre have fixed names, since networks share them or peers have one each; leave it out", o.Device)
+	}
 	return &gre{g, o}, g.L2.check()
 }
 

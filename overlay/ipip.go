@@ -12,6 +12,7 @@ import (
 // IPIP puts packets straight into IP. Over IPv4 an ipip device carries IPv4 pods (RFC 2003) and a sit device IPv6 ones
 // (RFC 4213); over IPv6 one ip6tnl device carries both (RFC 2473). A peer costs one route for each of its ranges. There is
 // nothing in a packet to tell networks apart by, so those of a node share the devices, and their ranges must differ.
+// [Options].Device names the ipip device alone.
 type IPIP struct {
 	TTL uint8 // of the outer header; 0: 64 over IPv6, else that of the packet inside
 	TOS uint8 // of the outer header; 0: none; over IPv4 1 is that of the packet inside
@@ -20,10 +21,16 @@ type IPIP struct {
 // Name is "ipip".
 func (IPIP) Name() string { return "ipip" }
 
-type ipip struct{ IPIP }
+type ipip struct {
+	IPIP
+	name string // of the ipip device
+}
 
-func (i IPIP) driver(*Options) (driver, error) {
-	return &ipip{i}, nil
+func (i IPIP) driver(o *Options) (driver, error) {
+	if o.Device != "" {
+		return &ipip{i, o.Device}, nil
+	}
+	return &ipip{i, ipipName}, nil
 }
 
 const (
@@ -44,7 +51,7 @@ func (i *ipip) devices(n *Node) (all []device, err error) {
 		}
 		local := n.o.Node.V4.Addr
 		for _, inner := range peer.Families {
-			name, kind := ipipName, "ipip"
+			name, kind := i.name, "ipip"
 			if inner == peer.IPv6 {
 				name, kind = sitName, "sit"
 			}
@@ -86,7 +93,7 @@ func (i *ipip) plan(n *Node, p *peer.Peer, to *plan) error {
 	}
 	narrow := n.narrow(n.pathMTU(p), peer.IPv4)
 	for _, r := range n.pods(p) {
-		w := n.route(r, n.links[ipipName])
+		w := n.route(r, n.links[i.name])
 		w.Via, w.OnLink = remote.Addr, true
 		if r.Addr().Is6() {
 			// RFC 4213, section 3: the next hop ::a.b.c.d names the IPv4 end of the tunnel.

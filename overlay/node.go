@@ -22,21 +22,22 @@ type Node struct {
 	encap Encap
 	d     driver
 
-	mu      sync.Mutex
-	conn    *rtnl.Conn
-	locked  bool             // the caller holds the network's lock
-	list    []peer.Peer      // wanted last, this node left out; nil before the first
-	devices []device         // as wanted
-	links   map[string]int   // indices of the devices that stand
-	stale   map[int]struct{} // devices of this network that are not wanted
-	others  map[int]struct{} // devices of other networks
-	under   *underlay        // that the plans were made by
-	want    objects
-	claims  claims  // of the accepted peers
-	skipped []error // why peers are not in the plan
-	refused []error // what the last full pass ended with
-	applied bool    // the kernel held want after our last write
-	mtu     int     // for pods
+	mu       sync.Mutex
+	conn     *rtnl.Conn
+	locked   bool             // the caller holds the network's lock
+	list     []peer.Peer      // wanted last, this node left out; nil before the first
+	devices  []device         // as wanted
+	links    map[string]int   // indices of the devices that stand
+	stale    map[int]struct{} // devices of this network that are not wanted
+	others   map[int]struct{} // overlay devices of others: networks, or a second node of this one
+	under    *underlay        // that the plans were made by
+	want     objects
+	claims   claims        // of the accepted peers
+	disputes map[int]error // why peers, by place, may not have their ranges
+	skipped  []error       // why peers are not in the plan
+	refused  []error       // what the last full pass ended with
+	applied  bool          // the kernel held want after our last write
+	mtu      int           // for pods
 
 	src      [2]netip.Addr           // of IPv4 and IPv6 routes
 	held     map[netip.Prefix]string // who had which range before the last list

@@ -33,12 +33,14 @@ func (n *Node) planAll(have []rtnl.Route, k kernel) {
 		n.widest[f] = n.deviceMTU(f)
 	}
 	n.want = newObjects(len(n.list))
-	bad := n.disputed(have, k)
+	if !n.forEach() {
+		n.disputes = n.disputed(func(p *peer.Peer) bool { return n.elder(p, have, k) })
+	}
 	var made plan
 	for i := range n.list {
 		p := &n.list[i]
 		made.clear()
-		err := bad[i]
+		err := n.disputes[i]
 		if err == nil {
 			err = n.planOne(p, &made)
 		}
@@ -94,9 +96,28 @@ func (n *Node) ask() {
 	n.under.prepare(to)
 }
 
+// forEach reports whether each peer has a device.
+func (n *Node) forEach() bool {
+	d, ok := n.d.(interface{ forEach() bool })
+	return ok && d.forEach()
+}
+
+// disputedDevices settles who may have a device. In a new process those were there before whose device is.
+func (n *Node) disputedDevices() error {
+	links, err := n.conn.Links("")
+	if err != nil {
+		return err
+	}
+	n.disputes = n.disputed(func(p *peer.Peer) bool {
+		d := n.d.peerDevices(n, *p)
+		return len(d) > 0 && indexOf(links, d[0].name) != 0
+	})
+	return nil
+}
+
 // disputed finds the peers that claim what another one has. Of two the one stays that was there before: in the last list,
-// or, in a new process, in the kernel; else the one that stands first in the list.
-func (n *Node) disputed(have []rtnl.Route, k kernel) map[int]error {
+// or, in a new process, in the kernel, as stood tells; else the one that stands first in the list.
+func (n *Node) disputed(stood func(*peer.Peer) bool) map[int]error {
 	n.claims = make(claims, 0, 2*len(n.list))
 	for _, p := range n.list {
 		for _, r := range p.Pods {
@@ -111,7 +132,8 @@ func (n *Node) disputed(have []rtnl.Route, k kernel) map[int]error {
 		order[i] = i
 	}
 	elder := func(i int) int {
-		if n.elder(n.list[i], have, k) {
+		p := &n.list[i]
+		if n.held == nil && stood(p) || slices.ContainsFunc(p.Pods, func(r netip.Prefix) bool { return n.held[r] == p.Name }) {
 			return 0
 		}
 		return 1
@@ -139,12 +161,10 @@ func (n *Node) disputed(have []rtnl.Route, k kernel) map[int]error {
 	return bad
 }
 
-func (n *Node) elder(p peer.Peer, have []rtnl.Route, k kernel) bool {
-	if n.held != nil {
-		return slices.ContainsFunc(p.Pods, func(r netip.Prefix) bool { return n.held[r] == p.Name })
-	}
+// elder reports whether the kernel shows that a peer was there before.
+func (n *Node) elder(p *peer.Peer, have []rtnl.Route, k kernel) bool {
 	var made plan
-	if n.d.plan(n, &p, &made) != nil {
+	if n.d.plan(n, p, &made) != nil {
 		return false
 	}
 	for _, t := range made.tunnel {

@@ -1,0 +1,211 @@
+//go:build linux
+
+package overlay
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+func randomRange(r *rand.Rand) netip.Prefix {
+	a := netip.AddrFrom4([4]byte{10, byte(r.IntN(4)), byte(r.IntN(4) << 6), byte(r.IntN(4) << 6)})
+	return netip.PrefixFrom(a, 14+r.IntN(18)).Masked()
+}
+
+func TestClaimsFindAnOverlapWheneverThereIsOne(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 2000 {
+		var c claims
+		var naive []netip.Prefix
+		for range 30 {
+			p := randomRange(r)
+			if len(naive) > 0 && r.IntN(4) == 0 {
+				i := r.IntN(len(naive))
+				c.remove(naive[i])
+				naive = slices.Delete(naive, i, i+1)
+			}
+			_, clash := c.at(p)
+			overlaps := slices.ContainsFunc(naive, p.Overlaps)
+			require.Equal(t, overlaps, clash != nil, "%s in %v", p, naive)
+			if clash == nil {
+				c.add(p, "x")
+				naive = append(naive, p)
+			}
+		}
+		all := slices.Clone(c)
+		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		require.True(t, all.disjoint())
+		require.Equal(t, c, all)
+		require.False(t, append(all, claim{r: c[0].r}).disjoint())
+	}
+}
+
+func TestATableTellsWhatToSetAndWhatToRemove(t *testing.T) {
+	t.Parallel()
+	type value struct {
+		k, v    int
+		foreign bool
+	}
+	r := rand.New(rand.NewPCG(3, 4))
+	want := newTable(0, func(v value) int { return v.k })
+	kernel := map[int]value{}
+	for range 3000 {
+		for range r.IntN(6) {
+			if k := r.IntN(40); r.IntN(3) == 0 {
+				want.remove(k)
+			} else {
+				want.put(value{k: k, v: r.IntN(3)})
+			}
+		}
+		if k := r.IntN(40); r.IntN(3) == 0 {
+			kernel[k] = value{k: k, v: r.IntN(3), foreign: r.IntN(2) == 0}
+		}
+		foreign := map[int]value{}
+		var dump []value
+		for k, v := range kernel {
+			dump = append(dump, v)
+			if v.foreign {
+				foreign[k] = v
+			}
+		}
+		var conflicts int
+		set, remove := want.compare(judge[int, value]{
+			ours:     func(h *value) bool { return !h.foreign },
+			same:     func(h, w *value) bool { return h.k == w.k && h.v == w.v },
+			replaces: func(_, _ *value) bool { return true },
+			conflict: func(_, _ *value) { conflicts++ },
+		}, dump[:len(dump)/2], dump[len(dump)/2:])
+		for _, v := range remove {
+			require.False(t, v.foreign)
+			delete(kernel, v.k)
+		}
+		for _, v := range set {
+			require.False(t, kernel[v.k].foreign)
+			kernel[v.k] = v
+		}
+		blocked := 0
+		for _, w := range want.items {
+			if f, ok := foreign[w.k]; ok {
+				blocked += b2i(f.v != w.v)
+				continue
+			}
+			require.Equal(t, w, kernel[w.k])
+		}
+		require.Equal(t, blocked, conflicts)
+		for k, v := range kernel {
+			if f, ok := foreign[k]; ok {
+				require.Equal(t, f, v)
+				continue
+			}
+			_, ok := want.get(k)
+			require.True(t, ok)
+		}
+	}
+}
+
+func TestADifferenceTurnsTheOldListIntoTheNew(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(5, 6))
+	random := func(i int) peer.Peer {
+		return peer.Peer{Name: fmt.Sprint(i), Pods: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), byte(r.IntN(2)), 0}), 24)}}
+	}
+	for range 5000 {
+		var list []peer.Peer
+		for i := range 20 {
+			if r.IntN(3) > 0 {
+				list = append(list, random(i))
+			}
+		}
+		n := &Node{o: Options{Node: peer.Peer{Name: "7"}}}
+		n.take(list)
+		next := slices.Clone(list)
+		for range r.IntN(5) {
+			switch i := r.IntN(len(next) + 1); {
+			case i == len(next):
+				next = append(next, random(40+r.IntN(100)))
+			case r.IntN(3) == 0:
+				next = slices.Delete(next, i, i+1)
+			case r.IntN(3) == 0:
+				next = slices.Insert(next, i, random(40+r.IntN(100)))
+			case r.IntN(5) == 0:
+				rand.Shuffle(len(next), func(i, j int) { next[i], next[j] = next[j], next[i] })
+			default:
+				next[i].V4.Port++
+			}
+		}
+		steps, ok := n.difference(next)
+		if !ok {
+			continue
+		}
+		n.relist(steps)
+		want := &Node{o: n.o}
+		want.take(next)
+		require.Equal(t, len(want.list), len(n.list))
+		for i := range want.list {
+			require.True(t, samePeer(&want.list[i], &n.list[i]), "place %d", i)
+		}
+		again, ok := n.difference(next)
+		require.True(t, ok)
+		require.Empty(t, again)
+	}
+}
+
+func TestAPathIsTheLongestPrefixOfTheLowestMetric(t *testing.T) {
+	t.Parallel()
+	u := &underlay{links: map[int]rtnl.Link{1: {Index: 1, Name: "eth0", MTU: 1500, Flags: 1}, 2: {Index: 2, Name: "eth1", MTU: 9000, Flags: 1}, 3: {Index: 3, Name: "eth2", MTU: 1500}},
+		local: map[netip.Addr]int{netip.MustParseAddr("192.0.2.1"): 1}, byDst: map[netip.Prefix]rtnl.Route{}, plain: true}
+	add := func(dst string, link int, via string, metric, mtu uint32) {
+		r := rtnl.Route{Dst: netip.MustParsePrefix(dst), Link: link, Metric: metric, MTU: mtu, Type: unicast}
+		if via != "" {
+			r.Via = netip.MustParseAddr(via)
+		}
+		u.add(r)
+	}
+	add("0.0.0.0/0", 1, "192.0.2.254", 100, 0)
+	add("192.0.2.0/24", 1, "", 0, 0)
+	add("198.51.100.0/24", 1, "192.0.2.9", 20, 0)
+	add("198.51.100.0/24", 2, "", 10, 1400)
+	add("203.0.113.0/24", 3, "", 0, 0)
+	u.bits[0] = []int{24, 0}
+	for to, want := range map[string]path{
+		"8.8.8.8":      {link: 1, mtu: 1500, via: netip.MustParseAddr("192.0.2.254")},
+		"192.0.2.7":    {link: 1, mtu: 1500},
+		"198.51.100.7": {link: 2, mtu: 1400},
+	} {
+		got, ok := u.compute(netip.MustParseAddr(to))
+		require.True(t, ok)
+		require.Equal(t, want, got, to)
+	}
+	got, _ := u.compute(netip.MustParseAddr("203.0.113.7"))
+	require.ErrorContains(t, got.err, "eth2, which is down")
+	got, _ = u.compute(netip.MustParseAddr("192.0.2.1"))
+	require.ErrorContains(t, got.err, "192.0.2.1 is an address of this node")
+	_, ok := u.compute(netip.MustParseAddr("2001:db8::1"))
+	require.False(t, ok, "the kernel must be asked")
+}
+
+func TestARangeKeepsItsMetricAndLayersNeverMeet(t *testing.T) {
+	t.Parallel()
+	low, high := &Node{d: direct{}}, &Node{d: &vxlan{}}
+	seen := map[uint32]int{}
+	for i := range 10000 {
+		dst := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)
+		a, b := low.metric(dst, false), high.metric(dst, false)
+		require.True(t, low.inLayer(a) && high.inLayer(b))
+		require.False(t, high.inLayer(a) || low.inLayer(b))
+		seen[a]++
+	}
+	for m, n := range seen {
+		require.Less(t, n, 16, "metric %d is that of too many ranges", m)
+	}
+	require.Greater(t, len(seen), 5000)
+}
