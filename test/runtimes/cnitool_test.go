@@ -19,9 +19,9 @@ func TestCnitoolAddsChecksCollectsAndDeletes(t *testing.T) {
 	for name, chained := range map[string][]object{"alone": nil, "before tuning, portmap and firewall": chain()} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			dir := ours(t)
 			ref, err := reference.Build("cnitool")
 			require.NoError(t, err)
-			dir := ours(t)
 			if chained != nil {
 				dir = with(t, "tuning", "portmap", "firewall")
 			}

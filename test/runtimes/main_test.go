@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 // ours is a plugin directory with our plugins alone.
 func ours(t testing.TB) string {
 	t.Helper()
+	node.NeedRealRoot(t)
 	dir, err := binaries.Build()
 	require.NoError(t, err)
 	return dir
@@ -40,11 +41,11 @@ func ours(t testing.TB) string {
 // with is a plugin directory with ours and, of the reference's, the named ones.
 func with(t testing.TB, names ...string) string {
 	t.Helper()
+	links, err := filepath.Glob(ours(t) + "/*")
+	require.NoError(t, err)
 	ref, err := reference.Build(names...)
 	require.NoError(t, err)
 	dir := t.TempDir()
-	links, err := filepath.Glob(ours(t) + "/*")
-	require.NoError(t, err)
 	for _, name := range names {
 		links = append(links, filepath.Join(ref, name))
 	}

@@ -86,6 +86,7 @@ func TestConflistsThatWeShipWorkAsTheyStand(t *testing.T) {
 			if os.Getenv("CNIBLOCKS_VM") != "" && !slices.Contains(c.needs, nstest.VLANFiltering) {
 				t.Skip("lane: runs on the machine's kernel, which is faster")
 			}
+			node.NeedRealRoot(t)
 			nstest.Need(t, c.needs...)
 			text, err := os.ReadFile(file)
 			require.NoError(t, err)

@@ -50,6 +50,7 @@ func TestAPodIsSeenOnItsNodeAlone(t *testing.T) {
 
 func TestWhateverRunsOnANodeEndsWithIt(t *testing.T) {
 	t.Parallel()
+	node.NeedRealRoot(t)
 	var cgroup string
 	mark := fmt.Sprintf("sleep\x009%d.25\x00", os.Getpid())
 	t.Run("node", func(t *testing.T) {
