@@ -17,27 +17,19 @@ import (
 // RemoveAll removes everything of the network in the namespace: its SNAT in every backend and its forwarding. Where there
 // is nothing, it asks the kernel and starts no program.
 func RemoveAll(ctx context.Context, ns *netns.NS, network string) error {
-	return removeAll(ctx, ns, DefaultLock, network)
-}
-
-func removeAll(ctx context.Context, ns *netns.NS, lock, network string) error {
 	err := NFT{ns}.Remove(ctx, network)
 	if noNFT(err) {
 		err = nil
 	}
-	return errors.Join(err, IPTables{NS: ns, Lock: lock}.Remove(ctx, network), Forward{ns, lock}.Remove(ctx, network))
+	return errors.Join(err, IPTables{NS: ns}.Remove(ctx, network), Forward{ns}.Remove(ctx, network))
 }
 
 // Switch makes keep the only backend of the network: what another backend has in place goes over to it, so that no pod
 // loses its SNAT, and is removed there. Where there is nothing, it asks the kernel and starts no program.
 func Switch(ctx context.Context, ns *netns.NS, keep Backend, network string) error {
-	return moveTo(ctx, ns, DefaultLock, keep, network)
-}
-
-func moveTo(ctx context.Context, ns *netns.NS, lock string, keep Backend, network string) error {
 	var from Backend = NFT{ns}
 	if keep.Name() == from.Name() {
-		from = IPTables{NS: ns, Lock: lock}
+		from = IPTables{NS: ns}
 	}
 	there, err := from.(interface{ holds(string) (bool, error) }).holds(network)
 	if err != nil || !there {

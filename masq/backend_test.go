@@ -5,7 +5,6 @@ package masq
 import (
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -26,7 +25,7 @@ var backends = map[string]func(testing.TB, *netns.NS) Backend{
 func iptablesBackend(t testing.TB, ns *netns.NS, old bool) Backend {
 	t.Helper()
 	nstest.Need(t, nstest.IPTables, nstest.IP6Tables)
-	return IPTables{NS: ns, Lock: filepath.Join(t.TempDir(), "lock"), old: old}
+	return IPTables{NS: ns, old: old}
 }
 
 func eachBackend(t *testing.T, test func(t *testing.T, open func(testing.TB, *netns.NS) Backend)) {

@@ -22,8 +22,6 @@ import (
 // the kernel and written by iptables-legacy-restore.
 type Forward struct {
 	NS *netns.NS
-	// Lock is the file by which processes take turns in writing to legacy tables; empty is [DefaultLock].
-	Lock string
 }
 
 func (w Forward) compat(f family) compat { return compat{filterShape(), w.NS, f} }
@@ -127,7 +125,7 @@ func (w Forward) legacyWall(ctx context.Context, f family) (program, bool, error
 	if err != nil {
 		return program{}, false, fmt.Errorf("the FORWARD policy of the legacy %s table is DROP, and only the program can change that table: %w", f, err)
 	}
-	return program{s, w.NS, p, lockFile(w.Lock)}, true, nil
+	return program{s, w.NS, p}, true, nil
 }
 
 // Retain takes away what the sources do not name. Pods stay whose owner is among the owners.
@@ -165,7 +163,7 @@ func (w Forward) each(ctx context.Context, network string, want func(family, hal
 		if !noNFT(err) {
 			errs = append(errs, w.fail(network, err))
 		}
-		s, ok, err := legacyStore(ctx, w.NS, f, filterShape(), lockFile(w.Lock), chainFor(network))
+		s, ok, err := legacyStore(ctx, w.NS, f, filterShape(), chainFor(network))
 		if ok {
 			err = s.apply(ctx, network, shrink)
 		}

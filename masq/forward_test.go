@@ -3,7 +3,6 @@
 package masq
 
 import (
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -14,7 +13,7 @@ import (
 )
 
 func openForward(t testing.TB, w world) Forward {
-	return Forward{NS: w.node, Lock: filepath.Join(t.TempDir(), "lock")}
+	return Forward{NS: w.node}
 }
 
 func TestPodsPassAForwardPolicyThatDrops(t *testing.T) {
@@ -74,7 +73,7 @@ func TestNoForwardRuleIsMadeWhereThePolicyAccepts(t *testing.T) {
 	t.Parallel()
 	nstest.Need(t, nstest.IPTables, nstest.IP6Tables)
 	ns := nstest.New(t)
-	fw := Forward{NS: ns, Lock: filepath.Join(t.TempDir(), "lock")}
+	fw := Forward{NS: ns}
 	require.NoError(t, fw.Ensure(t.Context(), "pods", dual("").Sources))
 	require.Empty(t, ruleset(t, ns))
 	touchTables(t, ns)
@@ -82,7 +81,6 @@ func TestNoForwardRuleIsMadeWhereThePolicyAccepts(t *testing.T) {
 	require.NoError(t, fw.Ensure(t.Context(), "pods", dual("").Sources))
 	require.NoError(t, fw.Check(t.Context(), "pods", dual("").Sources))
 	require.Equal(t, before, firewall(t, ns))
-	require.NoFileExists(t, fw.Lock)
 }
 
 func TestForwardRulesThatAreFlushedOrDoubledAreMended(t *testing.T) {
@@ -96,7 +94,7 @@ func TestForwardRulesThatAreFlushedOrDoubledAreMended(t *testing.T) {
 			t.Run(kind+harm, func(t *testing.T) {
 				t.Parallel()
 				ns := nstest.New(t)
-				fw := Forward{NS: ns, Lock: filepath.Join(t.TempDir(), "lock")}
+				fw := Forward{NS: ns}
 				sources := dual("").Sources[:1]
 				program := "iptables-" + kind
 				run(t, ns, program, "-w", "-P", "FORWARD", "DROP")
@@ -119,7 +117,7 @@ func TestForwardRangesGrowAndShrinkBesideOtherNetworks(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			ns := nstest.New(t)
-			fw := Forward{NS: ns, Lock: filepath.Join(t.TempDir(), "lock")}
+			fw := Forward{NS: ns}
 			run(t, ns, "iptables-"+kind, "-w", "-P", "FORWARD", "DROP")
 			old, grown := []Range{rng("10.1.0.2", "10.1.0.9")}, []Range{rng("10.1.0.5", "10.1.0.99"), rng("fd00::1", "fd00::2")}
 			var wg sync.WaitGroup
@@ -176,7 +174,7 @@ func TestForwardRulesOfAPodGoWithItsOwner(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			ns := nstest.New(t)
-			fw := Forward{NS: ns, Lock: filepath.Join(t.TempDir(), "lock")}
+			fw := Forward{NS: ns}
 			touchTables(t, ns)
 			run(t, ns, "iptables-"+kind, "-w", "-P", "FORWARD", "DROP")
 			before := firewall(t, ns)

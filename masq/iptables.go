@@ -21,8 +21,6 @@ import (
 // iptables-nft keeps the table, all questions and removals go over netlink and start no program.
 type IPTables struct {
 	NS *netns.NS
-	// Lock is the file by which processes take turns in writing; empty is [DefaultLock].
-	Lock string
 
 	old bool // write to the legacy tables
 }
@@ -39,14 +37,7 @@ func (b IPTables) programs(ctx context.Context, f family) (program, error) {
 		find = func(f xtables.Family) (xtables.Programs, error) { return xtables.FindLegacy(ctx, f) }
 	}
 	p, err := find(xtables.Family(f))
-	return program{natShape(), b.NS, p, lockFile(b.Lock)}, err
-}
-
-func lockFile(path string) string {
-	if path == "" {
-		return DefaultLock
-	}
-	return path
+	return program{natShape(), b.NS, p}, err
 }
 
 // Ensure implements [Backend].
@@ -116,10 +107,10 @@ func noNFT(err error) bool {
 
 // legacy returns the store of the legacy table if there is something of the network in it.
 func (b IPTables) legacy(ctx context.Context, f family, network string) (program, bool, error) {
-	return legacyStore(ctx, b.NS, f, natShape(), lockFile(b.Lock), chainFor(network))
+	return legacyStore(ctx, b.NS, f, natShape(), chainFor(network))
 }
 
-func legacyStore(ctx context.Context, ns *netns.NS, f family, s shape, lock, mentions string) (program, bool, error) {
+func legacyStore(ctx context.Context, ns *netns.NS, f family, s shape, mentions string) (program, bool, error) {
 	table, err := xtables.ReadLegacy(ns, xtables.Family(f), s.table)
 	if errors.Is(err, fs.ErrNotExist) {
 		return program{}, false, nil
@@ -128,7 +119,7 @@ func legacyStore(ctx context.Context, ns *netns.NS, f family, s shape, lock, men
 		return program{}, false, err
 	}
 	p, err := xtables.FindLegacy(ctx, xtables.Family(f))
-	return program{s, ns, p, lock}, err == nil, err
+	return program{s, ns, p}, err == nil, err
 }
 
 // Retain implements [Backend].

@@ -67,7 +67,7 @@ func (b IPTables) listNFT(f family, add func(family, string, []xtables.Match)) e
 }
 
 func (b IPTables) listLegacy(ctx context.Context, f family, add func(family, string, []xtables.Match)) error {
-	s, ok, err := legacyStore(ctx, b.NS, f, natShape(), lockFile(b.Lock), postChain)
+	s, ok, err := legacyStore(ctx, b.NS, f, natShape(), postChain)
 	if err != nil || !ok {
 		return err
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/cniblocks/cniblocks/netns"
 )
 
-// child makes the test binary a process that calls Ensure once: namespace, lock, backend, network.
+// child makes the test binary a process that calls Ensure once: namespace, backend, network.
 const child = "MASQ_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -32,6 +32,6 @@ func childMain(args []string) error {
 		return err
 	}
 	defer ns.Close()
-	_, err = ensure(context.Background(), ns, args[1], args[2], dual(args[3]))
+	_, err = Ensure(context.Background(), ns, args[1], dual(args[2]))
 	return err
 }

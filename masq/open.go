@@ -16,11 +16,11 @@ import (
 // else iptables. The error says what is missing and what to do. A kernel whose nftables cannot masquerade shows that only
 // when it should; see [Ensure] and [Probe].
 func Open(ctx context.Context, ns *netns.NS, name string) (Backend, error) {
-	return open(ns, DefaultLock, name)
+	return open(ns, name)
 }
 
-func open(ns *netns.NS, lock, name string) (Backend, error) {
-	ipt := IPTables{NS: ns, Lock: lock}
+func open(ns *netns.NS, name string) (Backend, error) {
+	ipt := IPTables{NS: ns}
 	switch name {
 	case "nftables":
 		if err := (NFT{ns}).there(); err != nil {
@@ -51,17 +51,13 @@ func open(ns *netns.NS, lock, name string) (Backend, error) {
 // Ensure opens the backend of that name, as [Open] does, and makes the policy hold there. Where the name is empty and
 // nftables turns out to be unable to masquerade, it is iptables. It returns the backend that took the policy.
 func Ensure(ctx context.Context, ns *netns.NS, name string, p Policy) (Backend, error) {
-	return ensure(ctx, ns, DefaultLock, name, p)
-}
-
-func ensure(ctx context.Context, ns *netns.NS, lock, name string, p Policy) (Backend, error) {
-	b, err := open(ns, lock, name)
+	b, err := open(ns, name)
 	if err != nil {
 		return nil, err
 	}
 	err = b.Ensure(ctx, p)
 	if name == "" && errors.Is(err, errors.ErrUnsupported) {
-		other, missing := open(ns, lock, "iptables")
+		other, missing := open(ns, "iptables")
 		if missing != nil {
 			return nil, fmt.Errorf("no backend for SNAT: %w; %w", err, missing)
 		}

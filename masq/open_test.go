@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -39,9 +38,8 @@ func TestOpenPicksNFTablesAndNamesWhatItDoesNotKnow(t *testing.T) {
 func TestOpenWithoutANameStaysWithNFTablesWhereIPTablesWasUsed(t *testing.T) {
 	t.Parallel()
 	ns := nstest.New(t)
-	lock := filepath.Join(t.TempDir(), "lock")
 	require.NoError(t, iptablesBackend(t, ns, false).Ensure(t.Context(), dual("pods")))
-	b, err := ensure(t.Context(), ns, lock, "", dual("pods"))
+	b, err := Ensure(t.Context(), ns, "", dual("pods"))
 	require.NoError(t, err)
 	require.Equal(t, "nftables", b.Name())
 }
@@ -50,9 +48,7 @@ func TestRemoveAllLeavesNothingInAnyBackend(t *testing.T) {
 	t.Parallel()
 	nstest.Need(t, nstest.IPTables, nstest.IP6Tables)
 	ns := nstest.New(t)
-	lock := filepath.Join(t.TempDir(), "lock")
-	require.NoError(t, removeAll(t.Context(), ns, lock, "pods"))
-	require.NoFileExists(t, lock)
+	require.NoError(t, RemoveAll(t.Context(), ns, "pods"))
 	require.Empty(t, ruleset(t, ns))
 
 	touchTables(t, ns)
@@ -63,9 +59,9 @@ func TestRemoveAllLeavesNothingInAnyBackend(t *testing.T) {
 	for _, open := range backends {
 		require.NoError(t, open(t, ns).Ensure(t.Context(), dual("pods")))
 	}
-	require.NoError(t, Forward{ns, lock}.Ensure(t.Context(), "pods", dual("").Sources))
+	require.NoError(t, Forward{ns}.Ensure(t.Context(), "pods", dual("").Sources))
 	require.NotEqual(t, before, firewall(t, ns))
-	require.NoError(t, removeAll(t.Context(), ns, lock, "pods"))
+	require.NoError(t, RemoveAll(t.Context(), ns, "pods"))
 	require.Equal(t, before, firewall(t, ns))
 }
 
@@ -73,18 +69,17 @@ func TestSwitchTakesOldPodsAlongAndLeavesNothingOfTheOtherBackend(t *testing.T) 
 	t.Parallel()
 	nstest.Need(t, nstest.IPTables, nstest.IP6Tables)
 	ns := nstest.New(t)
-	lock := filepath.Join(t.TempDir(), "lock")
 	touchTables(t, ns)
 	before := firewall(t, ns)
 	old := dual("pods")
 	old.Pods = []Pod{{"c1/eth0", netip.MustParseAddr("10.7.0.1")}}
 	now := Policy{Network: "pods", Sources: []Range{rng("10.2.0.2", "10.2.0.9")}, Except: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/24")}}
-	nftables, iptables, legacy := NFT{ns}, IPTables{NS: ns, Lock: lock}, IPTables{NS: ns, Lock: lock, old: true}
+	nftables, iptables, legacy := NFT{ns}, IPTables{NS: ns}, IPTables{NS: ns, old: true}
 
 	require.NoError(t, legacy.Ensure(t.Context(), old))
 	for _, to := range []Backend{nftables, iptables, nftables} {
 		require.NoError(t, to.Ensure(t.Context(), now))
-		require.NoError(t, moveTo(t.Context(), ns, lock, to, "pods"))
+		require.NoError(t, Switch(t.Context(), ns, to, "pods"))
 		require.NoError(t, to.Check(t.Context(), old))
 		require.NoError(t, to.Check(t.Context(), now))
 		for _, b := range []Backend{nftables, iptables} {
@@ -145,12 +140,11 @@ func TestProcessesThatStartAtOnceMakeEachRuleOnce(t *testing.T) {
 		t.Run(backend, func(t *testing.T) {
 			t.Parallel()
 			_, ns := nstest.Named(t)
-			lock := filepath.Join(t.TempDir(), "lock")
 			var wg sync.WaitGroup
 			errs := make([]error, 12)
 			for i := range errs {
 				wg.Go(func() {
-					cmd := exec.Command("/proc/self/exe", ns.Path(), lock, backend, fmt.Sprintf("net%d", i%2))
+					cmd := exec.Command("/proc/self/exe", ns.Path(), backend, fmt.Sprintf("net%d", i%2))
 					cmd.Env = append(os.Environ(), child+"=1")
 					if out, err := cmd.CombinedOutput(); err != nil {
 						errs[i] = fmt.Errorf("%w: %s", err, out)
@@ -159,7 +153,7 @@ func TestProcessesThatStartAtOnceMakeEachRuleOnce(t *testing.T) {
 			}
 			wg.Wait()
 			require.NoError(t, errors.Join(errs...))
-			b, err := open(ns, lock, backend)
+			b, err := open(ns, backend)
 			require.NoError(t, err)
 			for _, n := range []string{"net0", "net1"} {
 				require.NoError(t, b.Check(t.Context(), dual(n)))
@@ -177,14 +171,12 @@ func TestIPTablesStartsNoProgramWhenAllIsRight(t *testing.T) {
 	ns := nstest.New(t)
 	b := iptablesBackend(t, ns, false).(IPTables)
 	require.NoError(t, b.Ensure(t.Context(), dual("pods")))
-	require.NoError(t, os.Remove(b.Lock))
 	before := generation(t, ns)
 	ended, cancel := context.WithCancel(t.Context())
 	cancel() // no program starts with this
 	require.NoError(t, b.Ensure(ended, dual("pods")))
 	require.NoError(t, b.Check(ended, dual("pods")))
 	require.Equal(t, before, generation(t, ns))
-	require.NoFileExists(t, b.Lock)
 }
 
 func TestIPTablesRulesThatAreFlushedAreReportedAndPutBack(t *testing.T) {

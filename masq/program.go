@@ -12,15 +12,11 @@ import (
 	"github.com/cniblocks/cniblocks/netns"
 )
 
-// DefaultLock is the file by which processes take turns with the iptables programs where they are told no other.
-const DefaultLock = "/run/cniblocks/xtables.lock"
-
 // program is a store that the iptables programs read and write, whichever packet filter they keep.
 type program struct {
 	shape
 	ns   *netns.NS
 	prog xtables.Programs
-	lock string
 }
 
 func (s program) read(ctx context.Context, network string) (chains, error) {
@@ -54,7 +50,7 @@ func jumpsTo(rs xtables.Ruleset, from, to string) (out []xtables.Rule) {
 
 func (s program) apply(ctx context.Context, network string, target func(half) half) error {
 	const tries = 5 // another program may have changed the table between the reading and the writing
-	unlock, err := xtables.Lock(ctx, s.lock)
+	unlock, err := s.ns.Lock(ctx)
 	if err != nil {
 		return err
 	}

@@ -134,7 +134,7 @@ func ignoreNotExist(err error) error {
 
 func removeRefLegacy(ctx context.Context, ns *netns.NS, f family, chain string, addrs []netip.Addr) error {
 	const tries = 5 // another program may have changed the table between the reading and the writing
-	s, there, err := legacyStore(ctx, ns, f, natShape(), "", chain)
+	s, there, err := legacyStore(ctx, ns, f, natShape(), chain)
 	if err != nil || !there {
 		return err
 	}
@@ -222,7 +222,7 @@ func findReference(ctx context.Context, ns *netns.NS, a Attachment, nat map[fami
 				return err
 			}
 		}
-		s, there, err := legacyStore(ctx, ns, f, natShape(), "", a.refChain())
+		s, there, err := legacyStore(ctx, ns, f, natShape(), a.refChain())
 		if err != nil {
 			return err
 		}

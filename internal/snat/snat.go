@@ -17,22 +17,23 @@ import (
 // Rule is the masquerading of a network. The zero value is that of one without.
 type Rule struct {
 	ns      *netns.NS
+	name    string // of the backend, as configured
 	backend masq.Backend
 	stands  bool // the policy was found in place: nothing is to be written
 }
 
-// Open finds a backend that can work, before anything changes: the one of that name, or nftables where it can, else
-// iptables. Where the policy is in place already, that is one question to the kernel.
+// Open finds a backend, before anything changes: the one of that name, or nftables where it is there, else iptables. Where
+// the policy is in place already, that is one question to the kernel.
 func Open(ctx context.Context, ns *netns.NS, backend string, p masq.Policy) (Rule, error) {
 	nft := masq.NFT{NS: ns}
 	if backend != "iptables" && len(p.Sources) > 0 && nft.Check(ctx, p) == nil {
-		return Rule{ns, nft, true}, nil
+		return Rule{ns, backend, nft, true}, nil
 	}
 	b, err := masq.Open(ctx, ns, backend)
 	if err != nil && backend != "" {
 		err = cni.Errorf(cni.ErrConfig, "netconf: key \"ipMasqBackend\": %w", err)
 	}
-	return Rule{ns: ns, backend: b}, err
+	return Rule{ns: ns, name: backend, backend: b}, err
 }
 
 // None reports whether the network has no SNAT.
@@ -41,15 +42,16 @@ func (r Rule) None() bool { return r.backend == nil }
 // Ensure makes the policy hold and lets its sources pass. It reports whether the rule had to be made or changed.
 func (r Rule) Ensure(ctx context.Context, p masq.Policy) (changed bool, err error) {
 	if !r.stands || len(p.Pods) > 0 {
-		if err := r.backend.Ensure(ctx, p); err != nil {
+		b, err := masq.Ensure(ctx, r.ns, r.name, p)
+		if err != nil {
 			return true, err
 		}
-		if err := masq.Switch(ctx, r.ns, r.backend, p.Network); err != nil {
+		if err := masq.Switch(ctx, r.ns, b, p.Network); err != nil {
 			return true, err
 		}
 		changed = true
 	}
-	return changed, masq.Forward{NS: r.ns}.Ensure(ctx, p.Network, addresses(p))
+	return changed, masq.Forward{NS: r.ns}.Ensure(ctx, p.Network, p.Sources, p.Pods...)
 }
 
 // Check fails if a part of the policy is missing or wrong.
@@ -59,7 +61,7 @@ func (r Rule) Check(ctx context.Context, p masq.Policy) error {
 			return err
 		}
 	}
-	return masq.Forward{NS: r.ns}.Check(ctx, p.Network, addresses(p))
+	return masq.Forward{NS: r.ns}.Check(ctx, p.Network, p.Sources, p.Pods...)
 }
 
 // Retain takes away what the policy does not name and no owner needs. A rule that is not there is not made.
@@ -68,24 +70,17 @@ func (r Rule) Retain(ctx context.Context, p masq.Policy, owners []string) error 
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(list, func(o masq.Policy) bool { return o.Network == p.Network }) {
+	if !slices.ContainsFunc(list, func(o masq.Policy) bool { return o.Of(p.Network) }) {
 		return nil
 	}
 	if err := r.backend.Retain(ctx, p, owners); err != nil {
 		return err
 	}
-	return masq.Forward{NS: r.ns}.Retain(ctx, p.Network, addresses(p))
+	return masq.Forward{NS: r.ns}.Retain(ctx, p.Network, p.Sources, owners...)
 }
 
-// Forget removes what an owner has in either backend.
+// Forget removes what an owner has in either backend and in the way through a FORWARD policy.
 func Forget(ctx context.Context, ns *netns.NS, network, owner string) error {
-	return errors.Join(masq.NFT{NS: ns}.Forget(ctx, network, owner), masq.IPTables{NS: ns}.Forget(ctx, network, owner))
-}
-
-func addresses(p masq.Policy) []masq.Range {
-	out := slices.Clone(p.Sources)
-	for _, pod := range p.Pods {
-		out = append(out, masq.Range{Start: pod.Addr, End: pod.Addr})
-	}
-	return out
+	return errors.Join(masq.NFT{NS: ns}.Forget(ctx, network, owner), masq.IPTables{NS: ns}.Forget(ctx, network, owner),
+		masq.Forward{NS: ns}.Forget(ctx, network, owner))
 }

@@ -89,7 +89,7 @@ func legacyTables(ns *netns.NS, f Family) ([]string, error) {
 			return err
 		})
 	}
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) { // a plain user's namespace can have none
 		return nil, nil
 	}
 	if err != nil {

@@ -3,18 +3,13 @@
 package xtables
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -152,38 +147,6 @@ COMMIT
 	require.Equal(t, Match{Src: pair("10.0.0.5", "10.0.0.5"), Target: "OURS"}, rules[2].Match)
 	require.True(t, rules[3].Other)
 	require.True(t, rules[4].Other)
-}
-
-func TestALockIsHeldByOneAtATimeAndTheWaitEndsWithTheContext(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "made", "lock")
-	var inside, most atomic.Int32
-	var wg sync.WaitGroup
-	errs := make([]error, 8)
-	for i := range errs {
-		wg.Go(func() {
-			unlock, err := Lock(t.Context(), path)
-			if errs[i] = err; err != nil {
-				return
-			}
-			most.Store(max(most.Load(), inside.Add(1)))
-			time.Sleep(time.Millisecond)
-			inside.Add(-1)
-			unlock()
-		})
-	}
-	wg.Wait()
-	require.NoError(t, errors.Join(errs...))
-	require.EqualValues(t, 1, most.Load())
-
-	unlock, err := Lock(t.Context(), path)
-	require.NoError(t, err)
-	defer unlock()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
-	defer cancel()
-	_, err = Lock(ctx, path)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.ErrorContains(t, err, path)
 }
 
 func TestProgramsThatAreMissingAreAnErrorWithTheRemedy(t *testing.T) {

@@ -31,6 +31,11 @@ func (p Plugin) Status(ctx context.Context, r *cni.Request) error {
 	if _, err = j.openSNAT(ctx); err != nil {
 		return notAvailable(err)
 	}
+	if j.IPMasq.Any() {
+		if err := masq.Probe(ctx, j.host, j.IPMasqBackend); err != nil {
+			return notAvailable(err)
+		}
+	}
 	if err := j.warnConflicts(ctx); err != nil {
 		return notAvailable(err)
 	}
