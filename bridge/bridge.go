@@ -86,7 +86,10 @@ func Ensure(ctx context.Context, ns *netns.NS, want Bridge) (State, error) {
 	if err := c.Do(msgs...); err != nil {
 		return s, err
 	}
-	return Get(ctx, ns, want.Name)
+	made := s.New
+	s, err = Get(ctx, ns, want.Name)
+	s.New = made
+	return s, err
 }
 
 func create(ctx context.Context, ns *netns.NS, want Bridge) error {
