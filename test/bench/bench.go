@@ -110,6 +110,12 @@ func (a *arm) del(at *scratch.Attachment) scratch.Call {
 	return a.call(at.Pod, "DEL", a.conf(map[string]any{"prevResult": json.RawMessage(at.Raw)}))
 }
 
+// detach takes back an ADD at the end of a scenario. What it leaves ends with the node.
+func (a *arm) detach(at *scratch.Attachment) {
+	_, cost, _ := a.world.Exec(a.del(at))
+	cost.Settle()
+}
+
 func (a *arm) parse(p *scratch.Pod, out []byte) (*scratch.Attachment, error) {
 	return scratch.ParseResult(a.world, p, a.leases(), a.net.BridgeName(), out)
 }

@@ -52,7 +52,7 @@ func connections(r *run) error {
 		if err != nil {
 			return err
 		}
-		defer a.world.Exec(a.del(at))
+		defer a.detach(at)
 		c, err := newClient(a.world, pods[0])
 		if err != nil {
 			return err
@@ -158,7 +158,7 @@ func newClient(w *scratch.World, p *scratch.Pod) (*client, error) {
 	}
 	c := &client{pod: ns, outside: fd, port: 1024}
 	tv := unix.NsecToTimeval(int64(time.Second))
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err == nil {
+	if err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err == nil {
 		err = unix.Bind(fd, &unix.SockaddrInet4{Addr: scratch.OutsideAddrs[0].Addr().As4(), Port: outsidePort})
 	}
 	if err != nil {

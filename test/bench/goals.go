@@ -153,7 +153,10 @@ func series(rows []report.Row) []report.Series {
 				if c.Arm == emptyPool {
 					continue
 				}
-				name := row.Operation + ", " + c.Arm
+				name := row.Operation
+				if len(row.Cells) > 1 {
+					name += ", " + c.Arm
+				}
 				i, known := index[name]
 				if !known {
 					i = len(all)

@@ -83,6 +83,9 @@ func TestSeriesFollowTheNumberInTheNameOfAScenario(t *testing.T) {
 		{Plot: "pods", Name: "ADD, ours", Points: []report.Point{{X: 0, Y: 1}, {X: 100, Y: 2}}},
 		{Plot: "pods", Name: "ADD, reference", Points: []report.Point{{X: 0, Y: 5}, {X: 100, Y: 9}}},
 	}, got)
+	require.Equal(t, "vxlan: Set", series([]report.Row{
+		{Scenario: "peers 10", Operation: "vxlan: Set", Cells: cells(report.Ours, 1.0)},
+	})[0].Name, "with nobody to compare to, the arm goes without saying")
 }
 
 func TestBenchmarksOfTheOverlayPackageBecomeRows(t *testing.T) {

@@ -151,7 +151,7 @@ func (r *run) checkOf(name string, net scratch.Network) error {
 		c := a.del(at)
 		c.Verb = "CHECK"
 		calls[a] = c
-		defer a.world.Exec(a.del(at))
+		defer a.detach(at)
 	}
 	return r.interleave(name, r.rounds(100, 20), arms, func(a *arm, x executor) error {
 		return x.exec("CHECK", calls[a], ignore)

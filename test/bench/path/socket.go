@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -22,15 +23,25 @@ func socket(e end, typ int) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	tv := unix.NsecToTimeval(int64(patience))
-	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
-	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv)
+	set := []error{wait(fd)}
 	if typ == unix.SOCK_STREAM {
-		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+		set = append(set, unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
 	} else {
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bufferBytes)
+		set = append(set, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bufferBytes))
+	}
+	if err := errors.Join(set...); err != nil {
+		closeAll(fd)
+		return -1, fmt.Errorf("socket options: %w", err)
 	}
 	return fd, nil
+}
+
+// wait bounds what the socket waits for.
+func wait(fd int) error {
+	tv := unix.NsecToTimeval(int64(patience))
+	return errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv))
 }
 
 func sockaddr(a netip.Addr, port int) unix.Sockaddr {
@@ -68,7 +79,6 @@ func listen(e end) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 	if err = unix.Bind(fd, sockaddr(e.addr, port)); err == nil {
 		err = unix.Listen(fd, 128)
 	}
@@ -99,9 +109,10 @@ func join(a int, to end, listener int) (b int, err error) {
 	if b, _, err = unix.Accept4(listener, unix.SOCK_CLOEXEC); err != nil {
 		return -1, fmt.Errorf("accept on %s: %w", to.addr, err)
 	}
-	tv := unix.NsecToTimeval(int64(patience))
-	unix.SetsockoptTimeval(b, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
-	unix.SetsockoptInt(b, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	if err := errors.Join(wait(b), unix.SetsockoptInt(b, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)); err != nil {
+		closeAll(b)
+		return -1, err
+	}
 	return b, nil
 }
 

@@ -117,11 +117,11 @@ type palette struct {
 
 func newPalette() palette { return palette{map[string]string{}, map[string]string{}} }
 
+// style is that of a series, which is named "operation, arm" or "arm: operation".
 func (p palette) style(series string) (color, dash string) {
-	cut := strings.Index(series, ", ")
-	operation, arm := series[:max(cut, 0)], series[max(cut, 0):]
-	if strings.HasSuffix(series, ", "+Reference) {
-		arm = Reference
+	operation, arm, _ := strings.Cut(series, ", ")
+	if before, after, ok := strings.Cut(series, ": "); ok {
+		arm, operation = before, after
 	}
 	if p.colors[arm] == "" {
 		next := []string{colorOurs, "#3a8f3a", "#7a4fa3"}

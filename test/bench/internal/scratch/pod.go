@@ -130,7 +130,7 @@ func HasLink(ns *netns.NS, name string) (bool, error) {
 		return false, err
 	}
 	_, err = h.LinkByName(name)
-	if _, gone := err.(netlink.LinkNotFoundError); gone {
+	if missing := (netlink.LinkNotFoundError{}); errors.As(err, &missing) {
 		return false, nil
 	}
 	return err == nil, err

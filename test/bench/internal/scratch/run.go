@@ -169,11 +169,14 @@ func (w *World) ExecAll(calls []Call, parallel int) (outs [][]byte, cost Cost, e
 	for range parallel {
 		ready.Add(1)
 		done.Go(func() {
-			w.Node.Do(func() error {
-				ready.Done()
+			entered := sync.OnceFunc(ready.Done)
+			err := w.Node.Do(func() error {
+				entered()
 				b.work()
 				return nil
 			})
+			entered() // also where the namespace could not be entered
+			b.fail(err)
 		})
 	}
 	ready.Wait()
@@ -208,10 +211,17 @@ func (b *batch) work() {
 		b.mu.Lock()
 		b.outs[i] = out
 		b.cost.CPU += used.CPU
-		if b.err == nil {
-			b.err = err
-		}
 		b.mu.Unlock()
+		b.fail(err)
+	}
+}
+
+// fail keeps the first error.
+func (b *batch) fail(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err == nil {
+		b.err = err
 	}
 }
 

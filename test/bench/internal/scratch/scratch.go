@@ -93,7 +93,7 @@ func FileSystem(dir string) string {
 		unix.EXT4_SUPER_MAGIC: "ext4", unix.XFS_SUPER_MAGIC: "xfs", unix.BTRFS_SUPER_MAGIC: "btrfs",
 		unix.TMPFS_MAGIC: "tmpfs", unix.OVERLAYFS_SUPER_MAGIC: "overlayfs",
 	}
-	if name := names[int64(st.Type)]; name != "" {
+	if name := names[st.Type]; name != "" {
 		return name
 	}
 	return fmt.Sprintf("%#x", st.Type)
