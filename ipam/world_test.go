@@ -26,7 +26,7 @@ func newDir(t testing.TB) Dir {
 
 // memDir is for tests with many files.
 func memDir(t testing.TB) Dir {
-	dir, err := os.MkdirTemp("/dev/shm", "ipam-test-")
+	dir, err := os.MkdirTemp("/dev/shm", "ipam-test-") //nolint:usetesting // it is to be in memory
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	return Dir{DataDir: dir, Network: "blue", BootID: "boot-1"}

@@ -101,7 +101,7 @@ func (r *Refused) Unwrap() error { return r.Err }
 
 // OnlyRefused returns the refusals that err consists of. It is nil where err is, or holds anything else.
 func OnlyRefused(err error) []*Refused {
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // a wrapped refusal is not one alone
 	case nil:
 		return nil
 	case *Refused:

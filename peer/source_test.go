@@ -120,7 +120,7 @@ func (m *member) Publish(_ context.Context, r peer.Reach) (err error) {
 }
 
 func (m *member) Lost(ctx context.Context) error {
-	for range m.Watch(ctx) {
+	for range m.Watch(ctx) { //nolint:errcheck // it yields no error
 		m.mu.Lock()
 		gone := m.find(m.name) < 0
 		m.mu.Unlock()
@@ -152,7 +152,7 @@ func TestNodesThatRegisterAtOnceMakeAValidNetwork(t *testing.T) {
 			}
 		})
 	}
-	for peers := range s.Watch(t.Context()) {
+	for peers := range s.Watch(t.Context()) { //nolint:errcheck // it yields no error
 		n := peer.Network{Prefixes: []netip.Prefix{s.network}, Peers: peers}
 		require.NoError(t, n.Validate())
 		ready := !slices.ContainsFunc(peers, func(p peer.Peer) bool { return p.V4.MAC == peer.MAC{} })

@@ -20,12 +20,12 @@ func TestAWatchEndsWithItsContext(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		said := 0
-		for range (file.Source{Path: path, Poll: never}).Watch(ctx) {
+		for range (file.Source{Path: path, Poll: never}).Watch(ctx) { //nolint:errcheck // what it yields does not matter here
 			said++
 			time.AfterFunc(time.Millisecond, cancel) // while it waits
 		}
 		require.Equal(t, 1, said)
-		for range (file.Source{Path: path}).Watch(ctx) {
+		for range (file.Source{Path: path}).Watch(ctx) { //nolint:errcheck // what it yields does not matter here
 			require.Fail(t, "it was over before it began")
 		}
 	}
@@ -38,7 +38,7 @@ func TestAWatchEndsWhileAChangeSettles(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	said := 0
-	for range (file.Source{Path: path, Poll: never, Settle: never}).Watch(ctx) {
+	for range (file.Source{Path: path, Poll: never, Settle: never}).Watch(ctx) { //nolint:errcheck // what it yields does not matter here
 		said++
 		swap(t, path, doc("b"))
 		time.AfterFunc(10*time.Millisecond, cancel)

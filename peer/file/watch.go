@@ -75,7 +75,7 @@ func (w *watcher) wait(ctx context.Context, poll, settle time.Duration, idle fun
 		select {
 		case <-ctx.Done():
 			return false
-		case <-errs: // events were lost
+		case <-errs: //nolint:errcheck // it says that events were lost, whatever it is
 			return true
 		case <-look.C:
 			if !idle() {
@@ -104,7 +104,7 @@ func (w *watcher) settle(ctx context.Context, quiet time.Duration) bool {
 			return true
 		case <-end.C:
 			return true
-		case <-w.Errors:
+		case <-w.Errors: //nolint:errcheck // it says that events were lost, whatever it is
 			return true
 		case e := <-w.Events:
 			if w.concerns(e) {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
@@ -131,7 +132,7 @@ func (p Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err err
 	if j.DNS != nil {
 		res.DNS = *j.DNS
 	}
-	if err := j.live(ctx, res); err != nil {
+	if err := addr.Live(ctx, j.pod, prefixes(res.IPs)...); err != nil {
 		return nil, err
 	}
 	if !j.DisableContainerInterface {
@@ -260,6 +261,11 @@ func (j *job) gateways(ctx context.Context, br bridge.State, res *cni.Result) er
 	}
 	if added && !br.Ours {
 		if err := bridge.PinMAC(ctx, j.host, br); err != nil {
+			return err
+		}
+	}
+	if added {
+		if err := addr.Live(ctx, j.host, want...); err != nil {
 			return err
 		}
 	}

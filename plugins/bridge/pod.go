@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
-	"net/netip"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -149,48 +146,6 @@ func settle(ctx context.Context, c *rtnl.Conn, index int) error {
 		case <-ctx.Done():
 			return fmt.Errorf("wait for duplicate address detection: %w", ctx.Err())
 		case <-time.After(10 * time.Millisecond):
-		}
-	}
-}
-
-// live waits until the kernel answers for the IPv6 addresses. It begins to in a worker of its own, some time after an address
-// was added; the sign is the route of type local.
-func (j *job) live(ctx context.Context, res *cni.Result) error {
-	waiting := map[netip.Addr]bool{}
-	for _, ip := range res.IPs {
-		if ip.Address.Addr().Is6() {
-			waiting[ip.Address.Addr()] = true
-		}
-	}
-	if len(waiting) == 0 {
-		return nil
-	}
-	c, err := rtnl.Open(j.pod)
-	if err != nil {
-		return err
-	}
-	for wait := 50 * time.Microsecond; ; wait *= 2 {
-		var msgs []*rtnl.Msg
-		for a := range waiting {
-			msgs = append(msgs, rtnl.MatchRoute(a, func(r rtnl.Route) {
-				if r.Type == unix.RTN_LOCAL {
-					delete(waiting, a)
-				}
-			}))
-		}
-		if err := rtnl.Except(c.Do(msgs...), fs.ErrNotExist, unix.ENETUNREACH, unix.EHOSTUNREACH); err != nil {
-			return err
-		}
-		if len(waiting) == 0 {
-			return nil
-		}
-		if wait > 2*time.Second {
-			return cni.Errorf(cni.ErrIO, "the kernel does not answer for %v on %s in %s", slices.Collect(maps.Keys(waiting)), j.IfName, j.NetNS)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
 		}
 	}
 }

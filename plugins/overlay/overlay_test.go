@@ -168,17 +168,17 @@ func TestADDRefusesWhatCannotWorkAndNamesTheKey(t *testing.T) {
 	m := w.machines[0]
 	before := nstest.Dump(m.ns)
 	for says, keys := range map[string]map[string]any{
-		`"encap" is "vxlam"; want vxlan.*vxlan perhaps`:     {"encap": "vxlam"},
-		`"vni" is 7, which gre does not have`:               {"encap": "gre", "vni": 7},
-		`"encap" is "vxlan", and host-gw encapsulates noth`: {"type": "host-gw"},
-		`"vni" is 16777216`:                                 {"vni": 1 << 24},
-		`"delegate" of overlay has no "type"`:               {"delegate": map[string]any{}},
-		`"peersFile" and "peers" are both there`:            {"peers": []any{}},
-		`"nosuch" is neither linked in nor in CNI_PATH`:     {"delegate": map[string]any{"type": "nosuch"}},
-		`peersFile.*no such file`:                           {"peersFile": "/nowhere/peers.json"},
-		`node.*"z"`:                                         {"node": "z"},
-		`neither "peersFile" nor "peers" is stated`:         {"peersFile": nil},
-		`"mode" is "mesh"`:                                  {"encap": "gre", "mode": "mesh"},
+		`"encap" is "vxlam"; want vxlan.*vxlan perhaps`:        {"encap": "vxlam"},
+		`"vni" is 7, which gre does not have`:                  {"encap": "gre", "vni": 7},
+		`"encap" is "vxlan", and host-gw encapsulates nothing`: {"type": "host-gw"},
+		`"vni" is 16777216`:                                    {"vni": 1 << 24},
+		`"delegate" of overlay has no "type"`:                  {"delegate": map[string]any{}},
+		`"peersFile" and "peers" are both there`:               {"peers": []any{}},
+		`"nosuch" is neither linked in nor in CNI_PATH`:        {"delegate": map[string]any{"type": "nosuch"}},
+		`peersFile.*no such file`:                              {"peersFile": "/nowhere/peers.json"},
+		`node.*"z"`:                                            {"node": "z"},
+		`neither "peersFile" nor "peers" is stated`:            {"peersFile": nil},
+		`"mode" is "mesh"`:                                     {"encap": "gre", "mode": "mesh"},
 	} {
 		m.pod("x").refused(cni.ADD, m.conf(keys), says)
 		require.Equal(t, before, nstest.Dump(m.ns), says)

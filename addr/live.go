@@ -1,0 +1,60 @@
+//go:build linux
+
+package addr
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/netns"
+)
+
+// Live waits until the kernel answers for those of the prefixes' addresses that are IPv6. It begins to in a worker of its
+// own, some time after the address was added, and drops packets to it until then; the sign is a route of type local.
+func Live(ctx context.Context, ns *netns.NS, prefixes ...netip.Prefix) error {
+	waiting := map[netip.Addr]bool{}
+	for _, p := range prefixes {
+		if p.Addr().Is6() {
+			waiting[p.Addr()] = true
+		}
+	}
+	if len(waiting) == 0 {
+		return nil
+	}
+	c, err := rtnl.Open(ns)
+	if err != nil {
+		return err
+	}
+	for wait := 50 * time.Microsecond; ; wait *= 2 {
+		var msgs []*rtnl.Msg
+		for a := range waiting {
+			msgs = append(msgs, rtnl.MatchRoute(a, func(r rtnl.Route) {
+				if r.Type == unix.RTN_LOCAL {
+					delete(waiting, a)
+				}
+			}))
+		}
+		if err := rtnl.Except(c.Do(msgs...), fs.ErrNotExist, unix.ENETUNREACH, unix.EHOSTUNREACH); err != nil {
+			return err
+		}
+		if len(waiting) == 0 {
+			return nil
+		}
+		if wait > 2*time.Second {
+			return fmt.Errorf("the kernel does not answer for %v in %s", slices.Collect(maps.Keys(waiting)), ns.Path())
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
