@@ -15,6 +15,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
@@ -154,6 +156,44 @@ func DeleteIndex(_ context.Context, ns *netns.NS, index int) error {
 		return err
 	}
 	return c.Do(rtnl.DelLinkIndex(index))
+}
+
+// DeleteAll removes the pairs with these host ends, by one deletion: 200 take little longer than two. Ends that are gone
+// are passed over.
+func DeleteAll(ctx context.Context, ns *netns.NS, hosts ...Host) error {
+	if err := ctx.Err(); err != nil || len(hosts) == 0 {
+		return err
+	}
+	c, err := rtnl.Open(ns)
+	if err != nil {
+		return err
+	}
+	group, err := freeGroup(c)
+	if err != nil {
+		return err
+	}
+	var msgs []*rtnl.Msg
+	for _, h := range hosts {
+		msgs = append(msgs, rtnl.SetLink(rtnl.Set{Index: h.Index, Group: group}))
+	}
+	if err := rtnl.Except(c.Do(msgs...), fs.ErrNotExist); err != nil {
+		return err
+	}
+	return rtnl.Except(c.Do(rtnl.DelLinkGroup(group)), fs.ErrNotExist)
+}
+
+// freeGroup chooses a link group that no link has.
+func freeGroup(c *rtnl.Conn) (uint32, error) {
+	links, err := c.Links("")
+	if err != nil {
+		return 0, err
+	}
+	for {
+		group := rand.Uint32() | 1<<30 // far from what people choose
+		if !slices.ContainsFunc(links, func(l rtnl.Link) bool { return l.Group == group }) {
+			return group, nil
+		}
+	}
 }
 
 // Host is a host end that bears one of our aliases.

@@ -172,6 +172,7 @@ type Set struct {
 	Master  int        // index of a bridge
 	Free    bool       // take it off its bridge
 	Port    []PortFlag // of a bridge port
+	Group   uint32
 }
 
 // PortFlag is one property of a bridge port, see bridge(8).
@@ -209,6 +210,9 @@ func SetLink(s Set) *Msg {
 	if s.Alias != "" {
 		m.bytes(unix.IFLA_IFALIAS, []byte(s.Alias))
 	}
+	if s.Group != 0 {
+		m.u32(unix.IFLA_GROUP, s.Group)
+	}
 	if s.Master != 0 || s.Free {
 		m.u32(unix.IFLA_MASTER, uint32(s.Master))
 	}
@@ -235,4 +239,12 @@ func DelLink(name string) *Msg {
 // DelLinkIndex removes an interface by index.
 func DelLinkIndex(index int) *Msg {
 	return newMsg(unix.RTM_DELLINK, 0, fmt.Sprintf("delete link %d", index), ifinfo(0, index, 0, 0))
+}
+
+// DelLinkGroup removes all interfaces of a group at once, which costs little more than one. An empty group is
+// [io/fs.ErrNotExist].
+func DelLinkGroup(group uint32) *Msg {
+	m := newMsg(unix.RTM_DELLINK, 0, fmt.Sprintf("delete links of group %d", group), ifinfo(0, 0, 0, 0))
+	m.u32(unix.IFLA_GROUP, group)
+	return m
 }

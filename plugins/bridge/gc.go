@@ -10,7 +10,6 @@ import (
 
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/cni"
-	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/ipam"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/spoof"
@@ -130,18 +129,6 @@ func (j *job) sweepDevices(ctx context.Context, keep map[string]bool) error {
 	if err != nil {
 		return err
 	}
-	c, err := rtnl.Open(j.host)
-	if err != nil {
-		return err
-	}
-	var stale []*rtnl.Msg
-	for _, e := range ends {
-		if !keep[e.Alias] {
-			stale = append(stale, rtnl.DelLinkIndex(e.Index))
-		}
-	}
-	if len(stale) == 0 {
-		return nil
-	}
-	return rtnl.Except(c.Do(stale...), fs.ErrNotExist)
+	stale := slices.DeleteFunc(ends, func(e veth.Host) bool { return keep[e.Alias] })
+	return veth.DeleteAll(ctx, j.host, stale...)
 }
