@@ -74,8 +74,12 @@ demo-%: build ## another demo, such as demo-overlay
 	$(GO) run ./test/demo $(ARGS) $*
 
 .PHONY: bench
-bench: ## our plugins beside the reference ones
+bench: build ## our plugins beside the reference ones, in turns
 	$(GO) run ./test/bench $(ARGS)
+
+.PHONY: bench-path
+bench-path: build ## the way of packets, beside the reference's and a bare veth pair
+	$(GO) run ./test/bench/path $(ARGS)
 
 .PHONY: lint
 lint: $(STATICCHECK) $(GOLANGCI_LINT) ## go vet, staticcheck, golangci-lint
