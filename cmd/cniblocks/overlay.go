@@ -18,7 +18,7 @@ up applies the peers of every overlay and host-gw in a conflist to this node: wh
 wanted goes, what others removed is put back. It may be called at any time, and writes nothing when all is right.
 down removes what up and the plugins made for the node: devices, routes, SNAT, state. Pods stay as they are.
 
-  sudo cniblocks overlay up --conf /etc/cni/net.d/10-overlay-vxlan.conflist
+  sudo cniblocks overlay up --conf /etc/cni/net.d/10-pods.conflist
 `
 
 // overlayCommand applies the peers file without a pod.
