@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -50,6 +51,8 @@ func decodeError(err error) error {
 	var kind *json.UnmarshalTypeError
 	var syntax *json.SyntaxError
 	switch {
+	case errors.As(err, &kind) && kind.Field == "":
+		return Errorf(ErrConfig, "the netconf is a JSON %s; want an object", kind.Value)
 	case errors.As(err, &kind):
 		return Errorf(ErrConfig, "netconf: key %q is a JSON %s; want %s", kind.Field, kind.Value, words(kind.Type))
 	case errors.As(err, &syntax):
@@ -130,6 +133,9 @@ func words(t reflect.Type) string {
 	return "an object"
 }
 
+// maxWarnings bounds what is said of unknown keys: who has not understood by then has the wrong file.
+const maxWarnings = 20
+
 func (r *Request) warnUnknown(at string, raw json.RawMessage, t reflect.Type, more []string) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -159,7 +165,11 @@ func (r *Request) warnUnknown(at string, raw json.RawMessage, t reflect.Type, mo
 		names = append(names, k)
 	}
 	slices.Sort(names)
-	for key, value := range have {
+	for _, key := range slices.Sorted(maps.Keys(have)) {
+		value := have[key]
+		if len(r.Warnings()) >= maxWarnings {
+			return
+		}
 		i := slices.IndexFunc(names, func(n string) bool { return strings.EqualFold(n, key) })
 		switch {
 		case i >= 0 && (names[i] == "args" || names[i] == "runtimeConfig" || bytes.Equal(value, []byte("null"))):
@@ -168,9 +178,9 @@ func (r *Request) warnUnknown(at string, raw json.RawMessage, t reflect.Type, mo
 		case i >= 0, strings.ContainsAny(key, "/."):
 		default:
 			if near, ok := nearest.Of(key, slices.Values(names)); ok {
-				r.Warn("netconf: key %q is not known and ignored; did you mean %q?", join(at, key), near)
+				r.Warn("netconf: key %q is not known and ignored; did you mean %q?", join(at, clip(key)), near)
 			} else {
-				r.Warn("netconf: key %q is not known and ignored", join(at, key))
+				r.Warn("netconf: key %q is not known and ignored", join(at, clip(key)))
 			}
 		}
 	}

@@ -36,7 +36,7 @@ type Error struct {
 // Errorf makes an error with a code; %w wraps as in [fmt.Errorf].
 func Errorf(code Code, format string, a ...any) error {
 	err := fmt.Errorf(format, a...)
-	return &Error{Code: code, Msg: err.Error(), err: errors.Unwrap(err)}
+	return &Error{Code: code, Msg: err.Error(), err: err}
 }
 
 func (e *Error) Error() string {

@@ -28,7 +28,7 @@ func (x executable) Add(ctx context.Context, r *Request) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	res, err := parsePrev(r.Version, out)
+	res, err := parseOf(r.Version, out)
 	if err != nil {
 		return nil, Errorf(CodeOf(err), "plugin %s answered ADD with no valid result: %w", x, err)
 	}
@@ -78,27 +78,30 @@ func (x executable) run(ctx context.Context, r *Request, verb Verb) ([]byte, err
 	cmd := exec.CommandContext(ctx, string(x))
 	cmd.Env = x.environment(r, verb)
 	cmd.Stdin = bytes.NewReader(r.Config)
-	var out, errs bounded
+	out, errs := bounded{full: cancel}, bounded{}
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.WaitDelay = time.Second // a grandchild that keeps the pipes open does not keep us
 	err := cmd.Run()
 	name := filepath.Base(string(x))
 	switch {
+	case out.over:
+		return nil, Errorf(ErrIO, "plugin %s printed more than %d bytes and was killed", name, maxOutput)
 	case ctx.Err() != nil:
 		return nil, Errorf(ErrTryAgain, "plugin %s did not finish its %s in time: %w", name, verb, ctx.Err())
-	case out.over:
-		return nil, Errorf(ErrIO, "plugin %s printed more than %d bytes", name, maxOutput)
 	case err == nil || errors.Is(err, exec.ErrWaitDelay):
-		return out.Bytes(), nil
+		return out.kept.Bytes(), nil
 	}
 	var e struct {
 		Code         Code
 		Msg, Details string
 	}
-	if json.Unmarshal(out.Bytes(), &e) == nil && e.Msg != "" {
+	if json.Unmarshal(out.kept.Bytes(), &e) == nil && e.Msg != "" {
+		if e.Code == 0 {
+			e.Code = ErrIO
+		}
 		return nil, &Error{Code: e.Code, Msg: name + ": " + e.Msg, Details: e.Details, err: err}
 	}
-	said := strings.TrimSpace(out.String() + " " + errs.String())
+	said := strings.TrimSpace(out.kept.String() + " " + errs.kept.String())
 	if said == "" {
 		said = "it printed nothing"
 	}
@@ -123,17 +126,22 @@ func clipText(s string) string {
 	return s
 }
 
-// bounded keeps the first maxOutput bytes and drops the rest.
+// bounded keeps the first maxOutput bytes and drops the rest. It is a writer and nothing more: io.Copy would hand all the
+// output to the ReadFrom of an embedded buffer.
 type bounded struct {
-	bytes.Buffer
+	kept bytes.Buffer
 	over bool
+	full func() // called when something is dropped; may be nil
 }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	if room := maxOutput - b.Len(); len(p) > room {
+	room := min(len(p), maxOutput-b.kept.Len())
+	b.kept.Write(p[:room])
+	if room < len(p) {
 		b.over = true
-		b.Buffer.Write(p[:room])
-		return len(p), nil
+		if b.full != nil {
+			b.full()
+		}
 	}
-	return b.Buffer.Write(p)
+	return len(p), nil
 }

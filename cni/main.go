@@ -3,6 +3,7 @@ package cni
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -22,10 +23,10 @@ func Run(ctx context.Context, p Plugin, delegates Delegates, getenv func(string)
 	r, err := NewRequest(getenv, in)
 	var answer []byte
 	version := Versions[len(Versions)-1]
+	if r != nil && slices.Contains(Versions, r.Version) {
+		version = r.Version
+	}
 	if err == nil {
-		if slices.Contains(Versions, r.Version) {
-			version = r.Version
-		}
 		r.Delegates = delegates
 		answer, err = serve(ctx, p, r)
 		for _, w := range r.Warnings() {
@@ -56,7 +57,15 @@ func serve(ctx context.Context, p Plugin, r *Request) (answer []byte, err error)
 		if err != nil {
 			return nil, err
 		}
-		return res.Encode(r.Version)
+		if answer, err = res.Encode(r.Version); err != nil {
+			// A result that cannot be told is an attachment that nobody knows of.
+			del, e := r.With(DEL, nil)
+			if e == nil {
+				e = p.Del(context.WithoutCancel(ctx), del)
+			}
+			return nil, errors.Join(err, e)
+		}
+		return answer, nil
 	case DEL:
 		return nil, p.Del(ctx, r)
 	case CHECK:

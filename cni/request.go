@@ -60,7 +60,7 @@ func (r *Request) checkEnvironment() error {
 		return Errorf(ErrEnvironment, "CNI_CONTAINERID=%q; want letters, digits, '_', '.', '-', the first a letter or digit, at most %d", clip(r.ContainerID), maxName)
 	}
 	if !ValidIfName(r.IfName) {
-		return Errorf(ErrEnvironment, "CNI_IFNAME=%q; want at most 15 bytes without '/', ':' and white space", clip(r.IfName))
+		return Errorf(ErrEnvironment, "CNI_IFNAME=%q; want at most 15 bytes without '/', ':', '%%' and white space", clip(r.IfName))
 	}
 	if r.NetNS == "" && r.Verb != DEL {
 		return Errorf(ErrEnvironment, "CNI_NETNS is not set; want the path of the container's network namespace")
@@ -91,10 +91,11 @@ func ValidName(s string) bool {
 	return s != "" && len(s) <= maxName
 }
 
-// ValidIfName reports whether Linux takes s as the name of an interface.
+// ValidIfName reports whether Linux takes s as the name of an interface as it is: it would make another name of one with
+// '%'.
 func ValidIfName(s string) bool {
-	return s != "" && len(s) <= 15 && s != "." && s != ".." &&
-		!strings.ContainsFunc(s, func(c rune) bool { return c == '/' || c == ':' || c == 0 || unicode.IsSpace(c) })
+	return s != "" && len(s) <= 15 && s != "." && s != ".." && !strings.ContainsFunc(s, unicode.IsSpace) &&
+		!slices.ContainsFunc([]byte(s), func(c byte) bool { return c == '/' || c == ':' || c == '%' || c == 0 || c == 0xa0 })
 }
 
 func clip(s string) string {
@@ -159,20 +160,24 @@ func (r *Request) readConfig() error {
 	return nil
 }
 
-// parsePrev reads a prevResult, which is in the version of the configuration unless it says otherwise.
 func parsePrev(version string, b []byte) (*Result, error) {
-	var v struct {
-		Version string `json:"cniVersion"`
-	}
-	if err := json.Unmarshal(b, &v); err != nil {
-		return nil, Errorf(ErrDecode, "netconf: key \"prevResult\": %w", err)
-	}
-	if v.Version != "" {
-		version = v.Version
-	}
-	prev, err := parseResult(version, b)
+	prev, err := parseOf(version, b)
 	if err != nil {
 		return nil, Errorf(CodeOf(err), "netconf: key \"prevResult\": %w", err)
 	}
 	return prev, nil
+}
+
+// parseOf reads a result that is in a version, that of the configuration, unless it says otherwise.
+func parseOf(version string, b []byte) (*Result, error) {
+	var v struct {
+		Version string `json:"cniVersion"`
+	}
+	if err := json.Unmarshal(b, &v); err != nil {
+		return nil, Errorf(ErrDecode, "result: %w", err)
+	}
+	if v.Version != "" {
+		version = v.Version
+	}
+	return parseResult(version, b)
 }

@@ -3,6 +3,7 @@ package cni
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 
@@ -145,13 +146,13 @@ func (r *Result) wire(version string) ([]byte, error) {
 	for _, t := range r.Routes {
 		w.Routes = append(w.Routes, t.wire())
 	}
-	if !t0(r.DNS) {
+	if !empty(r.DNS) {
 		w.DNS = &r.DNS
 	}
 	return json.Marshal(w)
 }
 
-func t0(d DNS) bool {
+func empty(d DNS) bool {
 	return d.Domain == "" && len(d.Nameservers) == 0 && len(d.Search) == 0 && len(d.Options) == 0
 }
 
@@ -193,13 +194,17 @@ func (t *Route) UnmarshalJSON(b []byte) error {
 		if t.GW, err = netip.ParseAddr(w.GW); err != nil {
 			return fmt.Errorf("key \"gw\" of the route to %s: %q is no IP address", dst, w.GW)
 		}
+		t.GW = t.GW.Unmap()
+		if t.GW.Is4() && !dst.Addr().Is4() {
+			return fmt.Errorf("key \"gw\" of the route to %s: %s is an IPv4 address; want an IPv6 one", dst, t.GW)
+		}
 	}
 	for _, v := range []struct {
 		key string
 		n   int
 	}{{"mtu", t.MTU}, {"advmss", t.AdvMSS}, {"priority", t.Priority}, {"table", t.Table}} {
-		if v.n < 0 {
-			return fmt.Errorf("key %q of the route to %s: %d is negative", v.key, dst, v.n)
+		if v.n < 0 || int64(v.n) > math.MaxUint32 {
+			return fmt.Errorf("key %q of the route to %s: %d is not between 0 and %d", v.key, dst, v.n, uint32(math.MaxUint32))
 		}
 	}
 	if t.Scope < 0 || t.Scope > 255 {
@@ -210,19 +215,10 @@ func (t *Route) UnmarshalJSON(b []byte) error {
 
 // ParseResult reads a result in any version of the specification, which the text itself names.
 func ParseResult(b []byte) (*Result, error) {
-	var v struct {
-		Version string `json:"cniVersion"`
-	}
-	if err := json.Unmarshal(b, &v); err != nil {
-		return nil, Errorf(ErrDecode, "result: %w", err)
-	}
-	return parseResult(v.Version, b)
+	return parseOf(Versions[0], b)
 }
 
 func parseResult(version string, b []byte) (*Result, error) {
-	if version == "" {
-		version = Versions[0]
-	}
 	if !slices.Contains(Versions, version) {
 		return nil, Errorf(ErrVersion, "result has cniVersion %q; want one of %v", version, Versions)
 	}
@@ -266,6 +262,7 @@ func (w wireIP) parse(interfaces int) (ip IP, err error) {
 		if ip.Gateway, err = netip.ParseAddr(w.Gateway); err != nil {
 			return ip, Errorf(ErrDecode, "result: gateway %q of %s is no IP address", w.Gateway, w.Address)
 		}
+		ip.Gateway = ip.Gateway.Unmap()
 	}
 	ip.Interface = NoInterface
 	if w.Interface != nil {

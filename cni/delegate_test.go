@@ -1,0 +1,161 @@
+package cni_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/cniblocks/cniblocks/cni"
+)
+
+// script puts an executable into dir.
+func script(t *testing.T, dir, name, text string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	// A child that is being started would keep the file open for writing for a moment, and it could not be executed then.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+text), 0o700))
+	return path
+}
+
+const withIPAM = `{"cniVersion": "1.1.0", "name": "net", "type": "fake", "ipam": {"type": "leases"}}`
+
+// answering is a plugin that says who it is.
+func answering(name string) fake {
+	return fake{add: func(context.Context, *cni.Request) (*cni.Result, error) {
+		return &cni.Result{Interfaces: []cni.Interface{{Name: name}}}, nil
+	}}
+}
+
+func who(t *testing.T, r *cni.Request) string {
+	t.Helper()
+	p, err := r.IPAM()
+	require.NoError(t, err)
+	res, err := p.Add(t.Context(), r)
+	require.NoError(t, err)
+	return res.Interfaces[0].Name
+}
+
+func TestALinkedInDelegateRunsHereUnlessTheAdministratorsOtherBinaryStandsInCNIPATH(t *testing.T) {
+	t.Parallel()
+	const other = `echo '{"cniVersion": "1.1.0", "interfaces": [{"name": "other"}]}'`
+	linked := cni.Delegates{"leases": answering("linked")}
+	self, err := os.Readlink("/proc/self/exe")
+	require.NoError(t, err)
+
+	empty, same, symlink, theirs, useless := t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir()
+	require.NoError(t, os.Symlink(self, filepath.Join(symlink, "leases")))
+	if os.Link(self, filepath.Join(same, "leases")) != nil { // on another file system
+		require.NoError(t, os.Symlink(self, filepath.Join(same, "leases")))
+	}
+	script(t, theirs, "leases", other)
+	require.NoError(t, os.WriteFile(filepath.Join(useless, "leases"), []byte("x"), 0o600))
+	isDir := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(isDir, "leases"), 0o700))
+
+	for name, c := range map[string]struct {
+		path []string
+		want string
+	}{
+		"nowhere":                       {[]string{empty}, "linked"},
+		"a directory that is not there": {[]string{"/nowhere"}, "linked"},
+		"this very file":                {[]string{same}, "linked"},
+		"a link to this very file":      {[]string{symlink}, "linked"},
+		"another file":                  {[]string{theirs}, "other"},
+		"another file, in the second":   {[]string{empty, theirs}, "other"},
+		"this file before another":      {[]string{same, theirs}, "linked"},
+		"another file before this":      {[]string{theirs, same}, "other"},
+		"not executable":                {[]string{useless}, "linked"},
+		"not executable, then another":  {[]string{useless, theirs}, "other"},
+		"a directory of that name":      {[]string{isDir}, "linked"},
+	} {
+		r := request(t, cni.ADD, withIPAM)
+		r.Path, r.Delegates = c.path, linked
+		require.Equal(t, c.want, who(t, r), name)
+	}
+
+	r := request(t, cni.ADD, withIPAM)
+	r.Path = []string{empty, theirs}
+	require.Equal(t, "other", who(t, r), "not linked in")
+	r.Path = []string{"/first", "/second"}
+	_, err = r.IPAM()
+	require.Equal(t, cni.ErrNotAvailable, cni.CodeOf(err))
+	require.EqualError(t, err, `delegate "leases" is neither linked in nor in CNI_PATH (/first, /second): install it there or correct the key "type"`)
+}
+
+func TestADelegatesTypeIsAFileName(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	script(t, dir, "evil", "exit 0")
+	r := request(t, cni.ADD, withIPAM)
+	r.Path = []string{filepath.Join(dir, "sub")}
+	for _, typ := range []string{"", ".", "..", "../evil", "a/b", "/bin/sh", "a\x00b", strings.Repeat("t", 256)} {
+		_, err := r.Delegate(typ)
+		require.Equal(t, cni.ErrConfig, cni.CodeOf(err), typ)
+		require.ErrorContains(t, err, "want the file name of a plugin")
+	}
+}
+
+func TestNoIPAMIsNoPluginAndNoError(t *testing.T) {
+	t.Parallel()
+	for _, conf := range []string{netconf, `{"cniVersion": "1.0.0", "name": "net", "ipam": {}}`, `{"cniVersion": "1.0.0", "name": "net", "ipam": null}`} {
+		p, err := request(t, cni.ADD, conf).IPAM()
+		require.NoError(t, err)
+		require.Nil(t, p)
+	}
+	_, err := request(t, cni.ADD, `{"cniVersion": "1.0.0", "name": "net", "ipam": {"type": 7}}`).IPAM()
+	require.ErrorContains(t, err, `key "ipam.type" is a JSON number; want a string`)
+}
+
+func TestADelegateInTheProcessGetsACopyAndGivesWhatTheVersionCanSay(t *testing.T) {
+	t.Parallel()
+	var verbs []cni.Verb
+	note := func(_ context.Context, r *cni.Request) error {
+		verbs = append(verbs, r.Verb)
+		r.Network, r.IfName = "changed", "changed"
+		r.Warn("from the delegate")
+		return nil
+	}
+	r := request(t, cni.DEL, `{"cniVersion": "0.3.1", "name": "net", "ipam": {"type": "leases"}}`)
+	r.Delegates = cni.Delegates{"leases": fake{del: note, check: note, status: note, gc: note,
+		add: func(ctx context.Context, r *cni.Request) (*cni.Result, error) { return full(), note(ctx, r) }}}
+	p, err := r.IPAM()
+	require.NoError(t, err)
+	res, err := p.Add(t.Context(), r)
+	require.NoError(t, err)
+	require.Equal(t, full().As("0.3.1"), res)
+	for _, call := range []func(context.Context, *cni.Request) error{p.Del, p.Check, p.Status, p.GC} {
+		require.NoError(t, call(t.Context(), r))
+	}
+	require.Equal(t, []cni.Verb{cni.ADD, cni.DEL, cni.CHECK, cni.STATUS, cni.GC}, verbs)
+	require.Equal(t, []any{"net", "eth0", cni.DEL}, []any{r.Network, r.IfName, r.Verb})
+	require.Len(t, r.Warnings(), 5)
+}
+
+func TestPluginsThatCallEachOtherForEverAreStopped(t *testing.T) {
+	t.Parallel()
+	calls := 0
+	again := fake{}
+	again.add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
+		calls++
+		p, err := r.IPAM()
+		if err != nil {
+			return nil, err
+		}
+		return p.Add(ctx, r)
+	}
+	r := request(t, cni.ADD, withIPAM)
+	r.Delegates = cni.Delegates{"leases": again}
+	p, err := r.IPAM()
+	require.NoError(t, err)
+	_, err = p.Add(t.Context(), r)
+	require.Equal(t, cni.ErrConfig, cni.CodeOf(err))
+	require.ErrorContains(t, err, "more than 8 plugins call one another")
+	require.Equal(t, 8, calls)
+}

@@ -1,0 +1,9 @@
+package cni_test
+
+import (
+	"testing"
+
+	"github.com/cniblocks/cniblocks/internal/nstest"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }
