@@ -264,7 +264,7 @@ func (c *cluster) dumps() []string {
 	var all []string
 	for _, n := range c.nodes {
 		var b strings.Builder
-		for l := range strings.Lines(nstest.Dump(n.ns)) {
+		for l := range strings.Lines(nstest.DumpLinks(n.ns)) {
 			if !noise.MatchString(l) {
 				b.WriteString(l)
 			}

@@ -30,6 +30,13 @@ func Dump(ns *netns.NS) string {
 	return out.String()
 }
 
+// DumpLinks is the part of [Dump] without the packet filters, which are asked of programs.
+func DumpLinks(ns *netns.NS) string {
+	var out strings.Builder
+	dumpNetlink(ns, &out)
+	return out.String()
+}
+
 // dumpNetlink is the part that needs no programs.
 func dumpNetlink(ns *netns.NS, out *strings.Builder) {
 	h, err := handle(ns)

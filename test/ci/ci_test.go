@@ -166,6 +166,12 @@ func TestTheVirtualMachineIsAskedForNoMoreThanWaitsForIt(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, "^(TestA|TestB)$", pattern([]string{"TestB", "TestA"}))
 	require.Equal(t, "^(TestA)$/^(over_IPv6|x\\+y)$", pattern([]string{"TestA/x+y", "TestA/over_IPv6"}))
-	require.Equal(t, "^(TestA|TestB)$", pattern([]string{"TestA/x", "TestB"}), "a whole test beside a subtest")
-	require.Equal(t, "^(TestA)$", pattern([]string{"TestA/x/y"}))
+	require.Equal(t, "^(TestA)$/^(x)$", pattern([]string{"TestA/x/y", "TestA/x/z"}))
+	l := newLane("here")
+	for _, name := range []string{"TestA/x", "TestB"} {
+		r := &result{outcome: skipped}
+		r.output.WriteString("    a_test.go:7: lane: needs gre, " + inVM + "\n")
+		l.results[id{"m/a", name}] = r
+	}
+	require.Equal(t, []selection{{"m/a", "^(TestB)$"}, {"m/a", "^(TestA)$/^(x)$"}}, wantVM(l))
 }

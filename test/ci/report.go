@@ -70,39 +70,48 @@ type report struct {
 // selection is what the virtual machine is to run of a package: a pattern for -run.
 type selection struct{ pkg, run string }
 
-// wantVM selects the tests that wait for the virtual machine, and nothing besides them: emulation is slow.
+// wantVM selects the tests that wait for the virtual machine, and as little besides them as patterns allow: emulation is
+// slow. Whole tests and subtests of a package are two selections.
 func wantVM(l *lane) []selection {
-	waiting := map[string][]string{}
+	whole, nested := map[string][]string{}, map[string][]string{}
 	for _, key := range l.tests("") {
-		if r := l.results[key]; r.outcome == skipped && strings.Contains(r.reason(), inVM) {
-			waiting[key.pkg] = append(waiting[key.pkg], key.test)
+		r := l.results[key]
+		if r.outcome != skipped || !strings.Contains(r.reason(), inVM) {
+			continue
+		}
+		if strings.Contains(key.test, "/") {
+			nested[key.pkg] = append(nested[key.pkg], key.test)
+		} else {
+			whole[key.pkg] = append(whole[key.pkg], key.test)
 		}
 	}
 	var all []selection
-	for _, pkg := range slices.Sorted(maps.Keys(waiting)) {
-		all = append(all, selection{pkg, pattern(waiting[pkg])})
+	for _, tests := range []map[string][]string{whole, nested} {
+		for _, pkg := range slices.Sorted(maps.Keys(tests)) {
+			all = append(all, selection{pkg, pattern(tests[pkg])})
+		}
 	}
 	return all
 }
 
-// pattern selects tests by their full names. Where some are subtests and others whole tests, it selects the whole tests
-// that hold them: a pattern has one list of names for each level.
+// pattern selects tests by their full names, down to the second level: for each level it has one list of names.
 func pattern(tests []string) string {
-	var tops, subs []string
-	whole := false
+	var levels [2][]string
 	for _, t := range tests {
-		top, sub, nested := strings.Cut(t, "/")
-		tops = append(tops, regexp.QuoteMeta(top))
-		whole = whole || !nested || strings.Contains(sub, "/")
-		subs = append(subs, regexp.QuoteMeta(sub))
+		for i, name := range strings.SplitN(t, "/", 3) {
+			if i < len(levels) {
+				levels[i] = append(levels[i], regexp.QuoteMeta(name))
+			}
+		}
 	}
-	slices.Sort(tops)
-	run := "^(" + strings.Join(slices.Compact(tops), "|") + ")$"
-	if !whole {
-		slices.Sort(subs)
-		run += "/^(" + strings.Join(slices.Compact(subs), "|") + ")$"
+	var parts []string
+	for _, names := range levels {
+		if len(names) > 0 {
+			slices.Sort(names)
+			parts = append(parts, "^("+strings.Join(slices.Compact(names), "|")+")$")
+		}
 	}
-	return run
+	return strings.Join(parts, "/")
 }
 
 // merge counts each test once: failed if it failed in any lane, else passed if it passed in one. missing are the words
