@@ -7,7 +7,10 @@
 // caller of the deletion is held for some 20 milliseconds more, by an rcu_barrier that nobody else needs. Here a child, the
 // same program executed again, asks the kernel for the deletion and is held; the parent waits for the announcement. If it
 // does not come, because the child was killed or could not be started, the parent deletes the interface itself: nothing
-// fails silently.
+// fails silently. A child that comes late asks for an index that is no longer there: the kernel gives them out in turn.
+//
+// Whoever inherits the child, process 1 or a nearer subreaper, reaps it, as it must every orphan. Where it does not, each
+// deletion leaves an entry in the process table.
 package reap
 
 import (
@@ -44,9 +47,16 @@ func Child() {
 	os.Exit(0)
 }
 
-// Delete removes the interface of that index from ns and returns when its name and its addresses are free. It is to be
-// used in programs whose main calls [Child].
+// Delete removes the interface of that index from ns and returns when its name and its addresses are free; one that is
+// not there is no error. It is to be used in programs whose main calls [Child].
 func Delete(ctx context.Context, ns *netns.NS, index int) error {
+	return reaper{"/proc/self/exe"}.remove(ctx, ns, index)
+}
+
+// reaper starts children of a program.
+type reaper struct{ program string }
+
+func (r reaper) remove(ctx context.Context, ns *netns.NS, index int) error {
 	news, err := rtnl.Listen(ns, rtnl.GroupLink)
 	if err != nil {
 		return err
@@ -59,13 +69,11 @@ func Delete(ctx context.Context, ns *netns.NS, index int) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	pid, err := start(ns, index)
-	if err != nil {
-		return c.Do(rtnl.DelLinkIndex(index))
-	}
-	defer unix.Close(pid)
-	if awaited(news, pid, index) {
-		return nil
+	if pid, err := r.start(ns, index); err == nil {
+		defer unix.Close(pid)
+		if awaited(news, pid, index) {
+			return nil
+		}
 	}
 	err = c.Do(rtnl.DelLinkIndex(index))
 	var e *rtnl.Error
@@ -76,7 +84,7 @@ func Delete(ctx context.Context, ns *netns.NS, index int) error {
 }
 
 // start runs the child and returns a descriptor of the process.
-func start(ns *netns.NS, index int) (pid int, err error) {
+func (r reaper) start(ns *netns.NS, index int) (pid int, err error) {
 	fd, err := ns.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
 	if err != nil {
 		return -1, err
@@ -85,7 +93,7 @@ func start(ns *netns.NS, index int) (pid int, err error) {
 	defer sock.Close()
 	pid = -1
 	// The child has a session of its own and nothing of ours open: no pipe of the runtime, no lock.
-	p, err := os.StartProcess("/proc/self/exe", []string{childName, strconv.Itoa(index)}, &os.ProcAttr{
+	p, err := os.StartProcess(r.program, []string{childName, strconv.Itoa(index)}, &os.ProcAttr{
 		Dir: "/", Env: []string{}, Files: []*os.File{nil, nil, nil, sock},
 		Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &pid},
 	})
