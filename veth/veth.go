@@ -182,6 +182,19 @@ func DeleteAll(ctx context.Context, ns *netns.NS, hosts ...Host) error {
 	return rtnl.Except(c.Do(rtnl.DelLinkGroup(group)), fs.ErrNotExist)
 }
 
+// Retain removes the pairs in ns that bear an alias of the network, save those whose alias is among keep, see [Alias].
+func Retain(ctx context.Context, ns *netns.NS, network string, keep ...string) error {
+	ends, err := List(ctx, ns, AliasPrefix(network))
+	if err != nil {
+		return err
+	}
+	live := make(map[string]bool, len(keep))
+	for _, alias := range keep {
+		live[alias] = true
+	}
+	return DeleteAll(ctx, ns, slices.DeleteFunc(ends, func(e Host) bool { return live[e.Alias] })...)
+}
+
 // freeGroup chooses a link group that no link has.
 func freeGroup(c *rtnl.Conn) (uint32, error) {
 	links, err := c.Links("")

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"maps"
 	"net/netip"
-	"slices"
 
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/cni"
@@ -61,12 +59,12 @@ func (p Plugin) GC(ctx context.Context, r *cni.Request) error {
 		return err
 	}
 	defer j.close()
-	keep := map[string]bool{}
+	var keep []string
 	for _, a := range r.Valid {
-		keep[veth.Alias(r.Network, a.ContainerID, a.IfName)] = true
+		keep = append(keep, veth.Alias(r.Network, a.ContainerID, a.IfName))
 	}
-	devices := j.sweepDevices(ctx, keep)
-	errs := []error{devices, spoof.Retain(ctx, j.host, veth.AliasPrefix(r.Network), slices.Collect(maps.Keys(keep))),
+	devices := veth.Retain(ctx, j.host, r.Network, keep...)
+	errs := []error{devices, spoof.Retain(ctx, j.host, veth.AliasPrefix(r.Network), keep),
 		j.sweepReference(ctx), j.sweepSNAT(ctx)}
 	if j.ipam != nil && devices == nil {
 		errs = append(errs, j.ipam.GC(ctx, r))
@@ -121,14 +119,4 @@ func (j *job) sweepSNAT(ctx context.Context) error {
 		owners[i] = a.ContainerID + "/" + a.IfName
 	}
 	return rule.Retain(ctx, j.policy(nil), owners)
-}
-
-// sweepDevices removes the host ends that bear an alias of this network and belong to no valid attachment.
-func (j *job) sweepDevices(ctx context.Context, keep map[string]bool) error {
-	ends, err := veth.List(ctx, j.host, veth.AliasPrefix(j.Network))
-	if err != nil {
-		return err
-	}
-	stale := slices.DeleteFunc(ends, func(e veth.Host) bool { return keep[e.Alias] })
-	return veth.DeleteAll(ctx, j.host, stale...)
 }
