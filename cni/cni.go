@@ -75,6 +75,19 @@ type Request struct {
 // Attachment is the one that the request is about.
 func (r *Request) Attachment() Attachment { return Attachment{r.ContainerID, r.IfName} }
 
+// PrevIPs are the addresses that prevResult gives the interface that the request is about; none without a prevResult.
+func (r *Request) PrevIPs() (ips []IP) {
+	if r.Prev == nil {
+		return nil
+	}
+	for _, ip := range r.Prev.IPs {
+		if ip.Interface == NoInterface || r.Prev.Interfaces[ip.Interface].Name == r.IfName {
+			ips = append(ips, ip)
+		}
+	}
+	return ips
+}
+
 // Warn notes something that a person should know and that keeps nothing from working. [Main] prints it to standard error
 // and repeats it in what STATUS says.
 func (r *Request) Warn(format string, a ...any) {

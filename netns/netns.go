@@ -361,8 +361,12 @@ func (ns *NS) Keep(key any, open func() (io.Closer, error)) (io.Closer, error) {
 	return c, nil
 }
 
-// Close closes the namespace and what was kept in it. The namespace itself stays if something else holds it.
+// Close closes the namespace and what was kept in it. The namespace itself stays if something else holds it. A nil NS is
+// closed already.
 func (ns *NS) Close() error {
+	if ns == nil {
+		return nil
+	}
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	var errs []error

@@ -244,6 +244,7 @@ func TestKeepOpensOncePerKeyAndCloseCloses(t *testing.T) {
 	_, err = ns.Keep(key{3}, func() (io.Closer, error) { return closer(func() error { return mine }), nil })
 	require.NoError(t, err, "what failed to open is tried again")
 	require.ErrorIs(t, ns.Close(), mine)
+	require.NoError(t, (*netns.NS)(nil).Close())
 	require.Equal(t, 2, closed)
 }
 

@@ -61,7 +61,7 @@ func ExampleEnsureLink() {
 		{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: gateway, OnLink: true},
 	}
 	fmt.Println(route.EnsureLink(ctx, pod, "eth0", routes...))
-	fmt.Println(route.CheckLink(pod, "eth0", routes...))
+	fmt.Println(route.CheckLink(ctx, pod, "eth0", routes...))
 	// Output:
 	// <nil>
 	// <nil>

@@ -56,7 +56,7 @@ func EnsureLink(ctx context.Context, ns *netns.NS, link string, routes ...Route)
 	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if other := CheckLink(ns, link, routes...); other != nil {
+	if other := CheckLink(ctx, ns, link, routes...); other != nil {
 		return errors.Join(other, err)
 	}
 	return rtnl.Except(err, fs.ErrExist)
@@ -64,7 +64,7 @@ func EnsureLink(ctx context.Context, ns *netns.NS, link string, routes ...Route)
 
 // CheckLink fails if a route is in no table of ns, or in one with another next hop or device than asked for. The table,
 // the metric and the metrics of a route may be what another program made of them.
-func CheckLink(ns *netns.NS, link string, routes ...Route) error {
+func CheckLink(_ context.Context, ns *netns.NS, link string, routes ...Route) error {
 	c, err := rtnl.Open(ns)
 	if err != nil {
 		return err

@@ -24,9 +24,9 @@ func TestEnsureLinkAddsWhatIsMissingOnce(t *testing.T) {
 		{Dst: prefix("2001:db8:1::/48"), Via: ip("2001:db8::2")}, {Dst: prefix("::/0"), Via: ip("fe80::9")},
 		{Dst: prefix("203.0.113.0/24"), Via: ip("192.0.2.2"), Table: 99, Metric: 7},
 	}
-	require.ErrorIs(t, route.CheckLink(ns, "eth0", want...), fs.ErrNotExist)
+	require.ErrorIs(t, route.CheckLink(t.Context(), ns, "eth0", want...), fs.ErrNotExist)
 	require.NoError(t, route.EnsureLink(t.Context(), ns, "eth0", want...))
-	require.NoError(t, route.CheckLink(ns, "eth0", want...))
+	require.NoError(t, route.CheckLink(t.Context(), ns, "eth0", want...))
 	before, heard := nstest.Dump(ns), changes(t, ns)
 	require.NoError(t, route.EnsureLink(t.Context(), ns, "eth0", want...), "again")
 	require.Zero(t, heard())
@@ -56,13 +56,13 @@ func TestCheckLinkAcceptsWhatChainedProgramsDo(t *testing.T) {
 	moved := want
 	moved.Table, moved.Metric, moved.MTU = 99, 5, 1300
 	require.NoError(t, route.EnsureLink(t.Context(), ns, "eth0", moved))
-	require.NoError(t, route.CheckLink(ns, "eth0", want), "another table, metric and MTU")
-	require.NoError(t, route.CheckLink(ns, "eth0", route.Route{Dst: want.Dst}), "no next hop asked for")
+	require.NoError(t, route.CheckLink(t.Context(), ns, "eth0", want), "another table, metric and MTU")
+	require.NoError(t, route.CheckLink(t.Context(), ns, "eth0", route.Route{Dst: want.Dst}), "no next hop asked for")
 	other := want
 	other.Via = ip("192.0.2.3")
-	require.ErrorIs(t, route.CheckLink(ns, "eth0", other), fs.ErrNotExist)
-	require.ErrorIs(t, route.CheckLink(ns, "lo", want), fs.ErrNotExist, "another device")
-	require.ErrorIs(t, route.CheckLink(ns, "nowhere", want), fs.ErrNotExist)
+	require.ErrorIs(t, route.CheckLink(t.Context(), ns, "eth0", other), fs.ErrNotExist)
+	require.ErrorIs(t, route.CheckLink(t.Context(), ns, "lo", want), fs.ErrNotExist, "another device")
+	require.ErrorIs(t, route.CheckLink(t.Context(), ns, "nowhere", want), fs.ErrNotExist)
 }
 
 func TestEnsureLinkRefusesWhatMakesNoSense(t *testing.T) {

@@ -145,7 +145,7 @@ func (j *job) checkPod(ctx context.Context) error {
 	for _, r := range j.Prev.Routes {
 		routes = append(routes, podRoute(r, &cni.Result{IPs: j.prevIPs()}))
 	}
-	if err := route.CheckLink(j.pod, j.IfName, routes...); err != nil {
+	if err := route.CheckLink(ctx, j.pod, j.IfName, routes...); err != nil {
 		return fmt.Errorf("in %s: %w", j.NetNS, err)
 	}
 	return nil

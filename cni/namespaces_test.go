@@ -1,0 +1,56 @@
+//go:build linux
+
+package cni_test
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/nstest"
+)
+
+func TestTheNamespacesOfARequestAreThoseOfNodeAndContainer(t *testing.T) {
+	t.Parallel()
+	node, pod := nstest.New(t), nstest.New(t)
+	at := fmt.Sprintf("CNI_NETNS=/proc/%d/fd/%d", os.Getpid(), pod.Fd())
+	require.NoError(t, node.Do(func() error {
+		for _, verb := range []cni.Verb{cni.ADD, cni.CHECK, cni.DEL, cni.GC, cni.STATUS} {
+			n, p, err := request(t, verb, netconf, at).Namespaces()
+			require.NoError(t, err)
+			require.True(t, n.Same(node))
+			if verb == cni.ADD || verb == cni.CHECK {
+				require.True(t, p.Same(pod))
+			} else {
+				require.Nil(t, p)
+			}
+			require.NoError(t, p.Close())
+			require.NoError(t, n.Close())
+		}
+		for changed, code := range map[string]cni.Code{"CNI_NETNS=/run/netns/not-there": cni.ErrUnknownContainer, "CNI_NETNS=/etc/passwd": cni.ErrEnvironment,
+			"CNI_NETNS=/proc/thread-self/ns/net": cni.ErrEnvironment} {
+			n, p, err := request(t, cni.ADD, netconf, changed).Namespaces()
+			require.Equal(t, code, cni.CodeOf(err), changed)
+			require.ErrorContains(t, err, "CNI_NETNS")
+			require.Nil(t, n)
+			require.Nil(t, p)
+		}
+		return nil
+	}))
+}
+
+func TestPrevIPsAreThoseOfTheInterfaceThatIsAskedAbout(t *testing.T) {
+	t.Parallel()
+	r := request(t, cni.CHECK, `{"cniVersion": "1.0.0", "name": "net", "prevResult": {"interfaces": [{"name": "br0"}, {"name": "eth0", "sandbox": "/x"},
+		{"name": "eth1", "sandbox": "/x"}], "ips": [{"address": "10.0.0.1/24", "interface": 1}, {"address": "10.0.0.2/24", "interface": 2},
+		{"address": "10.0.0.3/24"}, {"address": "10.0.0.4/24", "interface": 0}]}}`)
+	var got []string
+	for _, ip := range r.PrevIPs() {
+		got = append(got, ip.Address.String())
+	}
+	require.Equal(t, []string{"10.0.0.1/24", "10.0.0.3/24"}, got)
+	require.Empty(t, request(t, cni.CHECK, netconf).PrevIPs())
+}
