@@ -96,14 +96,13 @@ func TestWrappedErrorsAreStillFound(t *testing.T) {
 func TestAPanicIsCode999WithItsStack(t *testing.T) {
 	t.Parallel()
 	p := fake{add: func(context.Context, *cni.Request) (*cni.Result, error) {
-		var m map[string]int
-		m["x"]++
-		return nil, nil
+		var none []int
+		return nil, errors.New(string(rune(none[len(netconf)])))
 	},
 		del: func(context.Context, *cni.Request) error { panic("on purpose") }}
 	a := run(t, p, environ(cni.ADD), netconf)
 	require.Equal(t, []any{1, cni.ErrInternal}, []any{a.status, a.Code})
-	require.Contains(t, a.Msg, "bug in the plugin: assignment to entry in nil map")
+	require.Contains(t, a.Msg, "bug in the plugin: runtime error: index out of range")
 	require.Contains(t, a.Details, "TestAPanicIsCode999WithItsStack")
 	a = run(t, p, environ(cni.DEL), netconf)
 	require.Equal(t, cni.ErrInternal, a.Code)
