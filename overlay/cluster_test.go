@@ -40,6 +40,10 @@ func TestMain(m *testing.M) {
 
 var prefixes = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/48")}
 
+// patience is how long an answer may take: a handshake of WireGuard that is lost is repeated after 5 s, and a virtual machine
+// without hardware support is slow.
+const patience = 20 * time.Second
+
 // cluster is nodes that a bridge in a namespace of its own joins: the underlay.
 type cluster struct {
 	t     testing.TB
@@ -221,7 +225,7 @@ func (c *cluster) reach(families ...peer.Family) {
 func (c *cluster) pings(from *netns.NS, to pod, what string, families []peer.Family) {
 	c.t.Helper()
 	for _, a := range to.addrs(families) {
-		require.NoError(c.t, nstest.Ping(c.t.Context(), from, a, ping.Options{Timeout: 3 * time.Second}), what)
+		require.NoError(c.t, nstest.Ping(c.t.Context(), from, a, ping.Options{Timeout: patience}), what)
 	}
 }
 
@@ -250,7 +254,7 @@ func (c *cluster) streams(families ...peer.Family) {
 		for _, a := range to.pods[0].addrs(families) {
 			at := nstest.Serve(c.t, to.pods[0].ns, netip.AddrPortFrom(a, 0))
 			require.NoError(c.t, nstest.Stream(c.t.Context(), from.pods[0].ns, at, 4<<20), "%s to %s", from.Name, to.Name)
-			probe := ping.Options{NoFrag: true, Timeout: 3 * time.Second, Size: ping.Payload(mtu, a)}
+			probe := ping.Options{NoFrag: true, Timeout: patience, Size: ping.Payload(mtu, a)}
 			require.NoError(c.t, nstest.Ping(c.t.Context(), from.pods[0].ns, a, probe), "%d bytes", mtu)
 			probe.Size++
 			require.ErrorContains(c.t, nstest.Ping(c.t.Context(), from.pods[0].ns, a, probe), "message too long", "%d bytes", mtu+1)
@@ -307,12 +311,13 @@ func watch(t *testing.T, ns *netns.NS) func() []string {
 	t.Helper()
 	require.Eventually(t, func() bool { // the kernel brings IPv6 addresses into use in its own time
 		for a := range strings.FieldsSeq(ip(t, ns, "-6 -br addr show scope global")) {
-			if p, err := netip.ParsePrefix(a); err == nil && !strings.Contains(ip(t, ns, "-6 route show table local"), "local "+p.Addr().String()+" ") {
+			local, _, isPrefix := strings.Cut(a, "/")
+			if isPrefix && !strings.Contains(ip(t, ns, "-6 route show table local"), "local "+local+" ") {
 				return false
 			}
 		}
 		return true
-	}, 5*time.Second, 20*time.Millisecond)
+	}, patience, 20*time.Millisecond)
 	time.Sleep(100 * time.Millisecond)
 	var cmd *exec.Cmd
 	var out bytes.Buffer

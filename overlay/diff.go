@@ -267,8 +267,12 @@ func names(links []rtnl.Link) func(int) string {
 }
 
 // read dumps what the comparison needs.
-func (n *Node) read() (k kernel, err error) {
-	if k.routes, err = n.conn.Routes(rtnl.RouteFilter{Table: n.o.Table}); err != nil {
+func (n *Node) read() (k *kernel, err error) {
+	k = &n.dump
+	k.tunnel, k.tunnelWrong = nil, false
+	neighs, fdbs := k.neighs, k.fdbs
+	k.neighs, k.fdbs = nil, nil
+	if k.routes, err = n.conn.RoutesInto(k.routes, rtnl.RouteFilter{Table: n.o.Table}); err != nil {
 		return k, err
 	}
 	if k.addrs, err = n.conn.Addrs(0); err != nil {
@@ -280,22 +284,19 @@ func (n *Node) read() (k kernel, err error) {
 			continue
 		}
 		v, ok := d.tunnel.(rtnl.VXLAN)
-		if !ok || v.GPE {
+		if !ok || v.GPE { // only plain vxlan has entries, and no driver has two such devices
 			continue
 		}
 		if d.bridge == "" {
-			neighs, err := n.conn.Neighs(link)
-			if err != nil {
+			if neighs, err = n.conn.NeighsInto(neighs, link); err != nil {
 				return k, err
 			}
 			// Entries that the kernel resolves itself are no one's.
-			k.neighs = append(k.neighs, slices.DeleteFunc(neighs, func(e rtnl.Neigh) bool { return e.Proto != Proto && !e.Permanent() })...)
+			k.neighs = slices.DeleteFunc(neighs, func(e rtnl.Neigh) bool { return e.Proto != Proto && !e.Permanent() })
 		}
-		fdbs, err := n.conn.FDBs(link)
-		if err != nil {
+		if k.fdbs, err = n.conn.FDBsInto(fdbs, link); err != nil {
 			return k, err
 		}
-		k.fdbs = append(k.fdbs, fdbs...)
 	}
 	if t, ok := n.d.(tunneler); ok {
 		right := false

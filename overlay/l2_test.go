@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -79,7 +78,7 @@ func TestOneSubnetSpansTheNodesThroughTunnelsOnTheirBridges(t *testing.T) {
 			for _, a := range c.nodes[1].pods[0].addrs(nil) {
 				at := nstest.Serve(t, c.nodes[1].pods[0].ns, netip.AddrPortFrom(a, 0))
 				require.NoError(t, nstest.Stream(t.Context(), c.nodes[0].pods[0].ns, at, 4<<20))
-				probe := ping.Options{NoFrag: true, Timeout: 3 * time.Second, Size: ping.Payload(mtu, a)}
+				probe := ping.Options{NoFrag: true, Timeout: patience, Size: ping.Payload(mtu, a)}
 				require.NoError(t, nstest.Ping(t.Context(), c.nodes[0].pods[0].ns, a, probe))
 				probe.Size++
 				require.ErrorContains(t, nstest.Ping(t.Context(), c.nodes[0].pods[0].ns, a, probe), "message too long")

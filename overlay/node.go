@@ -39,6 +39,7 @@ type Node struct {
 	applied  bool          // the kernel held want after our last write
 	mtu      int           // for pods
 
+	dump     kernel                  // its slices are used again
 	src      [2]netip.Addr           // of IPv4 and IPv6 routes
 	held     map[netip.Prefix]string // who had which range before the last list
 	least    int                     // MTU of the narrowest path

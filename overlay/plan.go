@@ -25,7 +25,7 @@ func (n *Node) elders(list []peer.Peer) {
 
 // planAll makes the wanted state of the list. have are this node's routes in the kernel, which tell in a new process who
 // was there before.
-func (n *Node) planAll(have []rtnl.Route, k kernel) {
+func (n *Node) planAll(have []rtnl.Route, k *kernel) {
 	n.skipped, n.least = nil, 0
 	n.widest = map[peer.Family]int{}
 	n.ask()
@@ -162,7 +162,7 @@ func (n *Node) disputed(stood func(*peer.Peer) bool) map[int]error {
 }
 
 // elder reports whether the kernel shows that a peer was there before.
-func (n *Node) elder(p *peer.Peer, have []rtnl.Route, k kernel) bool {
+func (n *Node) elder(p *peer.Peer, have []rtnl.Route, k *kernel) bool {
 	var made plan
 	if n.d.plan(n, p, &made) != nil {
 		return false

@@ -172,6 +172,11 @@ func (c *Conn) drain() {
 // dump sends a request and calls parse with each answer until the end, and once more from the start if the kernel says
 // that its state changed meanwhile.
 func dump[T any](c *Conn, m *Msg, parse func(body []byte) (v T, keep bool, err error)) ([]T, error) {
+	return dumpInto(nil, c, m, parse)
+}
+
+// dumpInto is dump into a slice whose values are no longer needed.
+func dumpInto[T any](old []T, c *Conn, m *Msg, parse func(body []byte) (v T, keep bool, err error)) ([]T, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.strict {
@@ -184,7 +189,7 @@ func dump[T any](c *Conn, m *Msg, parse func(body []byte) (v T, keep bool, err e
 		if err := c.send(m.b); err != nil {
 			return nil, fmt.Errorf("%s: %w", m.op, err)
 		}
-		var all []T
+		all := old[:0]
 		var failed error
 		interrupted := false
 		err := c.receive(func(h header, body []byte) (bool, error) {

@@ -63,10 +63,13 @@ func (n Neigh) String() string {
 }
 
 // Neighs lists the entries of a link, of both families.
-func (c *Conn) Neighs(link int) ([]Neigh, error) {
+func (c *Conn) Neighs(link int) ([]Neigh, error) { return c.NeighsInto(nil, link) }
+
+// NeighsInto is Neighs into a slice whose values are no longer needed.
+func (c *Conn) NeighsInto(old []Neigh, link int) ([]Neigh, error) {
 	m := newMsg(unix.RTM_GETNEIGH, 0, fmt.Sprintf("list neighbours of link %d", link), ndmsg(0, 0, 0, 0))
 	m.u32(unix.NDA_IFINDEX, uint32(link))
-	return dump(c, m, func(b []byte) (Neigh, bool, error) {
+	return dumpInto(old, c, m, func(b []byte) (Neigh, bool, error) {
 		n := parseNeigh(b)
 		return n, n.Link == link && n.IP.IsValid(), nil
 	})
@@ -147,9 +150,12 @@ func (f FDB) String() string {
 }
 
 // FDBs lists the entries of a vxlan device itself, not those that a bridge has for it as a port.
-func (c *Conn) FDBs(link int) ([]FDB, error) {
+func (c *Conn) FDBs(link int) ([]FDB, error) { return c.FDBsInto(nil, link) }
+
+// FDBsInto is FDBs into a slice whose values are no longer needed.
+func (c *Conn) FDBsInto(old []FDB, link int) ([]FDB, error) {
 	m := newMsg(unix.RTM_GETNEIGH, 0, fmt.Sprintf("list FDB entries of link %d", link), ndmsg(unix.AF_BRIDGE, link, 0, 0))
-	return dump(c, m, func(b []byte) (FDB, bool, error) {
+	return dumpInto(old, c, m, func(b []byte) (FDB, bool, error) {
 		f, ok := parseFDB(b)
 		return f, ok && f.Link == link, nil
 	})

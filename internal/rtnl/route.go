@@ -182,7 +182,10 @@ type RouteFilter struct {
 }
 
 // Routes lists routes, without cloned and cached ones.
-func (c *Conn) Routes(f RouteFilter) ([]Route, error) {
+func (c *Conn) Routes(f RouteFilter) ([]Route, error) { return c.RoutesInto(nil, f) }
+
+// RoutesInto is Routes into a slice whose values are no longer needed.
+func (c *Conn) RoutesInto(old []Route, f RouteFilter) ([]Route, error) {
 	b := make([]byte, unix.SizeofRtMsg)
 	b[0], b[5] = f.Family, f.Proto
 	m := newMsg(unix.RTM_GETROUTE, 0, "list routes", b)
