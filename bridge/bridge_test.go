@@ -58,6 +58,7 @@ func TestEnsureMakesTheBridgeAndReturnsWhatItIs(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want, v, key)
 	}
+	nstest.Settle(t, ns)
 	before := nstest.Dump(ns)
 	again, err := bridge.Ensure(t.Context(), ns, want)
 	require.NoError(t, err)
@@ -223,6 +224,7 @@ func TestGatewaysAreAddedOnce(t *testing.T) {
 	require.True(t, added)
 	require.NoError(t, bridge.CheckGateways(t.Context(), ns, s.Index, "br0", want...))
 	require.NoError(t, addr.Check(t.Context(), ns, "br0", want...))
+	nstest.Settle(t, ns)
 	before := nstest.Dump(ns)
 	added, err = bridge.Gateways(t.Context(), ns, s.Index, "br0", false, want...)
 	require.NoError(t, err)

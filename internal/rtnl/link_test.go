@@ -108,7 +108,7 @@ func TestALinkIsReadAsAnotherLibraryReadsIt(t *testing.T) {
 		byName, err := c.LinkByName(l.Name)
 		require.NoError(t, err)
 		require.Equal(t, l.Index, byName.Index)
-		require.Equal(t, l.Data, byIndex.Data)
+		require.Equal(t, l.Name, byIndex.Name)
 	}
 	veths, err := c.Links("veth")
 	require.NoError(t, err)
