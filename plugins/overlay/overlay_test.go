@@ -268,3 +268,59 @@ func decode(t *testing.T, doc []byte) map[string]any {
 	require.NoError(t, json.Unmarshal(doc, &m))
 	return m
 }
+
+func TestAfterARebootTheFirstADDRebuildsAll(t *testing.T) {
+	t.Parallel()
+	for name, files := range map[string]func(dir string) error{
+		"and /run is empty": os.RemoveAll,
+		"and the files of the earlier boot are there": func(dir string) error {
+			boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+			if err != nil {
+				return err
+			}
+			return filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+				if err != nil || e.IsDir() {
+					return err
+				}
+				b, err := os.ReadFile(path)
+				if err != nil {
+					return err
+				}
+				earlier := strings.ReplaceAll(string(b), strings.TrimSpace(string(boot)), "00000000-0000-4000-8000-000000000000")
+				return os.WriteFile(path, []byte(earlier), 0o600)
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, 2)
+			w.peers("a", "b")
+			m := w.machines[0]
+			far := w.machines[1].pod("far").add(w.machines[1].conf(nil))
+			m.pod("x").add(m.conf(nil))
+			for _, link := range []string{"cni0", device(t, m)} {
+				require.NoError(t, run2(m, "ip", "link", "del", link))
+			}
+			require.NoError(t, run2(m, "nft", "flush", "ruleset"))
+			require.NoError(t, files(filepath.Join(w.dir, m.name, "run")))
+			p := m.pod("y")
+			p.add(m.conf(nil))
+			for _, ip := range far.IPs {
+				reach(t, p.ns, ip.Address.Addr())
+			}
+			reach(t, p.ns, netip.MustParseAddr("192.0.2.99"))
+			p.check(m.conf(nil))
+		})
+	}
+}
+
+func device(t *testing.T, m *machine) string {
+	t.Helper()
+	for word := range strings.FieldsSeq(nstest.DumpLinks(m.ns)) {
+		if strings.HasPrefix(word, "cb-vxlan") {
+			return word
+		}
+	}
+	t.Fatal("there is no overlay device")
+	return ""
+}
