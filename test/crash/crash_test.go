@@ -25,11 +25,10 @@ func TestMain(m *testing.M) { nstest.Main(m, binaries.Remove) }
 
 // node is where plugins are killed.
 type node struct {
-	t    *testing.T
-	ns   *netns.NS
-	bin  string
-	dir  string // leases, state
-	pods int
+	t   *testing.T
+	ns  *netns.NS
+	bin string
+	dir string // leases, state
 }
 
 func newNode(t *testing.T) *node {
