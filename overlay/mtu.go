@@ -57,13 +57,7 @@ func (n *Node) deviceMTU(f peer.Family) int {
 	if n.o.MTU != 0 {
 		return n.o.MTU
 	}
-	mtu := less(n.base(f), n.d.overhead(f))
-	for a, p := range n.under.known {
-		if peer.FamilyOf(a) == f && p.mtu-n.d.overhead(f) > mtu {
-			mtu = p.mtu - n.d.overhead(f)
-		}
-	}
-	return mtu
+	return less(max(n.base(f), n.under.widest[b2i(f == peer.IPv6)]), n.d.overhead(f))
 }
 
 // mtus settles the MTU for pods and finds devices with another one than wanted.

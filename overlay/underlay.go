@@ -31,8 +31,12 @@ type underlay struct {
 	ask    func([]netip.Addr) []path
 
 	byDst map[netip.Prefix]rtnl.Route
-	bits  [2][]int // the lengths that occur, longest first; IPv4, IPv6
-	known map[netip.Addr]path
+	bits  [2][]int            // the lengths that occur, longest first; IPv4, IPv6
+	known map[netip.Addr]path // what the kernel was asked for
+
+	lastAddr netip.Addr // of the last question, which mostly is the next one too
+	last     path
+	widest   [2]int // the largest MTU of the paths to the peers; IPv4, IPv6
 }
 
 func newUnderlay(c *rtnl.Conn, links []rtnl.Link, routes []rtnl.Route, addrs []rtnl.Addr) (*underlay, error) {
@@ -99,34 +103,35 @@ func (u *underlay) sameAs(v *underlay) bool {
 
 // to is the path to an endpoint.
 func (u *underlay) to(a netip.Addr) path {
-	p, ok := u.known[a]
-	if !ok {
-		if p, ok = u.compute(a); !ok {
-			p = u.ask([]netip.Addr{a})[0]
-		}
-		u.known[a] = p
+	if a == u.lastAddr {
+		return u.last
 	}
+	p, ok := u.compute(a)
+	if !ok {
+		if p, ok = u.known[a]; !ok {
+			p = u.ask([]netip.Addr{a})[0]
+			u.known[a] = p
+		}
+	}
+	u.lastAddr, u.last = a, p
 	return p
 }
 
-// prepare asks the kernel for many at once, where it must be asked at all.
+// prepare looks at the paths to all peers: it asks the kernel for many at once, where it must be asked at all, and finds
+// the widest.
 func (u *underlay) prepare(to []netip.Addr) {
 	var ask []netip.Addr
-	if len(u.known) == 0 {
-		u.known = make(map[netip.Addr]path, len(to))
-	}
 	for _, a := range to {
-		if _, ok := u.known[a]; ok {
-			continue
-		}
-		if p, ok := u.compute(a); ok {
-			u.known[a] = p
-		} else {
+		if _, ok := u.compute(a); !ok {
 			ask = append(ask, a)
 		}
 	}
 	for i, p := range u.ask(ask) {
 		u.known[ask[i]] = p
+	}
+	for _, a := range to {
+		i := b2i(a.Is6())
+		u.widest[i] = max(u.widest[i], u.to(a).mtu)
 	}
 }
 
