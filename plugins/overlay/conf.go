@@ -84,7 +84,7 @@ func load(r *cni.Request) (*conf, error) {
 		}
 		c.Encap = typeHostGW
 	}
-	for _, check := range []func(*cni.Request) error{c.checkEncap, c.checkKeys, c.checkDelegate} {
+	for _, check := range []func(*cni.Request) error{c.checkEncap, c.checkKeys, c.checkDelegate, c.checkTable} {
 		if err := check(r); err != nil {
 			return nil, err
 		}
@@ -157,6 +157,23 @@ func (c *conf) checkKeys(*cni.Request) error {
 		if p != p.Masked() {
 			return bad(`key "ipMasqExcept": %s has host bits; want %s`, p, p.Masked())
 		}
+	}
+	return nil
+}
+
+// checkTable refuses what the table of encapsulations does, with its words.
+func (c *conf) checkTable(*cni.Request) error {
+	var d struct {
+		PortIsolation bool `json:"portIsolation"`
+	}
+	if err := json.Unmarshal(c.Delegate, &d); err != nil {
+		return cni.Errorf(cni.ErrConfig, `netconf: key "delegate": %w`, err)
+	}
+	_, err := overlay.Config{Encap: c.Encap, VNI: c.VNI, Port: c.Port, GBP: c.GBP, GPE: c.GPE, DirectRouting: c.DirectRouting,
+		Mode: c.Mode, Key: c.Key, NoKey: c.NoKey, TTL: c.TTL, TOS: c.TOS, PersistentKeepalive: uint16(c.Keepalive), L2: c.L2,
+		Bridge: c.delegateBridge(), AllowUplink: c.AllowUplink, PortIsolation: d.PortIsolation}.Encapsulation()
+	if err != nil {
+		return cni.Errorf(cni.ErrConfig, "netconf: %w", err)
 	}
 	return nil
 }

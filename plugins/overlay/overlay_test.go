@@ -178,6 +178,8 @@ func TestADDRefusesWhatCannotWorkAndNamesTheKey(t *testing.T) {
 		`peersFile.*no such file`:                              {"peersFile": "/nowhere/peers.json"},
 		`node.*"z"`:                                            {"node": "z"},
 		`neither "peersFile" nor "peers" is stated`:            {"peersFile": nil},
+		`"portIsolation" with "l2" and encap "gre"`:            {"encap": "gre", "l2": true, "delegate": map[string]any{"type": "bridge", "portIsolation": true}},
+		`"l2".*point-to-point|point-to-point.*"l2"`:            {"encap": "gre", "l2": true, "mode": "point-to-point"},
 		`"mode" is "mesh"`:                                     {"encap": "gre", "mode": "mesh"},
 	} {
 		m.pod("x").refused(cni.ADD, m.conf(keys), says)
