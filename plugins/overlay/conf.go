@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/nearest"
@@ -161,21 +160,30 @@ func (c *conf) checkKeys(*cni.Request) error {
 	return nil
 }
 
-// checkTable refuses what the table of encapsulations does, with its words.
 func (c *conf) checkTable(*cni.Request) error {
+	_, err := c.encapsulation()
+	return err
+}
+
+// encapsulation is the type that the keys describe, or why the table of encapsulations refuses them.
+func (c *conf) encapsulation() (overlay.Encap, error) {
 	var d struct {
 		PortIsolation bool `json:"portIsolation"`
 	}
 	if err := json.Unmarshal(c.Delegate, &d); err != nil {
-		return cni.Errorf(cni.ErrConfig, `netconf: key "delegate": %w`, err)
+		return nil, cni.Errorf(cni.ErrConfig, `netconf: key "delegate": %w`, err)
 	}
-	_, err := overlay.Config{Encap: c.Encap, VNI: c.VNI, Port: c.Port, GBP: c.GBP, GPE: c.GPE, DirectRouting: c.DirectRouting,
+	o := overlay.Config{Encap: c.Encap, VNI: c.VNI, Port: c.Port, GBP: c.GBP, GPE: c.GPE, DirectRouting: c.DirectRouting,
 		Mode: c.Mode, Key: c.Key, NoKey: c.NoKey, TTL: c.TTL, TOS: c.TOS, PersistentKeepalive: uint16(c.Keepalive), L2: c.L2,
-		Bridge: c.delegateBridge(), AllowUplink: c.AllowUplink, PortIsolation: d.PortIsolation}.Encapsulation()
-	if err != nil {
-		return cni.Errorf(cni.ErrConfig, "netconf: %w", err)
+		Bridge: c.delegateBridge(), AllowUplink: c.AllowUplink, PortIsolation: d.PortIsolation}
+	if c.Encap == "wireguard" {
+		o.KeyDir = c.DataDir
 	}
-	return nil
+	e, err := o.Encapsulation()
+	if err != nil {
+		return nil, cni.Errorf(cni.ErrConfig, "netconf: %w", err)
+	}
+	return e, nil
 }
 
 // checkDelegate refuses a chain of delegation in which one of our types comes twice: both would be of the same network,
@@ -199,27 +207,6 @@ func (c *conf) checkDelegate(r *cni.Request) error {
 		seen = append(seen, d.Type)
 		raw = d.Delegate
 	}
-}
-
-// encapsulation is the type that the keys describe.
-func (c *conf) encapsulation() overlay.Encap {
-	var l2 overlay.L2
-	if c.L2 {
-		l2 = overlay.L2{Bridge: c.delegateBridge(), AllowUplink: c.AllowUplink}
-	}
-	switch c.Encap {
-	case "vxlan":
-		return overlay.VXLAN{VNI: c.VNI, Port: c.Port, GBP: c.GBP, GPE: c.GPE, DirectRouting: c.DirectRouting, L2: l2}
-	case "gre":
-		return overlay.GRE{Key: c.Key, TTL: c.TTL, TOS: c.TOS, NoKey: c.NoKey, PointToPoint: c.Mode != "", L2: l2}
-	case "ipip":
-		return overlay.IPIP{TTL: c.TTL, TOS: c.TOS}
-	case "geneve":
-		return overlay.Geneve{VNI: c.VNI, Port: c.Port}
-	case "wireguard":
-		return overlay.WireGuard{Port: c.Port, Keepalive: time.Duration(c.Keepalive) * time.Second, KeyDir: c.DataDir}
-	}
-	return overlay.Direct{}
 }
 
 func (c *conf) underlay() peer.Family {
