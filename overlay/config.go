@@ -5,6 +5,7 @@ package overlay
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -28,7 +29,7 @@ type Config struct {
 	TOS   uint8  `json:"tos,omitempty"`
 
 	PersistentKeepalive uint16 `json:"persistentKeepalive,omitempty"` // seconds
-	KeyDir              string `json:"keyDir,omitempty"`
+	KeyDir              string `json:"-"`                             // see [WireGuard]
 
 	L2            bool   `json:"l2,omitempty"`
 	Bridge        string `json:"-"` // that the delegate makes; the ports of L2
@@ -39,10 +40,13 @@ type Config struct {
 // PointToPoint is the value of [Config.Mode] that makes a device for each peer.
 const PointToPoint = "point-to-point"
 
-// names are the encapsulations in the order of the documentation.
+// encapNames are the encapsulations in the order of the documentation.
 var encapNames = []string{"vxlan", "gre", "ipip", "geneve", "wireguard", "host-gw"}
 
-// keys are what each encapsulation understands.
+// Names are the values of [Config.Encap], in the order of the documentation.
+func Names() []string { return slices.Clone(encapNames) }
+
+// encapKeys are what each encapsulation understands.
 var encapKeys = map[string][]string{
 	"vxlan":     {"vni", "port", "gbp", "gpe", "directRouting", "l2", "allowUplink"},
 	"gre":       {"mode", "key", "noKey", "ttl", "tos", "l2", "allowUplink"},
@@ -52,7 +56,17 @@ var encapKeys = map[string][]string{
 	"host-gw":   {},
 }
 
-// Encapsulation is what the configuration says, or why it cannot be.
+// UnsupportedKey is a key of a [Config] that says something, and that the encapsulation does not have.
+type UnsupportedKey struct {
+	Encap, Key string
+	Value      any
+}
+
+func (e *UnsupportedKey) Error() string {
+	return fmt.Sprintf("key %q is %v, which %s does not have; want it removed", e.Key, e.Value, e.Encap)
+}
+
+// Encapsulation is what the configuration says, or why it cannot be: for a key of another encapsulation [*UnsupportedKey].
 func (c Config) Encapsulation() (Encap, error) {
 	if !slices.Contains(encapNames, c.Encap) {
 		return nil, fmt.Errorf("encap %q: want one of %s", c.Encap, strings.Join(encapNames, ", "))
@@ -61,8 +75,8 @@ func (c Config) Encapsulation() (Encap, error) {
 		return nil, err
 	}
 	for _, k := range c.stated() {
-		if !slices.Contains(encapKeys[c.Encap], k) {
-			return nil, fmt.Errorf("%q with encap %q: it has no meaning there; remove it", k, c.Encap)
+		if !slices.Contains(encapKeys[c.Encap], k.name) {
+			return nil, &UnsupportedKey{c.Encap, k.name, k.value}
 		}
 	}
 	var l2 L2
@@ -88,7 +102,7 @@ func (c Config) Encapsulation() (Encap, error) {
 func (c Config) refusal() error {
 	switch {
 	case c.Mode != "" && c.Mode != PointToPoint:
-		return fmt.Errorf("mode %q: want %q, or nothing", c.Mode, PointToPoint)
+		return fmt.Errorf("\"mode\" is %q; want %q, or leave it out", c.Mode, PointToPoint)
 	case c.L2 && c.Encap != "vxlan" && c.Encap != "gre":
 		return fmt.Errorf("\"l2\" with encap %q: it carries no Ethernet; use vxlan or gre", c.Encap)
 	case c.Mode == PointToPoint && c.Encap != "gre":
@@ -119,20 +133,15 @@ func (c Config) vxlanRefusal() error {
 	return nil
 }
 
+type keyValue struct {
+	name  string
+	value any
+}
+
 // stated are the keys that say something.
-func (c Config) stated() []string {
-	var all []string
-	for _, k := range []struct {
-		name string
-		on   bool
-	}{
-		{"vni", c.VNI != 0}, {"port", c.Port != 0}, {"gbp", c.GBP}, {"gpe", c.GPE}, {"directRouting", c.DirectRouting},
-		{"mode", c.Mode != ""}, {"key", c.Key != 0}, {"noKey", c.NoKey}, {"ttl", c.TTL != 0}, {"tos", c.TOS != 0},
-		{"persistentKeepalive", c.PersistentKeepalive != 0}, {"keyDir", c.KeyDir != ""}, {"l2", c.L2}, {"allowUplink", c.AllowUplink},
-	} {
-		if k.on {
-			all = append(all, k.name)
-		}
-	}
-	return all
+func (c Config) stated() []keyValue {
+	all := []keyValue{{"vni", c.VNI}, {"port", c.Port}, {"gbp", c.GBP}, {"gpe", c.GPE}, {"directRouting", c.DirectRouting},
+		{"mode", c.Mode}, {"key", c.Key}, {"noKey", c.NoKey}, {"ttl", c.TTL}, {"tos", c.TOS},
+		{"persistentKeepalive", c.PersistentKeepalive}, {"keyDir", c.KeyDir}, {"l2", c.L2}, {"allowUplink", c.AllowUplink}}
+	return slices.DeleteFunc(all, func(k keyValue) bool { return reflect.ValueOf(k.value).IsZero() })
 }

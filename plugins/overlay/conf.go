@@ -2,8 +2,10 @@ package overlay
 
 import (
 	"encoding/json"
+	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/nearest"
@@ -14,7 +16,8 @@ import (
 
 // conf is the netconf of overlay and of host-gw.
 type conf struct {
-	Encap     string          `json:"encap"`
+	overlay.Config // the encapsulation
+
 	PeersFile string          `json:"peersFile"`
 	Peers     json.RawMessage `json:"peers"`
 	Prefixes  json.RawMessage `json:"network"`
@@ -33,20 +36,6 @@ type conf struct {
 	IPMasq        masq.Families  `json:"ipMasq"`
 	IPMasqBackend string         `json:"ipMasqBackend"`
 	IPMasqExcept  []netip.Prefix `json:"ipMasqExcept"`
-
-	VNI           uint32 `json:"vni"`
-	Port          uint16 `json:"port"`
-	GBP           bool   `json:"gbp"`
-	GPE           bool   `json:"gpe"`
-	DirectRouting bool   `json:"directRouting"`
-	Key           uint32 `json:"key"`
-	NoKey         bool   `json:"noKey"`
-	TTL           uint8  `json:"ttl"`
-	TOS           uint8  `json:"tos"`
-	Mode          string `json:"mode"`
-	Keepalive     int    `json:"persistentKeepalive"` // seconds
-	L2            bool   `json:"l2"`
-	AllowUplink   bool   `json:"allowUplink"`
 }
 
 // The types of this package's plugins in a netconf.
@@ -57,16 +46,6 @@ const (
 )
 
 func carries(typ string) bool { return typ == typeOverlay || typ == typeHostGW }
-
-// encaps are the values of "encap", with the keys that each takes beside the common ones.
-var encaps = map[string][]string{
-	"vxlan":     {"vni", "port", "gbp", "gpe", "directRouting", "l2", "allowUplink"},
-	"gre":       {"key", "noKey", "ttl", "tos", "mode", "l2", "allowUplink"},
-	"ipip":      {"ttl", "tos"},
-	"geneve":    {"vni", "port"},
-	"wireguard": {"port", "persistentKeepalive"},
-	typeHostGW:  {},
-}
 
 func load(r *cni.Request) (*conf, error) {
 	c := &conf{}
@@ -110,26 +89,15 @@ func (c *conf) loadLeast(r *cni.Request, wrong error) error {
 }
 
 func (c *conf) checkEncap(r *cni.Request) error {
-	keys, ok := encaps[c.Encap]
-	if !ok || r.Type == typeOverlay && c.Encap == typeHostGW {
-		hint := ""
-		if near, ok := nearest.Of(c.Encap, slices.Values([]string{"vxlan", "gre", "ipip", "geneve", "wireguard"})); ok {
-			hint = ", " + near + " perhaps"
-		}
-		return cni.Errorf(cni.ErrConfig, `netconf: key "encap" is %q; want vxlan, gre, ipip, geneve or wireguard%s`, c.Encap, hint)
+	tunnels := slices.DeleteFunc(overlay.Names(), func(name string) bool { return name == typeHostGW })
+	if r.Type == typeHostGW || slices.Contains(tunnels, c.Encap) {
+		return nil
 	}
-	var have map[string]json.RawMessage
-	if err := json.Unmarshal(r.Config, &have); err != nil {
-		return err
+	hint := ""
+	if near, ok := nearest.Of(c.Encap, slices.Values(tunnels)); ok {
+		hint = ", " + near + " perhaps"
 	}
-	for _, others := range encaps {
-		for _, key := range others {
-			if have[key] != nil && !slices.Contains(keys, key) {
-				return cni.Errorf(cni.ErrUnsupportedField, "netconf: key %q is %s, which %s does not have; want it removed", key, have[key], c.Encap)
-			}
-		}
-	}
-	return nil
+	return cni.Errorf(cni.ErrConfig, `netconf: key "encap" is %q; want one of %s%s`, c.Encap, strings.Join(tunnels, ", "), hint)
 }
 
 func (c *conf) checkKeys(*cni.Request) error {
@@ -141,16 +109,10 @@ func (c *conf) checkKeys(*cni.Request) error {
 		return bad(`key "mtu" is %d; want 68 to 65535, or 0 for what the path allows`, c.MTU)
 	case c.VNI > 1<<24-1:
 		return bad(`key "vni" is %d; want at most %d: it has 24 bits`, c.VNI, 1<<24-1)
-	case c.Mode != "" && c.Mode != "point-to-point":
-		return bad(`key "mode" is %q; want "point-to-point", or leave it out`, c.Mode)
-	case c.Keepalive < 0 || c.Keepalive > 65535:
-		return bad(`key "persistentKeepalive" is %d; want 0 to 65535 seconds`, c.Keepalive)
 	case c.Underlay != "" && c.Underlay != "ipv4" && c.Underlay != "ipv6":
 		return bad(`key "underlay" is %q; want "ipv4" or "ipv6", or leave it out`, c.Underlay)
 	case c.IPMasqBackend != "" && c.IPMasqBackend != "iptables" && c.IPMasqBackend != "nftables":
 		return bad(`key "ipMasqBackend" is %q; want "nftables" or "iptables", or leave it out`, c.IPMasqBackend)
-	case c.AllowUplink && !c.L2:
-		return bad(`key "allowUplink" is true without "l2"`)
 	}
 	for _, p := range c.IPMasqExcept {
 		if p != p.Masked() {
@@ -173,14 +135,17 @@ func (c *conf) encapsulation() (overlay.Encap, error) {
 	if err := json.Unmarshal(c.Delegate, &d); err != nil {
 		return nil, cni.Errorf(cni.ErrConfig, `netconf: key "delegate": %w`, err)
 	}
-	o := overlay.Config{Encap: c.Encap, VNI: c.VNI, Port: c.Port, GBP: c.GBP, GPE: c.GPE, DirectRouting: c.DirectRouting,
-		Mode: c.Mode, Key: c.Key, NoKey: c.NoKey, TTL: c.TTL, TOS: c.TOS, PersistentKeepalive: uint16(c.Keepalive), L2: c.L2,
-		Bridge: c.delegateBridge(), AllowUplink: c.AllowUplink, PortIsolation: d.PortIsolation}
+	o := c.Config
+	o.Bridge, o.PortIsolation = c.delegateBridge(), d.PortIsolation
 	if c.Encap == "wireguard" {
 		o.KeyDir = c.DataDir
 	}
 	e, err := o.Encapsulation()
-	if err != nil {
+	var key *overlay.UnsupportedKey
+	switch {
+	case errors.As(err, &key):
+		return nil, cni.Errorf(cni.ErrUnsupportedField, "netconf: %w", err)
+	case err != nil:
 		return nil, cni.Errorf(cni.ErrConfig, "netconf: %w", err)
 	}
 	return e, nil

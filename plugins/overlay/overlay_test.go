@@ -168,7 +168,7 @@ func TestADDRefusesWhatCannotWorkAndNamesTheKey(t *testing.T) {
 	m := w.machines[0]
 	before := nstest.Dump(m.ns)
 	for says, keys := range map[string]map[string]any{
-		`"encap" is "vxlam"; want vxlan.*vxlan perhaps`:        {"encap": "vxlam"},
+		`"encap" is "vxlam"; want one of vxlan.*vxlan perhaps`: {"encap": "vxlam"},
 		`"vni" is 7, which gre does not have`:                  {"encap": "gre", "vni": 7},
 		`"encap" is "vxlan", and host-gw encapsulates nothing`: {"type": "host-gw"},
 		`"vni" is 16777216`:                                    {"vni": 1 << 24},
@@ -181,6 +181,7 @@ func TestADDRefusesWhatCannotWorkAndNamesTheKey(t *testing.T) {
 		`"portIsolation" with "l2" and encap "gre"`:            {"encap": "gre", "l2": true, "delegate": map[string]any{"type": "bridge", "portIsolation": true}},
 		`"l2".*point-to-point|point-to-point.*"l2"`:            {"encap": "gre", "l2": true, "mode": "point-to-point"},
 		`"mode" is "mesh"`:                                     {"encap": "gre", "mode": "mesh"},
+		`"directRouting" is true, which host-gw does not have`: {"type": "host-gw", "encap": nil, "directRouting": true},
 	} {
 		m.pod("x").refused(cni.ADD, m.conf(keys), says)
 		require.Equal(t, before, nstest.Dump(m.ns), says)
