@@ -21,7 +21,7 @@ func RemoveAll(ctx context.Context, ns *netns.NS, network string) error {
 	if noNFT(err) {
 		err = nil
 	}
-	return errors.Join(err, IPTables{NS: ns}.Remove(ctx, network), Forward{ns}.Remove(ctx, network))
+	return errors.Join(err, IPTables{NS: ns}.Remove(ctx, network), Forward{NS: ns}.Remove(ctx, network))
 }
 
 // Switch makes keep the only backend of the network: what another backend has in place goes over to it, so that no pod

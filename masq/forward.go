@@ -22,7 +22,14 @@ import (
 // the kernel and written by iptables-legacy-restore.
 type Forward struct {
 	NS *netns.NS
+
+	known *walls // that [NFT.CheckForward] found; nil: to be asked for
 }
+
+// walls are the families whose chain FORWARD of iptables-nft drops.
+type walls struct{ v4, v6 bool }
+
+func (w walls) has(f family) bool { return f == v4 && w.v4 || f == v6 && w.v6 }
 
 func (w Forward) compat(f family) compat { return compat{filterShape(), w.NS, f} }
 
@@ -33,7 +40,7 @@ func (w Forward) Ensure(ctx context.Context, network string, sources []Range, po
 	if err := p.validate(); err != nil {
 		return err
 	}
-	return w.walls(ctx, p, func(f family, s store, want half) error {
+	return w.eachWall(ctx, p, func(f family, s store, want half) error {
 		c, err := s.read(ctx, network)
 		if err != nil || len(filterShape().faults(c, want)) == 0 {
 			return err
@@ -48,7 +55,7 @@ func (w Forward) Check(ctx context.Context, network string, sources []Range, pod
 	if err := p.validate(); err != nil {
 		return err
 	}
-	return w.walls(ctx, p, func(f family, s store, want half) error {
+	return w.eachWall(ctx, p, func(f family, s store, want half) error {
 		c, err := s.read(ctx, network)
 		if wrong := filterShape().faults(c, want); err == nil && len(wrong) > 0 {
 			err = fmt.Errorf("the FORWARD policy is DROP, and %s", strings.Join(wrong, "; "))
@@ -57,8 +64,8 @@ func (w Forward) Check(ctx context.Context, network string, sources []Range, pod
 	})
 }
 
-// walls calls do for every chain FORWARD that drops, in the families that have sources.
-func (w Forward) walls(ctx context.Context, p Policy, do func(family, store, half) error) error {
+// eachWall calls do for every chain FORWARD that drops, in the families that have sources.
+func (w Forward) eachWall(ctx context.Context, p Policy, do func(family, store, half) error) error {
 	drops, err := w.nftDrops()
 	if err != nil {
 		return w.fail(p.Network, err)
@@ -70,7 +77,7 @@ func (w Forward) walls(ctx context.Context, p Policy, do func(family, store, hal
 		if want.empty() {
 			continue
 		}
-		if drops[f] {
+		if drops.has(f) {
 			errs = append(errs, w.fail(p.Network, do(f, w.compat(f), want)))
 		}
 		legacy, there, err := w.legacyWall(ctx, f)
@@ -82,33 +89,49 @@ func (w Forward) walls(ctx context.Context, p Policy, do func(family, store, hal
 	return errors.Join(errs...)
 }
 
-// nftDrops asks for the policy of FORWARD in iptables-nft's tables, in one write.
-func (w Forward) nftDrops() (map[family]bool, error) {
+// nftDrops asks for the policy of FORWARD in iptables-nft's tables, in one write, unless that is known.
+func (w Forward) nftDrops() (walls, error) {
+	if w.known != nil {
+		return *w.known, nil
+	}
 	c, err := nft.Open(w.NS)
 	if noNFT(err) {
-		return nil, nil
+		return walls{}, nil
 	}
 	if err != nil {
-		return nil, err
+		return walls{}, err
 	}
-	var reqs []nft.Request
+	answers, err := c.Query(w.questions()...)
+	if err != nil {
+		return walls{}, err
+	}
+	return w.drops(answers)
+}
+
+// questions ask for the chains, in the order of families.
+func (w Forward) questions() (reqs []nft.Request) {
 	for _, f := range families {
 		reqs = append(reqs, nft.GetChain(w.compat(f).at(), filterShape().base))
 	}
-	answers, err := c.Query(reqs...)
-	if err != nil {
-		return nil, err
-	}
-	drops := map[family]bool{}
+	return reqs
+}
+
+// drops reads the answers to the questions.
+func (w Forward) drops(answers []nft.Answer) (found walls, err error) {
 	for i, f := range families {
 		if err := answers[i].Err; err != nil && !errors.Is(err, fs.ErrNotExist) && !noNFT(err) {
-			return nil, err
+			return found, err
 		}
 		for _, chain := range answers[i].Chains(f.proto()) {
-			drops[f] = chain.Hook.Type == "filter" && chain.Hook.Num == nft.Forward && chain.Policy == nft.Drop
+			drop := chain.Hook.Type == "filter" && chain.Hook.Num == nft.Forward && chain.Policy == nft.Drop
+			if f == v4 {
+				found.v4 = drop
+			} else {
+				found.v6 = drop
+			}
 		}
 	}
-	return drops, nil
+	return found, nil
 }
 
 // legacyWall is the store of the legacy table, if that drops.

@@ -4,6 +4,7 @@ package masq
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -102,7 +103,7 @@ func (b NFT) ensure(ctx context.Context, p Policy) error {
 	var wrong []string
 	for range tries {
 		var err error
-		if wrong, err = b.look(p); err != nil || len(wrong) == 0 {
+		if wrong, _, err = b.look(p); err != nil || len(wrong) == 0 {
 			return b.fail(p.Network, err)
 		}
 		err = b.update(ctx, p.Network, func(f family, have half) half { return have.grow(p.half(f)) })
@@ -110,7 +111,7 @@ func (b NFT) ensure(ctx context.Context, p Policy) error {
 			return err
 		}
 	}
-	if wrong, err := b.look(p); err != nil || len(wrong) == 0 {
+	if wrong, _, err := b.look(p); err != nil || len(wrong) == 0 {
 		return b.fail(p.Network, err)
 	}
 	return b.fail(p.Network, fmt.Errorf("another program takes it away as soon as it is made: %s", strings.Join(wrong, "; ")))
@@ -121,11 +122,31 @@ func (b NFT) Check(ctx context.Context, p Policy) error {
 	if err := p.validate(); err != nil {
 		return err
 	}
-	wrong, err := b.look(p)
-	if err == nil && len(wrong) > 0 {
-		err = fmt.Errorf("%s", strings.Join(wrong, "; "))
+	wrong, _, err := b.look(p)
+	return b.faults(p.Network, wrong, err)
+}
+
+// CheckForward is Check, and asks in the same write which FORWARD policies drop. The Forward that it returns takes the
+// answer for granted, so it is for the one operation that is under way; it is good whatever the error of the check.
+func (b NFT) CheckForward(ctx context.Context, p Policy) (Forward, error) {
+	w := Forward{NS: b.NS}
+	if err := p.validate(); err != nil {
+		return w, err
 	}
-	return b.fail(p.Network, err)
+	wrong, answers, err := b.look(p, w.questions()...)
+	if answers != nil {
+		if drops, err := w.drops(answers); err == nil {
+			w.known = &drops
+		}
+	}
+	return w, b.faults(p.Network, wrong, err)
+}
+
+func (b NFT) faults(network string, wrong []string, err error) error {
+	if err == nil && len(wrong) > 0 {
+		err = errors.New(strings.Join(wrong, "; "))
+	}
+	return b.fail(network, err)
 }
 
 // Retain implements [Backend].

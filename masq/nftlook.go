@@ -42,14 +42,15 @@ func (q question) addrs() []netip.Addr {
 	return slices.SortedFunc(maps.Keys(q.pods), netip.Addr.Compare)
 }
 
-// look compares the policy with the kernel and says what is missing. It is one write, unless sets are large.
-func (b NFT) look(p Policy) (wrong []string, err error) {
+// look compares the policy with the kernel and says what is missing. It is one write, unless sets are large, and also asks
+// what is passed as also.
+func (b NFT) look(p Policy, also ...nft.Request) (wrong []string, answered []nft.Answer, err error) {
 	c, err := nft.Open(b.NS)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var (
-		reqs  = []nft.Request{nft.GetChain(inet(), postrouting)}
+		reqs  = append([]nft.Request{nft.GetChain(inet(), postrouting)}, also...)
 		asked []question
 		large []question
 		rules []nft.Rule
@@ -69,29 +70,33 @@ func (b NFT) look(p Policy) (wrong []string, err error) {
 			}
 		}
 	}
-	if len(rules) == 0 {
-		return nil, nil
+	if len(rules) == 0 && len(also) == 0 {
+		return nil, nil, nil
 	}
 	answers, err := c.Query(append(reqs, nft.DumpRules(inet(), postrouting))...)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	answered = answers[1 : 1+len(also)]
+	if len(rules) == 0 {
+		return nil, answered, nil
 	}
 	if err := chainFault(answers[0]); errors.Is(err, fs.ErrNotExist) {
-		return []string{err.Error()}, nil
+		return []string{err.Error()}, answered, nil
 	} else if err != nil {
-		return nil, err
+		return nil, answered, err
 	}
 	for i, q := range asked {
-		wrong = append(wrong, q.faults(answers[i+1])...)
+		wrong = append(wrong, q.faults(answers[1+len(also)+i])...)
 	}
 	for _, q := range large {
 		have, err := c.Elements(inet(), q.set)
 		if err != nil {
-			return nil, err
+			return nil, answered, err
 		}
 		wrong = append(wrong, q.compare(have)...)
 	}
-	return append(wrong, ruleFaults(rules, answers[len(answers)-1].Rules(nft.INet))...), nil
+	return append(wrong, ruleFaults(rules, answers[len(answers)-1].Rules(nft.INet))...), answered, nil
 }
 
 func (f family) questions(network string, h half) (out []question) {

@@ -59,7 +59,7 @@ func TestRemoveAllLeavesNothingInAnyBackend(t *testing.T) {
 	for _, open := range backends {
 		require.NoError(t, open(t, ns).Ensure(t.Context(), dual("pods")))
 	}
-	require.NoError(t, Forward{ns}.Ensure(t.Context(), "pods", dual("").Sources))
+	require.NoError(t, Forward{NS: ns}.Ensure(t.Context(), "pods", dual("").Sources))
 	require.NotEqual(t, before, firewall(t, ns))
 	require.NoError(t, RemoveAll(t.Context(), ns, "pods"))
 	require.Equal(t, before, firewall(t, ns))

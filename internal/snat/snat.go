@@ -19,21 +19,28 @@ type Rule struct {
 	ns      *netns.NS
 	name    string // of the backend, as configured
 	backend masq.Backend
+	forward masq.Forward
 	stands  bool // the policy was found in place: nothing is to be written
 }
 
 // Open finds a backend, before anything changes: the one of that name, or nftables where it is there, else iptables. Where
 // the policy is in place already, that is one question to the kernel.
 func Open(ctx context.Context, ns *netns.NS, backend string, p masq.Policy) (Rule, error) {
-	nft := masq.NFT{NS: ns}
-	if backend != "iptables" && len(p.Sources) > 0 && nft.Check(ctx, p) == nil {
-		return Rule{ns, backend, nft, true}, nil
+	r := Rule{ns: ns, name: backend, forward: masq.Forward{NS: ns}}
+	if backend != "iptables" && len(p.Sources) > 0 {
+		nft := masq.NFT{NS: ns}
+		var err error
+		if r.forward, err = nft.CheckForward(ctx, p); err == nil {
+			r.backend, r.stands = nft, true
+			return r, nil
+		}
 	}
 	b, err := masq.Open(ctx, ns, backend)
 	if err != nil && backend != "" {
 		err = cni.Errorf(cni.ErrConfig, "netconf: key \"ipMasqBackend\": %w", err)
 	}
-	return Rule{ns: ns, name: backend, backend: b}, err
+	r.backend = b
+	return r, err
 }
 
 // None reports whether the network has no SNAT.
@@ -51,7 +58,7 @@ func (r Rule) Ensure(ctx context.Context, p masq.Policy) (changed bool, err erro
 		}
 		changed = true
 	}
-	return changed, masq.Forward{NS: r.ns}.Ensure(ctx, p.Network, p.Sources, p.Pods...)
+	return changed, r.forward.Ensure(ctx, p.Network, p.Sources, p.Pods...)
 }
 
 // Check fails if a part of the policy is missing or wrong.
@@ -61,7 +68,7 @@ func (r Rule) Check(ctx context.Context, p masq.Policy) error {
 			return err
 		}
 	}
-	return masq.Forward{NS: r.ns}.Check(ctx, p.Network, p.Sources, p.Pods...)
+	return r.forward.Check(ctx, p.Network, p.Sources, p.Pods...)
 }
 
 // Retain takes away what the policy does not name and no owner needs. A rule that is not there is not made.
