@@ -11,7 +11,7 @@ import (
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/reference"
-	"github.com/cniblocks/cniblocks/test/runtimes/internal/node"
+	"github.com/cniblocks/cniblocks/test/internal/node"
 )
 
 func TestCnitoolAddsChecksCollectsAndDeletes(t *testing.T) {

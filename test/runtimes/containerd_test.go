@@ -18,8 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cniblocks/cniblocks/test/internal/node"
 	"github.com/cniblocks/cniblocks/test/runtimes/internal/cri"
-	"github.com/cniblocks/cniblocks/test/runtimes/internal/node"
 )
 
 // containerd is one that runs on a node of its own.

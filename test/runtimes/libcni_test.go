@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/test/internal/node"
 	"github.com/cniblocks/cniblocks/test/runtimes/internal/library"
-	"github.com/cniblocks/cniblocks/test/runtimes/internal/node"
 )
 
 // talk proves that the pods reach each other and that the node reaches them.

@@ -20,8 +20,8 @@ import (
 	"github.com/cniblocks/cniblocks/internal/ping"
 	"github.com/cniblocks/cniblocks/internal/reference"
 	"github.com/cniblocks/cniblocks/netns"
-	"github.com/cniblocks/cniblocks/test/runtimes/internal/image"
-	"github.com/cniblocks/cniblocks/test/runtimes/internal/node"
+	"github.com/cniblocks/cniblocks/test/internal/image"
+	"github.com/cniblocks/cniblocks/test/internal/node"
 )
 
 func TestMain(m *testing.M) {

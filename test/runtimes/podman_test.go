@@ -18,7 +18,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/netns"
-	"github.com/cniblocks/cniblocks/test/runtimes/internal/node"
+	"github.com/cniblocks/cniblocks/test/internal/node"
 )
 
 // podman is one with its CNI backend, on a node of its own.

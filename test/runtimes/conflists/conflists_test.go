@@ -22,8 +22,8 @@ import (
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/plugins/bridge"
 	"github.com/cniblocks/cniblocks/plugins/hostlocal"
+	"github.com/cniblocks/cniblocks/test/internal/node"
 	"github.com/cniblocks/cniblocks/test/runtimes/internal/library"
-	"github.com/cniblocks/cniblocks/test/runtimes/internal/node"
 )
 
 // The test program is the plugins, too, by the names that plugins links to it: a virtual machine would be slow at

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/netns"
-	"github.com/cniblocks/cniblocks/test/runtimes/internal/node"
+	"github.com/cniblocks/cniblocks/test/internal/node"
 )
 
 // Runtime calls the plugins of a directory for one network.

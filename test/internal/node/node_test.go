@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/internal/nstest"
-	"github.com/cniblocks/cniblocks/test/runtimes/internal/node"
+	"github.com/cniblocks/cniblocks/test/internal/node"
 )
 
 func TestMain(m *testing.M) {
