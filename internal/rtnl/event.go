@@ -1,0 +1,67 @@
+//go:build linux
+
+package rtnl
+
+import (
+	"golang.org/x/sys/unix"
+)
+
+// Subject is what an [Event] is about.
+type Subject uint8
+
+// The subjects of events. Lost says that the kernel dropped announcements: anything may have changed.
+const (
+	Lost Subject = iota
+	LinkEvent
+	AddrEvent
+	RouteEvent
+	RuleEvent
+	NeighEvent
+	FDBEvent
+)
+
+// Event is one announcement of the kernel. The field of its subject is set.
+type Event struct {
+	Subject Subject
+	Gone    bool   // the object was removed; else it is new or has changed
+	Port    uint32 // of the socket that asked for the change (nlmsg_pid); 0 where the kernel does not say, or did it itself
+
+	Link  Link
+	Addr  Addr
+	Route Route
+	Neigh Neigh
+	FDB   FDB
+}
+
+// parseEvent reads an announcement. It reports false for one that no subject fits.
+func parseEvent(e *Event, typ uint16, port uint32, body []byte) bool {
+	*e = Event{Port: port}
+	ok := false
+	switch typ {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		// In the family of bridges only a port is announced, with a part of its attributes.
+		ok = len(body) >= unix.SizeofIfInfomsg && body[0] != unix.AF_BRIDGE
+		e.Subject, e.Gone = LinkEvent, typ == unix.RTM_DELLINK
+		if ok {
+			e.Link = parseLink(body)
+		}
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		e.Subject, e.Gone = AddrEvent, typ == unix.RTM_DELADDR
+		e.Addr, ok = parseAddr(body)
+	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		e.Subject, e.Gone = RouteEvent, typ == unix.RTM_DELROUTE
+		e.Route, ok = parseRoute(body)
+	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
+		e.Subject, e.Gone = RuleEvent, typ == unix.RTM_DELRULE
+		ok = true
+	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
+		e.Gone = typ == unix.RTM_DELNEIGH
+		if e.FDB, ok = parseFDB(body); ok {
+			e.Subject = FDBEvent
+			break
+		}
+		e.Subject, e.Neigh = NeighEvent, parseNeigh(body)
+		ok = e.Neigh.IP.IsValid()
+	}
+	return ok
+}
