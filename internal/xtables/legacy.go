@@ -5,10 +5,8 @@ package xtables
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -68,40 +66,48 @@ func ReadLegacy(ns *netns.NS, f Family, table string) (*Legacy, error) {
 
 // legacyTables lists the tables that exist in the namespace. The file is there in every namespace or, as long as no
 // module is loaded, in none.
-func legacyTables(ns *netns.NS, f Family) ([]string, error) {
-	file := "ip_tables_names"
+func legacyTables(ns *netns.NS, f Family) (tables []string, err error) {
+	file := "/proc/thread-self/net/ip_tables_names"
 	if f == 6 {
-		file = "ip6_tables_names"
+		file = "/proc/thread-self/net/ip6_tables_names"
 	}
-	const home = "/proc/self/net/" // of the namespace of /proc/self/ns/net
-	if _, err := os.Stat(home + file); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	var (
-		text []byte
-		err  error
-	)
-	if isHome(ns) {
-		text, err = os.ReadFile(home + file)
-	} else {
-		err = ns.Do(func() (err error) {
-			text, err = os.ReadFile("/proc/thread-self/net/" + file)
+	if ns.Here() {
+		tables, err = fields(file)
+	} else if unix.Access(file, unix.F_OK) != unix.ENOENT {
+		err = ns.Do(func() error {
+			tables, err = fields(file)
 			return err
 		})
 	}
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) { // a plain user's namespace can have none
+	switch err {
+	case unix.ENOENT, unix.EACCES, unix.EPERM: // a plain user's namespace can have none
 		return nil, nil
+	case nil:
+		return tables, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("legacy %s tables: %w", f.prefix(), err)
-	}
-	return strings.Fields(string(text)), nil
+	return nil, fmt.Errorf("legacy %s tables: %w", f.prefix(), err)
 }
 
-// isHome reports whether the namespace is the one that /proc/self shows, which saves a thread.
-func isHome(ns *netns.NS) bool {
-	var own, here unix.Stat_t
-	return unix.Fstat(ns.Fd(), &own) == nil && unix.Stat("/proc/self/ns/net", &here) == nil && own.Dev == here.Dev && own.Ino == here.Ino
+// fields reads a small file of the kernel; plain system calls, since it is not worth a poller.
+func fields(path string) ([]string, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	var b [4096]byte
+	n := 0
+	for n < len(b) {
+		got, err := unix.Read(fd, b[n:])
+		if err != nil {
+			return nil, err
+		}
+		if got == 0 {
+			break
+		}
+		n += got
+	}
+	return strings.Fields(string(b[:n])), nil
 }
 
 func (f Family) domain() int {
