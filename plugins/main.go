@@ -2,6 +2,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"os"
@@ -11,15 +12,16 @@ import (
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/reap"
+	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/plugins/bridge"
 	"github.com/cniblocks/cniblocks/plugins/hostlocal"
 	"github.com/cniblocks/cniblocks/plugins/loopback"
 	"github.com/cniblocks/cniblocks/plugins/overlay"
 )
 
-func plugins() cni.Delegates {
+func plugins(remove func(context.Context, *netns.NS, int) error) cni.Delegates {
 	return cni.Delegates{
-		"bridge":     bridge.Plugin{Remove: reap.Delete},
+		"bridge":     bridge.Plugin{Remove: remove},
 		"host-gw":    overlay.Plugin{},
 		"host-local": hostlocal.Plugin{},
 		"loopback":   loopback.Plugin{},
@@ -29,7 +31,8 @@ func plugins() cni.Delegates {
 
 func main() {
 	reap.Child()
-	all := plugins()
+	var d reap.Deleter
+	all := plugins(d.Delete)
 	name := filepath.Base(os.Args[0])
 	p, ok := all[name]
 	if len(os.Args) > 1 || !ok {
@@ -38,7 +41,12 @@ func main() {
 	if os.Getenv("CNI_COMMAND") == "" {
 		os.Exit(explain(name, all))
 	}
-	cni.Main(p, all)
+	if os.Getenv("CNI_COMMAND") == "DEL" && name != "host-local" && name != "loopback" { // the others delete an interface
+		d.Prepare()
+	}
+	status := cni.Run(context.Background(), p, all, os.Getenv, os.Stdin, os.Stdout, os.Stderr)
+	d.Close()
+	os.Exit(status)
 }
 
 // explain answers a person who calls a plugin by hand.

@@ -50,7 +50,7 @@ func start(t *testing.T, program, arg0 string, args, env []string, stdin string)
 	return answer{cmd.ProcessState.ExitCode(), out.String(), errs.String()}
 }
 
-func names() []string { return slices.Sorted(maps.Keys(plugins())) }
+func names() []string { return slices.Sorted(maps.Keys(plugins(nil))) }
 
 func TestEveryPluginIsListedAndLinked(t *testing.T) {
 	t.Parallel()

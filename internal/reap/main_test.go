@@ -4,6 +4,7 @@ package reap
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/internal/binaries"
 	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/netns"
 )
 
@@ -62,7 +64,7 @@ func parent(job []string) error {
 		return err
 	}
 	defer ns.Close()
-	r := reaper{program}
+	r := &Deleter{program: program}
 	for _, s := range job[3:] {
 		index, err := strconv.Atoi(s)
 		if err != nil {
@@ -70,13 +72,23 @@ func parent(job []string) error {
 		}
 		switch what {
 		case "delete":
-			err = r.remove(context.Background(), ns, index)
+			err = r.Delete(context.Background(), ns, index)
 		case "start-and-die":
-			if _, err = r.start(ns, index); err == nil {
+			var c *child
+			if c, err = r.child(ns); err == nil {
+				_, err = unix.Write(c.pipe, rtnl.DelLinkIndex(index).Bytes())
+			}
+			if err == nil {
 				err = unix.Kill(os.Getpid(), unix.SIGKILL)
 			}
+		case "prepare-and-die":
+			r.Prepare()
+			if c := <-r.ahead; c == nil {
+				return errors.New("no child was started")
+			}
+			err = unix.Kill(os.Getpid(), unix.SIGKILL)
 		case "delete-and-kill":
-			if err = r.remove(context.Background(), ns, index); err == nil {
+			if err = r.Delete(context.Background(), ns, index); err == nil {
 				err = killChildren()
 			}
 		case "be-process-1":

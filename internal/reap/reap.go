@@ -18,7 +18,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -30,50 +29,91 @@ import (
 
 const (
 	childName = "cniblocks-reap"
-	childSock = 3               // the descriptor by which a child gets its socket
+	childSock = 3               // the descriptor by which a child gets its rtnetlink socket
+	childPipe = 4               // and that by which it gets the message to send
 	patience  = 1 * time.Second // for the announcement
 )
 
-// Child must be the first call of main: in a child of [Delete] it does the work and does not return.
+// Child must be the first call of main: in a child of [Deleter] it does the work and does not return.
 func Child() {
-	if len(os.Args) != 2 || os.Args[0] != childName {
+	if len(os.Args) != 1 || os.Args[0] != childName {
 		return
 	}
-	index, err := strconv.Atoi(os.Args[1])
+	var message [256]byte
+	n, err := unix.Read(childPipe, message[:])
+	for err == unix.EINTR {
+		n, err = unix.Read(childPipe, message[:])
+	}
+	if n > 0 { // else the parent needs nothing, or is dead
+		err = unix.Sendto(childSock, message[:n], 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	}
 	if err != nil {
 		os.Exit(2)
 	}
-	_ = unix.Sendto(childSock, rtnl.DelLinkIndex(index).Bytes(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 	os.Exit(0)
 }
 
-// Delete removes the interface of that index from ns and returns when its name and its addresses are free; one that is
-// not there is no error. It is to be used in programs whose main calls [Child].
-func Delete(ctx context.Context, ns *netns.NS, index int) error {
-	return reaper{"/proc/self/exe"}.remove(ctx, ns, index)
+// Deleter removes interfaces. It is to be used in programs whose main calls [Child]. The zero value is ready to use.
+type Deleter struct {
+	program string      // of the children; "": this one
+	ahead   chan *child // nil: none was started
 }
 
-// reaper starts children of a program.
-type reaper struct{ program string }
+// Prepare starts a child ahead of need, in the background: it starts up while its parent still reads its configuration.
+// The first Delete in the calling thread's network namespace uses it. Call it once, before anything else.
+func (d *Deleter) Prepare() {
+	d.ahead = make(chan *child, 1)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		d.ahead <- nil
+		return
+	}
+	go func() {
+		c, _ := d.start(fd) // what stands against it is met again by Delete, which does without
+		d.ahead <- c
+	}()
+}
 
-func (r reaper) remove(ctx context.Context, ns *netns.NS, index int) error {
+// Close ends a child that was not needed.
+func (d *Deleter) Close() {
+	if c := d.prepared(); c != nil {
+		_ = unix.PidfdSendSignal(c.pid, unix.SIGKILL, nil, 0)
+		for unix.Waitid(unix.P_PIDFD, c.pid, nil, unix.WEXITED, nil) == unix.EINTR {
+		}
+		c.close()
+	}
+}
+
+// prepared takes the child that was started ahead.
+func (d *Deleter) prepared() *child {
+	if d.ahead == nil {
+		return nil
+	}
+	c := <-d.ahead
+	d.ahead = nil
+	return c
+}
+
+// Delete removes the interface of that index from ns and returns when its name and its addresses are free; one that is
+// not there is no error.
+func (d *Deleter) Delete(ctx context.Context, ns *netns.NS, index int) error {
 	news, err := rtnl.Listen(ns, rtnl.GroupLink)
 	if err != nil {
 		return err
 	}
 	defer news.Close()
-	c, err := rtnl.Open(ns)
-	if err != nil {
-		return err
-	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if pid, err := r.start(ns, index); err == nil {
-		defer unix.Close(pid)
-		if awaited(news, pid, index) {
+	if c, err := d.child(ns); err == nil {
+		defer c.close()
+		if _, err := unix.Write(c.pipe, rtnl.DelLinkIndex(index).Bytes()); err == nil && awaited(news, c.pid, index) {
 			return nil
 		}
+	}
+	c, err := rtnl.Open(ns)
+	if err != nil {
+		return err
 	}
 	err = c.Do(rtnl.DelLinkIndex(index))
 	var e *rtnl.Error
@@ -83,28 +123,58 @@ func (r reaper) remove(ctx context.Context, ns *netns.NS, index int) error {
 	return err
 }
 
-// start runs the child and returns a descriptor of the process.
-func (r reaper) start(ns *netns.NS, index int) (pid int, err error) {
+func (d *Deleter) child(ns *netns.NS) (*child, error) {
+	if ns.Here() {
+		if c := d.prepared(); c != nil {
+			return c, nil
+		}
+	}
 	fd, err := ns.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
 	if err != nil {
-		return -1, err
+		return nil, err
 	}
-	sock := os.NewFile(uintptr(fd), "rtnetlink")
-	defer sock.Close()
-	pid = -1
+	return d.start(fd)
+}
+
+// child is a process that sends a message for us.
+type child struct {
+	pid  int // descriptor of the process
+	pipe int // by which it gets the message
+}
+
+func (c *child) close() {
+	unix.Close(c.pid)
+	unix.Close(c.pipe)
+}
+
+// start runs a child with the socket, which it closes here. Whoever inherits the child reaps it: it is held longer than we
+// live.
+func (d *Deleter) start(sock int) (*child, error) {
+	defer unix.Close(sock)
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		return nil, err
+	}
+	defer unix.Close(pipe[0])
+	program := d.program
+	if program == "" {
+		program = "/proc/self/exe"
+	}
+	const closed = ^uintptr(0)
+	c := &child{pid: -1, pipe: pipe[1]}
 	// The child has a session of its own and nothing of ours open: no pipe of the runtime, no lock.
-	p, err := os.StartProcess(r.program, []string{childName, strconv.Itoa(index)}, &os.ProcAttr{
-		Dir: "/", Env: []string{}, Files: []*os.File{nil, nil, nil, sock},
-		Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &pid},
+	_, _, err := syscall.StartProcess(program, []string{childName}, &syscall.ProcAttr{
+		Dir: "/", Env: []string{}, Files: []uintptr{closed, closed, closed, uintptr(sock), uintptr(pipe[0])},
+		Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &c.pid},
 	})
+	if err == nil && c.pid < 0 {
+		err = fmt.Errorf("no process descriptor: %w", errors.ErrUnsupported)
+	}
 	if err != nil {
-		return -1, err
+		unix.Close(c.pipe)
+		return nil, err
 	}
-	_ = p.Release() // the child is held longer than we live; whoever inherits it reaps it
-	if pid < 0 {
-		return -1, fmt.Errorf("no process descriptor: %w", errors.ErrUnsupported)
-	}
-	return pid, nil
+	return c, nil
 }
 
 // awaited waits for the announcement that the interface is gone. It gives up after a second, or when the child has ended

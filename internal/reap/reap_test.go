@@ -18,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/internal/binaries"
@@ -73,11 +74,11 @@ func (w *world) links() (names []string) {
 func path(ns *netns.NS) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.Fd()) }
 
 // plugin is the program that runtimes call, which starts faster than this test binary.
-func plugin(t *testing.T) reaper {
+func plugin(t *testing.T) *Deleter {
 	t.Helper()
 	dir, err := binaries.Build()
 	require.NoError(t, err)
-	return reaper{filepath.Join(dir, "bridge")}
+	return &Deleter{program: filepath.Join(dir, "bridge")}
 }
 
 // script is a program that does something else than a child should.
@@ -97,7 +98,7 @@ func late(t *testing.T) (program, gate string) {
 	require.NoError(t, err)
 	dir := t.TempDir()
 	gate = filepath.Join(dir, "gate")
-	return script(t, fmt.Sprintf("echo $$ > %s/pid; while [ ! -e %s ]; do sleep 0.02; done; exec -a %s %s \"$1\"", dir, gate, childName, self)), gate
+	return script(t, fmt.Sprintf("echo $$ > %s/pid; while [ ! -e %s ]; do sleep 0.02; done; exec -a %s %s", dir, gate, childName, self)), gate
 }
 
 // ended waits until the child that the gate belongs to has ended.
@@ -127,7 +128,7 @@ func TestNameAndAddressAreFreeAThousandTimesInARow(t *testing.T) {
 	for i := range rounds {
 		index, err := w.attach("eth0")
 		require.NoError(t, err, "round %d", i)
-		require.NoError(t, r.remove(t.Context(), w.node, index), "round %d", i)
+		require.NoError(t, r.Delete(t.Context(), w.node, index), "round %d", i)
 		require.Empty(t, w.links(), "round %d", i)
 	}
 	require.Equal(t, before, nstest.Dump(w.node))
@@ -136,15 +137,16 @@ func TestNameAndAddressAreFreeAThousandTimesInARow(t *testing.T) {
 func TestDeleteExecutesThisProgram(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	var d Deleter
 	index := w.mustAttach("eth0")
-	require.NoError(t, Delete(t.Context(), w.node, index))
+	require.NoError(t, d.Delete(t.Context(), w.node, index))
 	require.Empty(t, w.links())
-	require.NoError(t, Delete(t.Context(), w.node, index), "one that is not there")
-	require.NoError(t, Delete(t.Context(), w.node, 99999))
+	require.NoError(t, d.Delete(t.Context(), w.node, index), "one that is not there")
+	require.NoError(t, d.Delete(t.Context(), w.node, 99999))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	index = w.mustAttach("eth0")
-	require.ErrorIs(t, Delete(ctx, w.node, index), context.Canceled)
+	require.ErrorIs(t, d.Delete(ctx, w.node, index), context.Canceled)
 	require.Len(t, w.links(), 2)
 }
 
@@ -162,12 +164,12 @@ func TestWhateverBecomesOfTheChildTheInterfaceIsGone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w, r := newWorld(t), reaper{program}
+			w, r := newWorld(t), &Deleter{program: program}
 			index := w.mustAttach("eth0")
-			require.NoError(t, r.remove(t.Context(), w.node, index))
+			require.NoError(t, r.Delete(t.Context(), w.node, index))
 			require.Empty(t, w.links())
 			w.mustAttach("eth0")
-			require.NoError(t, r.remove(t.Context(), w.node, 99999), "one that is not there")
+			require.NoError(t, r.Delete(t.Context(), w.node, 99999), "one that is not there")
 			require.Len(t, w.links(), 2)
 		})
 	}
@@ -178,7 +180,7 @@ func TestAChildThatComesTooLateDoesNoHarmToANewInterfaceOfTheName(t *testing.T) 
 	w := newWorld(t)
 	program, gate := late(t)
 	index := w.mustAttach("eth0")
-	require.NoError(t, reaper{program}.remove(t.Context(), w.node, index), "deleted without the child")
+	require.NoError(t, (&Deleter{program: program}).Delete(t.Context(), w.node, index), "deleted without the child")
 	require.Empty(t, w.links())
 	again := w.mustAttach("eth0")
 	require.NotEqual(t, index, again)
@@ -237,7 +239,7 @@ func TestTwoHundredAtOnce(t *testing.T) {
 	errs := make([]error, n)
 	var wg sync.WaitGroup
 	for i, index := range indexes {
-		wg.Go(func() { errs[i] = r.remove(t.Context(), w.node, index) })
+		wg.Go(func() { errs[i] = r.Delete(t.Context(), w.node, index) })
 	}
 	wg.Wait()
 	require.NoError(t, errors.Join(errs...))
@@ -258,7 +260,7 @@ func TestTheNamespaceMayBeRemovedRightAfter(t *testing.T) {
 		// Another pair tells when the namespace has ended: its other end goes with it.
 		_, err = veth.Create(t.Context(), veth.Pair{Host: veth.End{NS: w.pod, Name: "witness"}, Pod: veth.End{NS: w.node, Name: "witness"}})
 		require.NoError(t, err)
-		require.NoError(t, r.remove(t.Context(), w.node, index))
+		require.NoError(t, r.Delete(t.Context(), w.node, index))
 		require.NoError(t, w.node.Close())
 		h := nstest.Netlink(t, w.pod)
 		require.Eventually(t, func() bool {
@@ -272,11 +274,94 @@ func TestTheArgumentsOfOthersAreNotTakenForAChilds(t *testing.T) {
 	t.Parallel()
 	self, err := os.Executable()
 	require.NoError(t, err)
-	out := script(t, fmt.Sprintf("exec -a %s %s nonsense", childName, self))
+	out := script(t, fmt.Sprintf("exec -a %s %s 3</dev/null 4<<<text", childName, self))
 	p, err := os.StartProcess(out, []string{out}, &os.ProcAttr{})
 	require.NoError(t, err)
 	st, err := p.Wait()
 	require.NoError(t, err)
-	require.Equal(t, 2, st.ExitCode(), "no index")
+	require.Equal(t, 2, st.ExitCode(), "no socket")
 	Child() // returns: this program has another name
+}
+
+func TestAChildThatWasStartedAheadDeletes(t *testing.T) {
+	t.Parallel()
+	w, program := newWorld(t), plugin(t).program
+	index := w.mustAttach("eth0")
+	require.NoError(t, w.node.Do(func() error {
+		d := &Deleter{program: program}
+		d.Prepare()
+		c := <-d.ahead
+		if c == nil {
+			return errors.New("no child was started")
+		}
+		d.ahead <- c
+		defer d.Close()
+		d.program = "/nowhere/program" // another one cannot be started
+		return d.Delete(t.Context(), w.node, index)
+	}))
+	require.Empty(t, w.links())
+}
+
+func TestAChildThatWasStartedAheadWorksInItsOwnNamespaceOnly(t *testing.T) {
+	t.Parallel()
+	w, program := newWorld(t), plugin(t).program
+	index := w.mustAttach("eth0")
+	d := &Deleter{program: program}
+	require.NoError(t, w.pod.Do(func() error {
+		d.Prepare()
+		return d.Delete(t.Context(), w.node, index)
+	}))
+	require.Empty(t, w.links())
+	require.NotNil(t, d.ahead)
+	d.Close()
+}
+
+func TestAChildThatIsNotNeededIsEnded(t *testing.T) {
+	t.Parallel()
+	for name, program := range map[string]string{"ours": plugin(t).program, "one that waits": script(t, "exec sleep 60"), "none": "/nowhere"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := &Deleter{program: program}
+			d.Prepare()
+			c := <-d.ahead
+			d.ahead <- c
+			require.Equal(t, name == "none", c == nil)
+			var pid int
+			if c != nil {
+				pid = pidOf(t, c.pid)
+			}
+			d.Close()
+			require.Nil(t, d.ahead)
+			if c != nil {
+				require.ErrorIs(t, unix.Kill(pid, 0), unix.ESRCH)
+			}
+			d.Close()
+		})
+	}
+}
+
+func TestAChildThatWasStartedAheadEndsWithItsParent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	program, gate := late(t)
+	w.mustAttach("eth0")
+	require.ErrorContains(t, call("prepare-and-die", path(w.node), program, 0, 0), "signal: killed")
+	ended(t, gate)
+	require.Len(t, w.links(), 2)
+}
+
+// pidOf is the process that a descriptor is of.
+func pidOf(t *testing.T, fd int) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
+	require.NoError(t, err)
+	for line := range strings.Lines(string(b)) {
+		if s, ok := strings.CutPrefix(line, "Pid:"); ok {
+			pid, err := strconv.Atoi(strings.TrimSpace(s))
+			require.NoError(t, err)
+			return pid
+		}
+	}
+	require.Fail(t, "no process", string(b))
+	return 0
 }
