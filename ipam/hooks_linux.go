@@ -5,10 +5,11 @@ import "golang.org/x/sys/unix"
 // hooks lets tests bring about what cannot be had on demand. A nil one does nothing.
 type hooks struct {
 	fault     fault
-	left      int  // system calls that write before the fault
-	oldKernel bool // no O_TMPFILE
-	coarse    bool // the file system does not keep nanoseconds
-	reads     int  // lease files looked at so far
+	left      int    // system calls that write before the fault
+	oldKernel bool   // no O_TMPFILE
+	coarse    bool   // the file system does not keep nanoseconds
+	reads     int    // lease files looked at so far
+	watch     func() // called before each system call that writes
 }
 
 type fault int
@@ -25,6 +26,9 @@ type killed struct{}
 
 // step comes before every system call that writes.
 func (h *hooks) step() error {
+	if h != nil && h.watch != nil {
+		h.watch()
+	}
 	switch {
 	case h == nil || h.fault == none:
 		return nil
