@@ -182,7 +182,7 @@ func (n *Node) make(d device, links []rtnl.Link) error {
 func (n *Node) mayUse(l rtnl.Link, d device) error {
 	who := marked(l)
 	switch {
-	case slices.Contains(who, n.o.Network), len(who) > 0 && d.shared:
+	case slices.Contains(who, n.o.Network), len(who) > 0 && d.shared, n.o.Adopt && l.Alias == "" && l.Tunnel() == d.tunnel:
 		return nil
 	case len(who) > 0:
 		return fmt.Errorf("device %s is that of network %s: state another name with key \"device\"", l.Name, strings.Join(who, ", "))

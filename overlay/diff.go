@@ -149,8 +149,8 @@ func (n *Node) ownLink(index int) (own, shared bool) {
 	return false, false
 }
 
-// addrs compares the addresses of the devices.
-func (n *Node) addrs(have []rtnl.Addr) (set, remove []rtnl.Addr) {
+// wantedAddrs are those of the devices, by link and prefix.
+func (n *Node) wantedAddrs() map[rtnl.Addr]bool {
 	want := map[rtnl.Addr]bool{}
 	for _, d := range n.devices {
 		index, ok := n.links[d.name]
@@ -163,6 +163,12 @@ func (n *Node) addrs(have []rtnl.Addr) (set, remove []rtnl.Addr) {
 			}
 		}
 	}
+	return want
+}
+
+// addrs compares the addresses of the devices.
+func (n *Node) addrs(have []rtnl.Addr) (set, remove []rtnl.Addr) {
+	want := n.wantedAddrs()
 	for _, h := range have {
 		k := rtnl.Addr{Link: h.Link, Prefix: h.Prefix}
 		if want[k] {
@@ -226,7 +232,7 @@ func (n *Node) diff(links []rtnl.Link) (c changes, refused []error, err error) {
 		},
 	}, ours, n.rivals(foreign))
 	c.setNeigh, c.delNeigh = n.want.neighs.compare(judge[neighKey, rtnl.Neigh]{
-		ours:     func(h *rtnl.Neigh) bool { return h.Proto == Proto },
+		ours:     func(h *rtnl.Neigh) bool { return h.Proto == Proto || n.o.Adopt },
 		same:     sameNeigh,
 		replaces: func(h, w *rtnl.Neigh) bool { return true },
 		conflict: func(h, w *rtnl.Neigh) {
@@ -237,7 +243,7 @@ func (n *Node) diff(links []rtnl.Link) (c changes, refused []error, err error) {
 		ours: func(h *rtnl.FDB) bool {
 			// What was learned of a peer goes with it; else frames would go there until it ages.
 			_, stays := n.want.fdbs.at[fdbKey{link: h.Link, dst: h.Dst}]
-			return h.Extern || h.Learned && !stays
+			return h.Extern || n.o.Adopt || h.Learned && !stays
 		},
 		same:     sameFDB,
 		replaces: func(h, w *rtnl.FDB) bool { return h.MAC != (rtnl.MAC{}) },
@@ -324,10 +330,11 @@ func (n *Node) sort(all []rtnl.Route) (ours, foreign []rtnl.Route) {
 
 // owns reports whether a route is this node's to change.
 func (n *Node) owns(r *rtnl.Route) bool {
-	if r.Proto != Proto || !n.inLayer(r.Metric) {
-		return false
-	}
 	own, shared := n.ownLink(r.Link)
+	if r.Proto != Proto || !n.inLayer(r.Metric) {
+		return n.o.Adopt && (r.Proto == unix.RTPROT_BOOT || r.Proto == unix.RTPROT_STATIC) && r.Type == unicast &&
+			len(n.o.Prefixes) > 0 && n.o.holds(r.Dst) && (own && !shared || n.direct(r))
+	}
 	switch {
 	case own && !shared:
 		return true

@@ -76,6 +76,12 @@ type Options struct {
 	MTU    int    // bytes, for all peers; 0: computed for each path
 	Device string // name of the device; "": cb-<encap> and a hash of Network. Two nodes with one Network must state it.
 
+	// Adopt takes what another program made for the same purpose, as flannel does: a device of the wanted name and
+	// parameters gets this network's alias, and what is on it becomes ours; so do routes that are statically set
+	// (protocols boot and static) to ranges within Prefixes, over that device or through a router. What is right stays
+	// in place.
+	Adopt bool
+
 	// StateDir holds a directory for each network, with its lock and stamp; "": [DefaultStateDir].
 	StateDir string
 }

@@ -5,6 +5,7 @@ package overlay
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/peer"
@@ -112,21 +113,39 @@ func (d *vxlan) devices(n *Node) ([]device, error) {
 		dev.tunnel, dev.bare, dev.bridge = t, true, d.L2.Bridge
 		return []device{dev}, d.L2.mayJoin(n, dev.name)
 	}
-	if dev.mac == (rtnl.MAC{}) {
-		if dev.mac, err = d.mac(n, dev.name); err != nil {
-			return nil, err
-		}
+	if err := d.follow(n, &dev, t); err != nil {
+		return nil, err
 	}
+	d.own.MAC = peer.MAC(dev.mac) // what was found stays, should the device go
 	return []device{dev}, nil
 }
 
-// mac is that of the existing device, else the derived one.
-func (d *vxlan) mac(n *Node, device string) (rtnl.MAC, error) {
-	l, err := n.conn.LinkByName(device)
-	if err == nil && l.Kind == "vxlan" {
-		return l.MAC, nil
+// follow gives the device the MAC of the existing one, unless one is stated, else the derived one. An existing device that
+// is bound to the link with this node's endpoint, as flannel makes it, does as well as one that is not.
+func (d *vxlan) follow(n *Node, dev *device, t rtnl.VXLAN) error {
+	l, err := n.conn.LinkByName(dev.name)
+	if notThere(err) != nil {
+		return err
 	}
-	return rtnl.MAC(peer.DeriveMAC(n.o.Network, n.o.Node.Name, d.family)), notThere(err)
+	there, ok := l.Tunnel().(rtnl.VXLAN)
+	if dev.mac == (rtnl.MAC{}) {
+		dev.mac = rtnl.MAC(peer.DeriveMAC(n.o.Network, n.o.Node.Name, d.family))
+		if ok {
+			dev.mac = l.MAC
+		}
+	}
+	if !ok || there.Link == 0 {
+		return nil
+	}
+	addrs, err := n.conn.Addrs(there.Link)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(addrs, func(a rtnl.Addr) bool { return a.Prefix.Addr() == d.own.Addr }) {
+		t.Link = there.Link
+		dev.tunnel = t
+	}
+	return nil
 }
 
 func (d *vxlan) peerDevices(*Node, peer.Peer) []device { return nil }
