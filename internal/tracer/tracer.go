@@ -1,8 +1,8 @@
 //go:build linux
 
 // Package tracer runs a program under ptrace(2) and stops it before every system call that changes something outside of
-// it, so that tests can kill it there, or let another program run meanwhile. It counts the calls of all threads of the
-// program, in the order in which they happen. For tests only.
+// it, so that tests can kill it there, have the call fail, or let another program run meanwhile. It counts the calls of
+// all threads of the program, in the order in which they happen. For tests only.
 package tracer
 
 import (
@@ -10,26 +10,33 @@ import (
 	"os/exec"
 	"runtime"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// changes are the system calls that change something outside of the process: netlink, files, other programs.
-var changes = map[uint64]bool{
-	unix.SYS_SENDTO: true, unix.SYS_SENDMSG: true, unix.SYS_WRITE: true, unix.SYS_PWRITE64: true, unix.SYS_OPENAT: true,
-	unix.SYS_LINKAT: true, unix.SYS_UNLINKAT: true, unix.SYS_RENAMEAT: true, unix.SYS_RENAMEAT2: true, unix.SYS_MKDIRAT: true,
-	unix.SYS_SYMLINKAT: true, unix.SYS_UTIMENSAT: true, unix.SYS_FTRUNCATE: true, unix.SYS_FLOCK: true, unix.SYS_EXECVE: true,
-	unix.SYS_SETNS: true,
+// Verdict is what becomes of a call, and of the program that makes it. The zero value lets it happen.
+type Verdict struct {
+	kill  bool
+	errno syscall.Errno
 }
 
-// of openat(2) only those that may make a file count
-const making = unix.O_CREAT | unix.O_TRUNC | unix.O_TMPFILE&^unix.O_DIRECTORY
+// Kill ends the program before the call.
+func Kill() Verdict { return Verdict{kill: true} }
 
-// Run starts the command and calls before ahead of its n-th change, counted from 1. The program stands still until before
-// returns; if that is false it is killed. One that runs to its end and fails is an error. Other programs that it started
-// live on. The command's Stdout and Stderr must be files or nil: nobody waits for a copy to end.
-func Run(cmd *exec.Cmd, before func(n int) (goOn bool)) (killed bool, err error) {
+// Fail has the call do nothing and return an error. It works on amd64 only.
+func Fail(errno syscall.Errno) Verdict { return Verdict{errno: errno} }
+
+// Outcome is how a program ended.
+type Outcome struct {
+	Killed  bool // by a verdict
+	Status  int  // its exit status
+	Changes int  // that it came to make, the last one perhaps in vain
+}
+
+// Trace starts the command and asks before ahead of every change. The program stands still until before returns. Programs
+// that it starts are not asked about; Trace returns when they, too, have ended. The command's Stdout and Stderr must be
+// files or nil: nobody waits for a copy to end.
+func Trace(cmd *exec.Cmd, before func(Call) Verdict) (Outcome, error) {
 	runtime.LockOSThread() // the thread that starts it is its tracer
 	defer runtime.UnlockOSThread()
 	cmd.Env = append(cmd.Env, "GOMAXPROCS=1")
@@ -38,88 +45,107 @@ func Run(cmd *exec.Cmd, before func(n int) (goOn bool)) (killed bool, err error)
 	}
 	cmd.SysProcAttr.Ptrace = true
 	if err := cmd.Start(); err != nil {
-		return false, err
+		return Outcome{}, err
 	}
-	t := tracer{main: cmd.Process.Pid, before: before}
+	t := tracer{main: cmd.Process.Pid, before: before, fails: map[int]syscall.Errno{}, others: map[int]bool{}}
 	defer func() { _ = cmd.Process.Release() }() // it was waited for here
-	if err := t.follow(); err != nil {
-		return false, err
+	err := t.follow()
+	return Outcome{t.killed && t.status.Signaled(), t.status.ExitStatus(), t.count}, err
+}
+
+// Run is [Trace] with nothing but the choice to go on before the n-th change, counted from 1, or to kill the program. One
+// that runs to its end and fails is an error.
+func Run(cmd *exec.Cmd, before func(n int) (goOn bool)) (killed bool, err error) {
+	out, err := Trace(cmd, func(c Call) Verdict {
+		if before(c.N) {
+			return Verdict{}
+		}
+		return Kill()
+	})
+	if err == nil && !out.Killed && out.Status != 0 {
+		err = fmt.Errorf("%s: exit status %d", cmd.Path, out.Status)
 	}
-	if !t.killed && t.status.ExitStatus() != 0 {
-		return false, fmt.Errorf("%s: exit status %d", cmd.Path, t.status.ExitStatus())
-	}
-	return t.killed, nil
+	return out.Killed, err
 }
 
 type tracer struct {
 	main, count int
-	before      func(int) bool
+	before      func(Call) Verdict
 	started     bool
 	killed      bool
+	ended       bool
 	status      unix.WaitStatus
+	fails       map[int]syscall.Errno // by thread: what the call that it is in returns
+	others      map[int]bool          // other programs, which it started
 }
 
-// Threads are traced, programs that it starts are not.
-const options = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_TRACEEXEC | unix.PTRACE_O_EXITKILL
+const options = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_TRACEVFORK | unix.PTRACE_O_TRACEFORK |
+	unix.PTRACE_O_TRACEEXEC | unix.PTRACE_O_EXITKILL
 
-// follow handles the stops of all threads until the program has ended. It waits for what this thread traces, and takes
-// no other child's end from whoever waits for it.
+// follow handles the stops of all threads until the program and those that it started have ended. It waits for what this
+// thread traces, and takes no other child's end from whoever waits for it.
 func (t *tracer) follow() error {
-	for {
+	for !t.ended || len(t.others) > 0 {
 		var st unix.WaitStatus
 		tid, err := unix.Wait4(-1, &st, unix.WALL|unix.WNOTHREAD, nil)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("wait: %w", err)
-		}
 		switch {
-		case (st.Exited() || st.Signaled()) && tid == t.main:
-			t.status = st
-			t.killed = t.killed && st.Signaled()
-			return nil
+		case err == unix.EINTR:
+		case err != nil:
+			return fmt.Errorf("wait: %w", err)
 		case st.Stopped():
 			t.stopped(tid, st)
+		case tid == t.main:
+			t.status, t.ended = st, true
+		default:
+			delete(t.others, tid)
 		}
 	}
+	return nil
 }
 
 func (t *tracer) stopped(tid int, st unix.WaitStatus) {
-	signal := 0
-	switch sig := st.StopSignal(); {
-	case !t.started: // the stop at its exec
+	sig := st.StopSignal()
+	if !t.started { // the stop at its exec
 		t.started = true
 		_ = unix.PtraceSetOptions(tid, options)
-	case sig == unix.SIGTRAP|0x80:
-		if !t.killed && entersChange(tid) {
-			if t.count++; !t.before(t.count) {
-				t.killed = true
-				_ = unix.Kill(t.main, unix.SIGKILL)
-				return
-			}
-		}
-	case sig != unix.SIGTRAP && sig != unix.SIGSTOP:
+	} else if sig == unix.SIGSTOP && tid != t.main && !t.others[tid] && processOf(tid) == tid { // how a new one begins
+		t.others[tid] = true
+	}
+	signal := 0
+	if sig != unix.SIGTRAP && sig != unix.SIGTRAP|0x80 && sig != unix.SIGSTOP {
 		signal = int(sig)
+	}
+	if t.others[tid] {
+		_ = unix.PtraceCont(tid, signal)
+		return
+	}
+	if sig == unix.SIGTRAP|0x80 && !t.judge(tid) {
+		return
 	}
 	_ = unix.PtraceSyscall(tid, signal)
 }
 
-// entersChange reports whether the thread stands before a call that changes something.
-func entersChange(tid int) bool {
-	var info struct {
-		op       uint8
-		_        [3]uint8
-		arch     uint32
-		ip, sp   uint64
-		nr       uint64
-		args     [6]uint64
-		reserved [4]uint64
+// judge handles the beginning and the end of a system call. It is false if the program is no more.
+func (t *tracer) judge(tid int) bool {
+	if errno, ok := t.fails[tid]; ok { // the end of one that was skipped
+		delete(t.fails, tid)
+		result(tid, errno)
+		return true
 	}
-	const getSyscallInfo, entry = 0x420e, 1
-	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, getSyscallInfo, uintptr(tid), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)
-	if errno != 0 || info.op != entry || !changes[info.nr] {
+	c, ok := callOf(t.main, tid)
+	if !ok || t.killed {
+		return true
+	}
+	t.count++
+	c.N = t.count
+	switch v := t.before(c); {
+	case v.kill:
+		t.killed = true
+		_ = unix.Kill(t.main, unix.SIGKILL)
 		return false
+	case v.errno != 0:
+		skip(tid)
+		t.fails[tid] = v.errno
 	}
-	return info.nr != unix.SYS_OPENAT || info.args[2]&making != 0
+	return true
 }
