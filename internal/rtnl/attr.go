@@ -21,11 +21,13 @@ type Msg struct {
 }
 
 // words say what the message asks for.
-func (m *Msg) words() string {
-	if m.about == nil {
-		return m.op
+func (m *Msg) words() string { return words(m.op, m.about, m.b) }
+
+func words(op string, about func([]byte) string, msg []byte) string {
+	if about == nil {
+		return op
 	}
-	return m.op + " " + m.about(m.b[headerLen:])
+	return op + " " + about(msg[headerLen:])
 }
 
 // newMsg starts a request; op says in words what it asks for.

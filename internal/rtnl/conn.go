@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -27,9 +26,6 @@ var native = binary.NativeEndian
 const (
 	headerLen   = 16
 	receiveSize = 64 << 10 // the kernel's dumps use at most 32 KiB a message
-	batchSize   = 96 << 10 // bytes; below half of the default send buffer
-	batchCount  = 128      // messages; a refusal of each takes 1 KiB of the receive buffer, by default 208 KiB
-	dumpRetries = 20
 )
 
 // Conn is an rtnetlink socket in one namespace. It may be used by several goroutines.
@@ -39,6 +35,7 @@ type Conn struct {
 	seq    uint32
 	strict bool
 	buf    []byte
+	batch  batch
 }
 
 type connKey struct{}
@@ -98,140 +95,6 @@ func (e *Error) Is(target error) bool {
 		return true
 	}
 	return false
-}
-
-// Do sends the messages, in order, in as few system calls as their size allows, and waits until the kernel has carried
-// them out. A message that fails does not keep later ones from being carried out; the errors of all are joined.
-func (c *Conn) Do(msgs ...*Msg) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var errs []error
-	for len(msgs) > 0 {
-		n, size := 0, 0
-		for n < min(len(msgs), batchCount) && (n == 0 || size+len(msgs[n].b) <= batchSize) {
-			size += len(msgs[n].b)
-			n++
-		}
-		if err := c.batch(msgs[:n], size); err != nil {
-			errs = append(errs, err)
-		}
-		msgs = msgs[n:]
-	}
-	return errors.Join(errs...)
-}
-
-func (c *Conn) batch(msgs []*Msg, size int) error {
-	first := c.seq + 1
-	out := make([]byte, 0, size)
-	for i, m := range msgs {
-		c.seq++
-		flags := m.flags | unix.NLM_F_REQUEST
-		if i == len(msgs)-1 {
-			flags |= unix.NLM_F_ACK // an error is always acknowledged, success only where it is asked for
-		}
-		m.seal(flags, c.seq)
-		out = append(out, m.b...)
-	}
-	if err := c.send(out); err != nil {
-		return fmt.Errorf("%s: %w", msgs[0].words(), err)
-	}
-	var errs []error
-	last := c.seq
-	err := c.receive(func(h header, body []byte) (bool, error) {
-		i := int(h.seq - first)
-		if i < 0 || i >= len(msgs) {
-			return false, nil
-		}
-		if h.typ != unix.NLMSG_ERROR {
-			if msgs[i].reply != nil {
-				msgs[i].reply(body)
-			}
-			return false, nil
-		}
-		if err := ackError(msgs[i].words, h, body); err != nil {
-			errs = append(errs, err)
-		}
-		return h.seq == last, nil
-	})
-	if err != nil {
-		c.drain()
-	}
-	return errors.Join(append(errs, err)...)
-}
-
-// drain empties the receive buffer of a socket that lost answers: as long as it is full the kernel drops all others, and
-// says so only once.
-func (c *Conn) drain() {
-	for {
-		if _, _, err := unix.Recvfrom(c.fd, c.buf, unix.MSG_DONTWAIT); err != nil && err != unix.EINTR && err != unix.ENOBUFS {
-			return
-		}
-	}
-}
-
-// dump sends a request and calls parse with each answer until the end, and once more from the start if the kernel says
-// that its state changed meanwhile.
-func dump[T any](c *Conn, m *Msg, parse func(body []byte) (v T, keep bool, err error)) ([]T, error) {
-	return dumpInto(nil, c, m, parse)
-}
-
-// dumpInto is dump into a slice whose values are no longer needed.
-func dumpInto[T any](old []T, c *Conn, m *Msg, parse func(body []byte) (v T, keep bool, err error)) ([]T, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.strict {
-		_ = unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
-		c.strict = true
-	}
-	for try := 0; ; try++ {
-		c.seq++
-		m.seal(unix.NLM_F_REQUEST|unix.NLM_F_DUMP, c.seq)
-		if err := c.send(m.b); err != nil {
-			return nil, fmt.Errorf("%s: %w", m.op, err)
-		}
-		all := old[:0]
-		var failed error
-		interrupted := false
-		err := c.receive(func(h header, body []byte) (bool, error) {
-			if h.seq != c.seq {
-				return false, nil
-			}
-			interrupted = interrupted || h.flags&unix.NLM_F_DUMP_INTR != 0
-			switch h.typ {
-			case unix.NLMSG_DONE:
-				if len(body) >= 4 && int32(native.Uint32(body)) < 0 {
-					return true, &Error{Op: m.op, Errno: unix.Errno(-int32(native.Uint32(body)))}
-				}
-				return true, nil
-			case unix.NLMSG_ERROR:
-				return true, ackError(m.words, h, body)
-			}
-			v, keep, err := parse(body)
-			if err != nil && failed == nil {
-				failed = fmt.Errorf("%s: %w", m.op, err)
-			}
-			if err == nil && keep {
-				if len(all) == cap(all) {
-					all = slices.Grow(all, max(16, len(all))) // append grows large slices by a quarter only
-				}
-				all = append(all, v)
-			}
-			return false, nil
-		})
-		if (interrupted || errors.Is(err, unix.EINTR)) && try < dumpRetries {
-			continue
-		}
-		if err == nil {
-			err = failed
-		}
-		if err == nil && interrupted {
-			err = fmt.Errorf("%s: the kernel's state changed during each of %d dumps", m.op, dumpRetries)
-		}
-		if err != nil {
-			return nil, err
-		}
-		return all, nil
-	}
 }
 
 func (c *Conn) send(b []byte) error {

@@ -43,6 +43,45 @@ func TestABatchGoesOnAfterAFailureAndReportsEach(t *testing.T) {
 	require.NoError(t, rtnl.Except(nil, fs.ErrExist))
 }
 
+func TestAStreamOfMessagesNamesEachThatFails(t *testing.T) {
+	t.Parallel()
+	_, c, _ := world(t)
+	index := bridgeUp(t, c, "br0")
+	const n, every = 1000, 50
+	route := func(i int) rtnl.Route {
+		r := rtnl.Route{Dst: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24), Link: index, Proto: 117}
+		if i%every == 7 {
+			r.Link = 4711
+		}
+		return r
+	}
+	err := c.Stream(func(yield func(*rtnl.Msg) bool) {
+		for i := range n {
+			if !yield(rtnl.NewRoute(route(i))) {
+				return
+			}
+		}
+	})
+	for i := 7; i < n; i += every {
+		require.ErrorContains(t, err, "add "+route(i).String())
+	}
+	ours, err := c.Routes(rtnl.RouteFilter{Proto: 117})
+	require.NoError(t, err)
+	require.Len(t, ours, n-n/every)
+
+	require.Panics(t, func() {
+		_ = c.Stream(func(yield func(*rtnl.Msg) bool) {
+			yield(rtnl.DelRoute(route(0)))
+			panic("half way")
+		})
+	})
+	require.NoError(t, c.Do(rtnl.GetLink("br0")))
+	again, err := c.RoutesInto(ours, rtnl.RouteFilter{Proto: 117})
+	require.NoError(t, err)
+	require.Len(t, again, n-n/every, "what was in the batch is not sent later")
+	require.Same(t, &ours[0], &again[0], "the slice is used again")
+}
+
 func TestEveryErrnoThatSaysNotThereIsErrNotExist(t *testing.T) {
 	t.Parallel()
 	_, c, _ := world(t)

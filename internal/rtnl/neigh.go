@@ -69,9 +69,9 @@ func (c *Conn) Neighs(link int) ([]Neigh, error) { return c.NeighsInto(nil, link
 func (c *Conn) NeighsInto(old []Neigh, link int) ([]Neigh, error) {
 	m := newMsg(unix.RTM_GETNEIGH, 0, fmt.Sprintf("list neighbours of link %d", link), ndmsg(0, 0, 0, 0))
 	m.u32(unix.NDA_IFINDEX, uint32(link))
-	return dumpInto(old, c, m, func(b []byte) (Neigh, bool, error) {
-		n := parseNeigh(b)
-		return n, n.Link == link && n.IP.IsValid(), nil
+	return dumpInto(old, c, m, func(n *Neigh, b []byte) (bool, error) {
+		*n = parseNeigh(b)
+		return n.Link == link && n.IP.IsValid(), nil
 	})
 }
 
@@ -155,9 +155,9 @@ func (c *Conn) FDBs(link int) ([]FDB, error) { return c.FDBsInto(nil, link) }
 // FDBsInto is FDBs into a slice whose values are no longer needed.
 func (c *Conn) FDBsInto(old []FDB, link int) ([]FDB, error) {
 	m := newMsg(unix.RTM_GETNEIGH, 0, fmt.Sprintf("list FDB entries of link %d", link), ndmsg(unix.AF_BRIDGE, link, 0, 0))
-	return dumpInto(old, c, m, func(b []byte) (FDB, bool, error) {
-		f, ok := parseFDB(b)
-		return f, ok && f.Link == link, nil
+	return dumpInto(old, c, m, func(f *FDB, b []byte) (ok bool, err error) {
+		*f, ok = parseFDB(b)
+		return ok && f.Link == link, nil
 	})
 }
 

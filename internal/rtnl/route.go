@@ -195,22 +195,27 @@ func (c *Conn) RoutesInto(old []Route, f RouteFilter) ([]Route, error) {
 	if f.Link != 0 {
 		m.u32(unix.RTA_OIF, uint32(f.Link))
 	}
-	routes, err := dump(c, m, func(b []byte) (Route, bool, error) {
-		r, ok := parseRoute(b)
-		ok = ok && (f.Table == 0 || r.Table == f.Table) && (f.Proto == 0 || r.Proto == f.Proto) && (f.Link == 0 || r.Link == f.Link)
-		return r, ok, nil
+	routes, err := dumpInto(old, c, m, func(r *Route, b []byte) (bool, error) {
+		ok := r.parse(b) && (f.Table == 0 || r.Table == f.Table) && (f.Proto == 0 || r.Proto == f.Proto) && (f.Link == 0 || r.Link == f.Link)
+		return ok, nil
 	})
 	return routes, Except(err, unix.ENOENT) // a table without routes is none that the kernel knows
 }
 
-func parseRoute(b []byte) (Route, bool) {
+func parseRoute(b []byte) (r Route, ok bool) {
+	ok = r.parse(b)
+	return r, ok
+}
+
+// parse reads what the kernel reports; false says that it is no route, or a cloned one.
+func (r *Route) parse(b []byte) bool {
 	if len(b) < unix.SizeofRtMsg || b[0] != unix.AF_INET && b[0] != unix.AF_INET6 {
-		return Route{}, false
+		return false
 	}
 	if native.Uint32(b[8:])&unix.RTM_F_CLONED != 0 {
-		return Route{}, false
+		return false
 	}
-	r := Route{Table: uint32(b[4]), Proto: b[5], Scope: b[6], Type: b[7]}
+	*r = Route{Table: uint32(b[4]), Proto: b[5], Scope: b[6], Type: b[7]}
 	r.OnLink = native.Uint32(b[8:])&unix.RTNH_F_ONLINK != 0
 	dst := netip.IPv4Unspecified()
 	if b[0] == unix.AF_INET6 {
@@ -254,7 +259,7 @@ func parseRoute(b []byte) (Route, bool) {
 		r.Encap = parseEncap(encap)
 	}
 	r.Dst = netip.PrefixFrom(dst, int(b[1]))
-	return r, r.Dst.IsValid()
+	return r.Dst.IsValid()
 }
 
 func parseEncap(b []byte) (e Encap) {
