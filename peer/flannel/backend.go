@@ -78,7 +78,7 @@ func (r *reader) backend(v []byte) Backend {
 	}
 	b.VNI = uint32(r.number("Backend.VNI", in.VNI, peer.MaxVNI, 0))
 	b.Port = uint16(r.number("Backend.Port", in.Port, math.MaxUint16, 0))
-	if b.Type == VXLAN && b.VNI == 0 && !null(in.VNI) {
+	if b.Type == VXLAN && string(in.VNI) == "0" {
 		r.bad("Backend.VNI 0 is no tunnel id of its own: state a number from 1 to %d, or leave it out", peer.MaxVNI)
 	}
 	b.GBP = r.flag("Backend.GBP", in.GBP, false)

@@ -112,7 +112,7 @@ func (e *end) read(backend, key string, data Raw) error {
 		VtepMAC, PublicKey *string
 	}
 	if json.Unmarshal([]byte(data), &in) != nil {
-		return problem(key, quote(string(data)), "is not what the backend "+backend+" publishes", "restart the agent of that node")
+		return problem(key, show([]byte(data)), "is not what the backend "+backend+" publishes", "restart the agent of that node")
 	}
 	var r reader
 	e.VNI = uint32(r.number("VNI", in.VNI, peer.MaxVNI, 0))
@@ -120,7 +120,7 @@ func (e *end) read(backend, key string, data Raw) error {
 		e.Port = uint16(r.number("Port", in.Port, 1<<16-1, 0))
 	}
 	if len(r.wrong) > 0 {
-		return problem(key, quote(string(data)), "is wrong: "+r.wrong[0].Error(), "restart the agent of that node")
+		return problem(key, show([]byte(data)), "is wrong: "+r.wrong[0].Error(), "restart the agent of that node")
 	}
 	var err error
 	if in.VtepMAC != nil && backend == VXLAN {

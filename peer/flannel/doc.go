@@ -14,6 +14,7 @@ package flannel
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/cniblocks/cniblocks/peer"
@@ -50,15 +51,20 @@ func problem(key, value, reason, remedy string, args ...any) *peer.Problem {
 	return &peer.Problem{Key: key, Value: value, Reason: reason, Remedy: fmt.Sprintf(remedy, args...)}
 }
 
-// quote shows what a stranger wrote: escaped, and cut where it is longer than anyone reads.
-func quote(s string) string {
+// quote shows a string of a stranger: escaped, and cut where it is longer than anyone reads.
+func quote(s string) string { return strconv.Quote(cut(s)) }
+
+// show is a JSON value as it is written, which has no control characters outside of strings but space.
+func show(v []byte) string { return cut(strings.Join(strings.Fields(string(v)), " ")) }
+
+func cut(s string) string {
 	const most = 80
-	if len(s) > most {
-		n := most
-		for n > 0 && !utf8.RuneStart(s[n]) {
-			n--
-		}
-		s = s[:n] + "..."
+	if len(s) <= most {
+		return s
 	}
-	return strconv.Quote(s)
+	n := most
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "..."
 }

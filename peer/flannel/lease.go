@@ -67,7 +67,7 @@ func ParseAttrs(value []byte) (Attrs, error) {
 	var r reader
 	a := Attrs{BackendType: r.text("BackendType", in.BackendType), BackendData: in.BackendData, BackendV6Data: in.BackendV6Data}
 	if len(r.wrong) > 0 {
-		return Attrs{}, problem("BackendType", quote(string(in.BackendType)), "is not a string", "write the name of a backend in quotes")
+		return Attrs{}, problem("BackendType", show(in.BackendType), "is not a string", "write the name of a backend in quotes")
 	}
 	var errs [2]error
 	a.PublicIP, errs[0] = publicIP("PublicIP", in.PublicIP, peer.IPv4)
@@ -105,7 +105,7 @@ func publicIP(key string, v []byte, f peer.Family) (netip.Addr, error) {
 	}
 	var s string
 	if json.Unmarshal(v, &s) != nil {
-		return netip.Addr{}, problem(key, quote(string(v)), "is not a string", "write an address in quotes")
+		return netip.Addr{}, problem(key, show(v), "is not a string", "write an address in quotes")
 	}
 	return parseAddr(key, s, f)
 }

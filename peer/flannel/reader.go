@@ -22,7 +22,7 @@ func (r *reader) flag(key string, v []byte, unless bool) bool {
 	}
 	var b bool
 	if json.Unmarshal(v, &b) != nil {
-		r.bad("%s %s is not true or false: write one of them without quotes", key, quote(string(v)))
+		r.bad("%s %s is not true or false: write one of them without quotes", key, show(v))
 	}
 	return b
 }
@@ -33,7 +33,7 @@ func (r *reader) number(key string, v []byte, most, unless uint64) uint64 {
 	}
 	n, err := strconv.ParseUint(string(v), 10, 64)
 	if err != nil || n > most {
-		r.bad("%s %s is not a number from 0 to %d: write one without quotes", key, quote(string(v)), most)
+		r.bad("%s %s is not a number from 0 to %d: write one without quotes", key, show(v), most)
 		return unless
 	}
 	return n
@@ -45,7 +45,7 @@ func (r *reader) text(key string, v []byte) string {
 	}
 	var s string
 	if json.Unmarshal(v, &s) != nil {
-		r.bad("%s %s is not a string: write it in quotes", key, quote(string(v)))
+		r.bad("%s %s is not a string: write it in quotes", key, show(v))
 	}
 	return s
 }
