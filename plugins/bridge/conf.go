@@ -13,7 +13,7 @@ import (
 	"github.com/cniblocks/cniblocks/veth"
 )
 
-// conf is the netconf: every key of the reference's bridge plugin, with its meaning, and ipMasqExcept.
+// conf is the netconf: every key of the reference's bridge plugin, with its meaning, ipMasqExcept and ipMasqElsewhere.
 type conf struct {
 	Bridge                    string         `json:"bridge"`
 	IsGateway                 bool           `json:"isGateway"`
@@ -22,6 +22,7 @@ type conf struct {
 	IPMasq                    masq.Families  `json:"ipMasq"`
 	IPMasqBackend             string         `json:"ipMasqBackend"`
 	IPMasqExcept              []netip.Prefix `json:"ipMasqExcept"`
+	IPMasqElsewhere           bool           `json:"ipMasqElsewhere"` // the plugin that delegates to this one does it
 	MTU                       int            `json:"mtu"`
 	HairpinMode               bool           `json:"hairpinMode"`
 	PromiscMode               bool           `json:"promiscMode"`
@@ -104,8 +105,9 @@ func load(r *cni.Request) (*conf, error) {
 		return c, err
 	}
 	var least struct {
-		Bridge string `json:"bridge"`
-		IPAM   struct {
+		Bridge    string          `json:"bridge"`
+		Elsewhere json.RawMessage `json:"ipMasqElsewhere"`
+		IPAM      struct {
 			Type    string `json:"type"`
 			DataDir string `json:"dataDir"`
 		} `json:"ipam"`
@@ -115,7 +117,7 @@ func load(r *cni.Request) (*conf, error) {
 		return nil, err
 	}
 	r.Warn("%v", err)
-	return &conf{least: true, Bridge: least.Bridge, IPAM: ipamConf{Type: least.IPAM.Type, DataDir: least.IPAM.DataDir}}, nil
+	return &conf{least: true, Bridge: least.Bridge, IPMasqElsewhere: string(least.Elsewhere) == "true", IPAM: ipamConf{Type: least.IPAM.Type, DataDir: least.IPAM.DataDir}}, nil
 }
 
 func loadAll(r *cni.Request) (*conf, error) {

@@ -99,8 +99,12 @@ func (j *job) sweepReference(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// sweepSNAT shrinks the SNAT of the network to what is configured and valid; with the last attachment it goes.
+// sweepSNAT shrinks the SNAT of the network to what is configured and valid; with the last attachment it goes. What another
+// plugin made for the network is not looked at.
 func (j *job) sweepSNAT(ctx context.Context) error {
+	if j.IPMasqElsewhere {
+		return nil
+	}
 	if len(j.Valid) == 0 {
 		return masq.RemoveAll(ctx, j.host, j.Network)
 	}

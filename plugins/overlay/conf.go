@@ -36,6 +36,8 @@ type conf struct {
 	IPMasq        masq.Families  `json:"ipMasq"`
 	IPMasqBackend string         `json:"ipMasqBackend"`
 	IPMasqExcept  []netip.Prefix `json:"ipMasqExcept"`
+
+	least bool // the configuration is broken, and only the delegate was read
 }
 
 // The types of this package's plugins in a netconf.
@@ -80,7 +82,7 @@ func (c *conf) loadLeast(r *cni.Request, wrong error) error {
 			return wrong
 		}
 		r.Warn("%v", wrong)
-		*c = conf{Delegate: least.Delegate}
+		*c = conf{Delegate: least.Delegate, least: true}
 	}
 	if r.Type == typeHostGW {
 		c.Encap = typeHostGW

@@ -53,6 +53,9 @@ func (c *conf) delegateConf(r *cni.Request, v *view, mtu int) (json.RawMessage, 
 	}
 	var err error
 	if carries(kind) {
+		if c.least && d["ipMasq"] == nil && outer["ipMasq"] != nil { // it was not read
+			d["ipMasq"] = outer["ipMasq"]
+		}
 		err = c.fillCarrier(r, d, v, mtu)
 	} else {
 		err = c.fillLast(r, d, kind, v, mtu)
@@ -97,6 +100,11 @@ func (c *conf) fillLast(r *cni.Request, d object, kind string, v *view, mtu int)
 	}
 	if err := d.put("ipMasq", false); err != nil {
 		return err
+	}
+	if kind == "bridge" {
+		if err := d.put("ipMasqElsewhere", true); err != nil { // else its GC takes the rule for what is left of a former ipMasq
+			return err
+		}
 	}
 	if kind == "bridge" && !c.L2 {
 		if err := d.fill("isGateway", true); err != nil {

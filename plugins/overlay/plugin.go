@@ -238,7 +238,11 @@ func (Plugin) GC(ctx context.Context, r *cni.Request) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(j.delegate.GC(ctx, to), j.shrinkSNAT(ctx))
+	err = j.delegate.GC(ctx, to)
+	if carries(j.delegateType()) {
+		return err
+	}
+	return errors.Join(err, j.shrinkSNAT(ctx))
 }
 
 // openSNAT finds the backend, unless the delegate is one of ours that does it.
@@ -297,9 +301,14 @@ func (j *job) forget(ctx context.Context) error {
 	return snat.Forget(ctx, j.host, j.Network, j.owner())
 }
 
+// shrinkSNAT takes away what no attachment needs any more. As long as there are some, the rule of the network stays
+// without a gap; it goes with the last, or when masquerading is no longer configured.
 func (j *job) shrinkSNAT(ctx context.Context) error {
-	if !j.IPMasq.Any() || carries(j.delegateType()) || j.identify() != nil {
-		return nil
+	if len(j.Valid) == 0 || !j.least && !j.IPMasq.Any() {
+		return masq.RemoveAll(ctx, j.host, j.Network)
+	}
+	if j.identify() != nil {
+		return nil // what valid attachments need is not known
 	}
 	rule, err := j.openSNAT(ctx)
 	if err != nil || rule.None() {
