@@ -8,10 +8,12 @@ package overlay
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net/netip"
 
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/internal/snat"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/netns"
@@ -109,6 +111,11 @@ func (Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err error
 	if err != nil {
 		return nil, err
 	}
+	release, err := j.claim(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	mtu, err := j.apply(ctx)
 	if err != nil {
 		return nil, err
@@ -118,6 +125,9 @@ func (Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err error
 		return nil, err
 	}
 	res, err := j.delegate.Add(ctx, to)
+	if err != nil && carries(j.delegateType()) {
+		return nil, err // it has undone what it did
+	}
 	if err == nil && !rule.None() {
 		_, err = rule.Ensure(ctx, j.policy(res.IPs))
 	}
@@ -126,6 +136,41 @@ func (Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err error
 		return nil, errors.Join(err, j.delegate.Del(back, to), j.forget(back))
 	}
 	return res, nil
+}
+
+// claim makes sure that the pod does not have the interface yet, and keeps other ADDs of it waiting until it is released:
+// when a delegate fails its DEL is called, which must not take what an earlier ADD made.
+func (j *job) claim(ctx context.Context) (release func(), err error) {
+	if carries(j.delegateType()) {
+		return func() {}, nil // that one does it
+	}
+	pod, err := netns.Open(j.NetNS)
+	if err != nil {
+		code := cni.ErrEnvironment
+		if errors.Is(err, fs.ErrNotExist) {
+			code = cni.ErrUnknownContainer
+		}
+		return nil, cni.Errorf(code, "CNI_NETNS: %w", err)
+	}
+	unlock, err := pod.Lock(ctx)
+	if err != nil {
+		pod.Close()
+		return nil, err
+	}
+	release = func() { unlock(); pod.Close() }
+	c, err := rtnl.Open(pod)
+	if err == nil {
+		_, err = c.LinkByName(j.IfName)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return release, nil
+	case err == nil:
+		err = cni.Errorf(cni.ErrConfig, "CNI_IFNAME=%s of container %s: it has an interface of that name; call DEL first, or choose another name: %w",
+			j.IfName, j.ContainerID, fs.ErrExist)
+	}
+	release()
+	return nil, err
 }
 
 func (j *job) forDelegate(verb cni.Verb, v *view, mtu int) (*cni.Request, error) {
