@@ -81,6 +81,10 @@ bench: build ## our plugins beside the reference ones, in turns
 bench-path: build ## the way of packets, beside the reference's and a bare veth pair
 	$(GO) run ./test/bench/path $(ARGS)
 
+.PHONY: soak
+soak: ## 50000 calls at random, right ones, wrong ones and killed ones; ARGS="-operations=N -seed=N"
+	$(GO) test -count=1 -v -timeout 4h -run TestWhateverIsCalled ./test/soak -operations=50000 $(ARGS)
+
 .PHONY: lint
 lint: $(STATICCHECK) $(GOLANGCI_LINT) ## go vet, staticcheck, golangci-lint
 	@code=0; for check in "$(GO) vet ./..." "$(STATICCHECK) ./..." "$(GOLANGCI_LINT) run"; do \
