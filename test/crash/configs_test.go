@@ -1,0 +1,89 @@
+//go:build linux
+
+package crash_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/cniblocks/cniblocks/internal/nstest"
+)
+
+// config is a way to attach pods. DIR is a directory of the node.
+type config struct {
+	name  string
+	json  string
+	peers string // "" or the other list of peers that the overlay can change to
+	needs []nstest.Feature
+}
+
+func bridged(name, keys string, needs ...nstest.Feature) config {
+	return config{name: name, needs: needs, json: `{"cniVersion":"1.1.0","name":"net","type":"bridge","bridge":"br0",` + keys + `}`}
+}
+
+// The peers of an overlay: a is the node. The second list has one less, one more, and one with another address.
+const (
+	peersOne = `[{"name":"a","endpoint":["192.0.2.11","2001:db8::11"],"pods":["10.244.1.0/24","fd00:10:244:1::/64"]KEYa},
+		{"name":"b","endpoint":["192.0.2.12","2001:db8::12"],"pods":["10.244.2.0/24","fd00:10:244:2::/64"]KEYb},
+		{"name":"c","endpoint":["192.0.2.13","2001:db8::13"],"pods":["10.244.3.0/24","fd00:10:244:3::/64"]KEYc}]`
+	peersTwo = `[{"name":"a","endpoint":["192.0.2.11","2001:db8::11"],"pods":["10.244.1.0/24","fd00:10:244:1::/64"]KEYa},
+		{"name":"c","endpoint":["192.0.2.23","2001:db8::23"],"pods":["10.244.3.0/24","fd00:10:244:3::/64"]KEYc},
+		{"name":"d","endpoint":["192.0.2.14","2001:db8::14"],"pods":["10.244.4.0/24","fd00:10:244:4::/64"]KEYd}]`
+)
+
+// keyed gives every peer a WireGuard key. That of a is made by the node itself, which refuses another.
+func keyed(peers string) string {
+	for i, name := range []string{"b", "c", "d"} {
+		peers = strings.ReplaceAll(peers, "KEY"+name, fmt.Sprintf(`,"publicKey":"%s%d8="`, strings.Repeat("A", 41), i+2))
+	}
+	return strings.ReplaceAll(peers, "KEYa", "")
+}
+
+func carried(name, typ, encap string, needs ...nstest.Feature) config {
+	one, two := peersOne, peersTwo
+	if strings.Contains(encap, "wireguard") {
+		one, two = keyed(one), keyed(two)
+	} else {
+		for _, n := range []string{"a", "b", "c", "d"} {
+			one, two = strings.ReplaceAll(one, "KEY"+n, ""), strings.ReplaceAll(two, "KEY"+n, "")
+		}
+	}
+	conf := `{"cniVersion":"1.1.0","name":"net","type":"` + typ + `",` + encap + `"ipMasq":true,"stateDir":"DIR/run","PEERS,
+		"delegate":{"type":"bridge","bridge":"br0","isDefaultGateway":true,"ipam":{"type":"host-local","dataDir":"DIR/leases"}}}`
+	with := func(peers string) string {
+		return strings.ReplaceAll(conf, `"PEERS`, `"network":["10.244.0.0/16","fd00:10:244::/48"],"peers":`+peers)
+	}
+	return config{name: name, json: with(one), peers: with(two), needs: needs}
+}
+
+const (
+	v4   = `"ipam":{"type":"host-local","dataDir":"DIR/leases","subnet":"10.1.2.0/24"}`
+	dual = `"ipam":{"type":"host-local","dataDir":"DIR/leases","ranges":[[{"subnet":"10.1.2.0/24"}],[{"subnet":"fd00:1:2::/64"}]]}`
+)
+
+var configs = []config{
+	bridged("bridge, IPv4", `"isGateway":true,"ipMasq":true,`+v4, nstest.NFT),
+	bridged("bridge, dual stack", `"isDefaultGateway":true,"ipMasq":true,`+dual, nstest.NFT),
+	bridged("bridge, dual stack, iptables", `"isDefaultGateway":true,"ipMasq":true,"ipMasqBackend":"iptables",`+dual, nstest.IPTables, nstest.IP6Tables),
+	bridged("bridge, macspoofchk", `"isGateway":true,"macspoofchk":true,"hairpinMode":true,`+v4, nstest.NFTBridge),
+	bridged("bridge, VLAN", `"isGateway":true,"vlan":7,"ipMasq":true,`+v4, nstest.VLANFiltering, nstest.NFT),
+	bridged("bridge, layer 2", `"mtu":1400`),
+	carried("host-gw", "host-gw", "", nstest.NFT),
+	carried("overlay, vxlan", "overlay", `"encap":"vxlan",`, nstest.VXLAN, nstest.NFT),
+	carried("overlay, vxlan gpe", "overlay", `"encap":"vxlan","gpe":true,`, nstest.VXLAN, nstest.NFT),
+	carried("overlay, gre", "overlay", `"encap":"gre",`, nstest.GRE, nstest.IP6GRE, nstest.NFT),
+	carried("overlay, ipip", "overlay", `"encap":"ipip",`, nstest.IPIP, nstest.SIT, nstest.NFT),
+	carried("overlay, geneve", "overlay", `"encap":"geneve",`, nstest.Geneve, nstest.NFT),
+	carried("overlay, wireguard", "overlay", `"encap":"wireguard","dataDir":"DIR/lib",`, nstest.WireGuard, nstest.NFT),
+}
+
+// each runs a test for every configuration that the kernel can do.
+func each(t *testing.T, f func(t *testing.T, c config)) {
+	for _, c := range configs {
+		t.Run(c.name, func(t *testing.T) {
+			nstest.Need(t, c.needs...)
+			f(t, c)
+		})
+	}
+}

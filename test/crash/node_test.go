@@ -1,0 +1,282 @@
+//go:build linux
+
+package crash_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/inventory"
+	"github.com/cniblocks/cniblocks/internal/inventory/sweep"
+	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/internal/tracer"
+	"github.com/cniblocks/cniblocks/netns"
+)
+
+// node is where plugins are killed.
+type node struct {
+	t    *testing.T
+	conf string
+	two  string // with the other list of peers
+	ns   *netns.NS
+	bin  string
+	dir  string             // leases, state
+	io   string             // what programs read and print
+	pods map[string]*podEnd // by container ID
+}
+
+// podEnd is a pod's namespace, and what its last ADD gave it.
+type podEnd struct {
+	ns     *netns.NS
+	result json.RawMessage
+}
+
+func newNode(t *testing.T, c config) *node {
+	t.Helper()
+	n := &node{t: t, ns: nstest.New(t), bin: programs(t), dir: t.TempDir(), io: t.TempDir(), pods: map[string]*podEnd{}}
+	n.conf, n.two = strings.ReplaceAll(c.json, "DIR", n.dir), strings.ReplaceAll(c.peers, "DIR", n.dir)
+	nstest.Sysctl(t, n.ns, "net/ipv6/conf/default/accept_dad", "0")
+	nstest.Link(t, nstest.End{NS: n.ns, Name: "uplink", Addrs: []string{"192.0.2.11/24", "2001:db8::11/64"}}, nstest.End{NS: nstest.New(t), Name: "eth0"})
+	nstest.Settle(t, n.ns)
+	return n
+}
+
+// pod is that of a container ID; it has a namespace of its own from the first time on.
+func (n *node) pod(id string) *podEnd {
+	if n.pods[id] == nil {
+		n.pods[id] = &podEnd{ns: nstest.New(n.t)}
+	}
+	return n.pods[id]
+}
+
+// call is a request to a plugin, or to apply the peers without one.
+type call struct {
+	verb  cni.Verb
+	id    string
+	conf  string
+	noNS  bool // as when the namespace is gone
+	valid []string
+}
+
+const upVerb cni.Verb = "up" // of `cniblocks overlay`
+
+func (n *node) add(id string) call    { return call{verb: cni.ADD, id: id, conf: n.conf} }
+func (n *node) del(id string) call    { return call{verb: cni.DEL, id: id, conf: n.conf} }
+func (n *node) gc(ids ...string) call { return call{verb: cni.GC, conf: n.conf, valid: ids} }
+func (n *node) check(id string) call  { return call{verb: cni.CHECK, id: id, conf: n.conf} }
+func (n *node) up(conf string) call   { return call{verb: upVerb, conf: conf} }
+
+// with puts what a verb needs into its configuration.
+func (n *node) with(c call) string {
+	var conf map[string]json.RawMessage
+	require.NoError(n.t, json.Unmarshal([]byte(c.conf), &conf))
+	switch c.verb {
+	case cni.GC:
+		valid := []cni.Attachment{}
+		for _, id := range c.valid {
+			valid = append(valid, cni.Attachment{ContainerID: id, IfName: "eth0"})
+		}
+		b, err := json.Marshal(valid)
+		require.NoError(n.t, err)
+		conf["cni.dev/valid-attachments"] = b
+	case cni.CHECK:
+		conf["prevResult"] = n.pod(c.id).result
+	}
+	b, err := json.Marshal(conf)
+	require.NoError(n.t, err)
+	return string(b)
+}
+
+func (n *node) command(c call) *exec.Cmd {
+	conf := n.with(c)
+	if c.verb == upVerb {
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Env = []string{upEnv + "=" + conf}
+		return n.connect(cmd, "")
+	}
+	var of struct{ Type string }
+	require.NoError(n.t, json.Unmarshal([]byte(conf), &of))
+	cmd := exec.Command(filepath.Join(n.bin, of.Type))
+	ns := ""
+	if c.verb != cni.GC && !c.noNS {
+		ns = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.pod(c.id).ns.Fd())
+	}
+	cmd.Env = []string{"CNI_COMMAND=" + string(c.verb), "CNI_CONTAINERID=" + c.id, "CNI_NETNS=" + ns, "CNI_IFNAME=eth0", "CNI_PATH=" + n.bin}
+	return n.connect(cmd, conf)
+}
+
+// connect gives a program files to read and write, which are kept for the next one.
+func (n *node) connect(cmd *exec.Cmd, in string) *exec.Cmd {
+	open := func(name string, content string) *os.File {
+		path := filepath.Join(n.io, name)
+		require.NoError(n.t, os.WriteFile(path, []byte(content), 0o600))
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND, 0)
+		require.NoError(n.t, err)
+		return f
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = open("in", in), open("out", ""), open("errs", "")
+	return cmd
+}
+
+// answer is what a program printed.
+func (n *node) answer(cmd *exec.Cmd) (out, errs []byte) {
+	for _, f := range []any{cmd.Stdin, cmd.Stdout, cmd.Stderr} {
+		f.(*os.File).Close()
+	}
+	out, err := os.ReadFile(filepath.Join(n.io, "out"))
+	require.NoError(n.t, err)
+	errs, err = os.ReadFile(filepath.Join(n.io, "errs"))
+	require.NoError(n.t, err)
+	return out, errs
+}
+
+// run lets a program finish.
+func (n *node) run(c call) {
+	n.t.Helper()
+	cmd := n.command(c)
+	err := n.ns.Do(cmd.Run)
+	out, errs := n.answer(cmd)
+	require.NoError(n.t, err, "%s %s: %s %s", c.verb, c.id, out, errs)
+	if c.verb == cni.ADD {
+		n.pod(c.id).result = out
+	}
+}
+
+// struck is a program that was killed, or one of whose calls failed.
+type struck struct {
+	tracer.Outcome
+	at       string // the call that it was
+	out, err string
+}
+
+// strike runs a program with a verdict on its k-th change.
+func (n *node) strike(c call, trace func(*exec.Cmd, func(tracer.Call) tracer.Verdict) (tracer.Outcome, error), k int, v tracer.Verdict) (s struck) {
+	n.t.Helper()
+	cmd := n.command(c)
+	require.NoError(n.t, n.ns.Do(func() (err error) {
+		s.Outcome, err = trace(cmd, func(c tracer.Call) tracer.Verdict {
+			if c.N != k {
+				return tracer.Verdict{}
+			}
+			s.at = c.String()
+			return v
+		})
+		return err
+	}))
+	out, errs := n.answer(cmd)
+	s.out, s.err = string(out), string(errs)
+	if c.verb == cni.ADD && s.Status == 0 {
+		n.pod(c.id).result = out
+	}
+	return s
+}
+
+// kill runs a program and kills it before its k-th change.
+func (n *node) kill(c call, k int) struck {
+	n.t.Helper()
+	s := n.strike(c, tracer.Trace, k, tracer.Kill())
+	if !s.Killed {
+		require.Zero(n.t, s.Status, "%s %s: %s%s", c.verb, c.id, s.out, s.err)
+	}
+	return s
+}
+
+// dump is all that is on the node: the namespace, the leases, the state.
+func (n *node) dump() string {
+	var out strings.Builder
+	out.WriteString(nstest.Dump(n.ns))
+	require.NoError(n.t, filepath.WalkDir(n.dir, func(path string, e fs.DirEntry, err error) error {
+		name := strings.TrimPrefix(path, n.dir)
+		if err != nil || strings.Count(name, "/") < 2 || strings.HasPrefix(name, "/lib/") { // keys stay
+			return err
+		}
+		fmt.Fprint(&out, "file ", name)
+		if _, notAddr := netip.ParseAddr(e.Name()); notAddr == nil {
+			b, err := os.ReadFile(path)
+			require.NoError(n.t, err)
+			fmt.Fprintf(&out, " %q", b)
+		}
+		fmt.Fprintln(&out)
+		return nil
+	}))
+	return out.String()
+}
+
+// is waits until the dump is what it is to be: the kernel does some things later, by itself.
+func (n *node) is(want string, format string, args ...any) {
+	n.t.Helper()
+	got := ""
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if got = n.dump(); got == want {
+			return
+		}
+		if time.Now().After(end) {
+			require.Equal(n.t, want, got, fmt.Sprintf(format, args...))
+		}
+	}
+}
+
+// settled is the dump when nothing comes any more.
+func (n *node) settled() string {
+	nstest.Settle(n.t, n.ns)
+	return n.dump()
+}
+
+// cleanup is `cniblocks cleanup --network net`.
+func (n *node) cleanup() {
+	n.t.Helper()
+	state := filepath.Join(n.dir, "run")
+	found, err := inventory.Read(n.t.Context(), inventory.Options{NS: n.ns, DataDirs: []string{filepath.Join(n.dir, "leases")}, StateDir: state})
+	require.NoError(n.t, err)
+	require.Empty(n.t, found.Unread)
+	p, err := sweep.Make(sweep.Options{NS: n.ns, Found: found, Network: "net", StateDir: state, Disk: true})
+	require.NoError(n.t, err)
+	require.NoError(n.t, p.Run(context.Background(), func(sweep.Step, error) {}))
+}
+
+// addresses are those of a pod's interface in the kernel, link-local ones aside.
+func (p *podEnd) addresses(t *testing.T) (all []string) {
+	t.Helper()
+	for line := range strings.Lines(nstest.DumpLinks(p.ns)) {
+		if f := strings.Fields(line); len(f) > 2 && f[0] == "address" && f[1] == "eth0" && !strings.HasPrefix(f[2], "fe80:") {
+			all = append(all, f[2])
+		}
+	}
+	return all
+}
+
+// distinct proves that no two pods have an address in common.
+func (n *node) distinct(why string) {
+	n.t.Helper()
+	owner := map[string]string{}
+	for id, p := range n.pods {
+		for _, a := range p.addresses(n.t) {
+			require.NotContains(n.t, owner, a, "%s: %s has an address of %s", why, id, owner[a])
+			owner[a] = id
+		}
+	}
+}
+
+// attaches proves that a pod with these IDs can be attached now, and gets addresses of its own.
+func (n *node) attaches(id, why string) {
+	n.t.Helper()
+	n.run(n.add(id))
+	n.distinct(why)
+	if bytes.Contains([]byte(n.conf), []byte("host-local")) {
+		require.NotEmpty(n.t, n.pod(id).addresses(n.t), why)
+	}
+	n.run(n.check(id))
+}
