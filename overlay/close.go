@@ -40,19 +40,14 @@ func (n *Node) Close(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var msgs []*rtnl.Msg
-	for _, r := range routes {
-		if n.owns(&r) {
-			msgs = append(msgs, rtnl.DelRoute(r))
-		}
-	}
+	c := changes{delRoute: slices.DeleteFunc(routes, func(r rtnl.Route) bool { return !n.owns(&r) })}
 	for _, a := range addrs {
 		own, shared := n.ownLink(a.Link)
 		if own && shared && a.Proto == Proto && (n.o.holds(a.Prefix) && len(n.o.Prefixes) > 0 || slices.Contains(n.o.Node.NodeAddrs(), a.Prefix.Addr())) {
-			msgs = append(msgs, rtnl.DelAddr(a))
+			c.delAddr = append(c.delAddr, a)
 		}
 	}
-	err = gone(n.conn.Do(msgs...))
+	err = gone(n.conn.Stream(c.removals()))
 	for _, l := range links {
 		if own, _ := n.ownLink(l.Index); !own {
 			continue

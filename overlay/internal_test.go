@@ -209,3 +209,22 @@ func TestARangeKeepsItsMetricAndLayersNeverMeet(t *testing.T) {
 	}
 	require.Greater(t, len(seen), 5000)
 }
+
+func TestSpreadYieldsEveryValueOnceAndTakesNeighboursApart(t *testing.T) {
+	t.Parallel()
+	for n := range 70 {
+		all := make([]int, n)
+		for i := range all {
+			all[i] = i
+		}
+		got := slices.Collect(spread(all))
+		if n == 10 {
+			require.Equal(t, []int{0, 8, 4, 2, 6, 1, 9, 5, 3, 7}, got)
+		}
+		slices.Sort(got)
+		require.True(t, slices.Equal(all, got), "%d: %v", n, got)
+	}
+	for range spread([]int{1, 2, 3}) {
+		break
+	}
+}

@@ -227,11 +227,11 @@ func (n *Node) apply(ctx context.Context, c *changes) error {
 		n.forget()
 		return err
 	}
-	err := n.conn.Do(c.additions()...)
+	err := n.conn.Stream(c.additions())
 	if t, ok := n.d.(tunneler); ok && (c.tunnelDevice || len(c.setTunnel)+len(c.delTunnel) > 0) {
 		err = errors.Join(err, t.applyTunnel(n, c))
 	}
-	err = errors.Join(err, gone(n.conn.Do(c.removals()...)))
+	err = errors.Join(err, gone(n.conn.Stream(c.removals())))
 	if err != nil {
 		n.forget()
 	}

@@ -49,7 +49,8 @@ func (t *table[K, V]) remove(k K) {
 }
 
 // compare tells what to set and what to remove so that haves become what the table holds. They may hold foreign values, which judge
-// tells: those stay, and one that differs from what is wanted in its place is reported as a conflict.
+// tells: those stay, and one that differs from what is wanted in its place is reported as a conflict. What is to be set counts
+// until the table changes.
 func (t *table[K, V]) compare(judge judge[K, V], haves ...[]V) (set, remove []V) {
 	seen := make([]bool, len(t.items))
 	missing := len(t.items)
@@ -87,8 +88,11 @@ func (t *table[K, V]) compare(judge judge[K, V], haves ...[]V) (set, remove []V)
 			}
 		}
 	}
-	if missing == 0 {
+	switch missing {
+	case 0:
 		return nil, remove
+	case len(t.items):
+		return slices.Clip(t.items), remove
 	}
 	set = make([]V, 0, missing)
 	for i, v := range t.items {

@@ -36,7 +36,10 @@ type underlay struct {
 
 	lastAddr netip.Addr // of the last question, which mostly is the next one too
 	last     path
-	widest   [2]int // the largest MTU of the paths to the peers; IPv4, IPv6
+
+	hot     [2]netip.Prefix // the last route of the longest length, which holds most of the next endpoints too; IPv4, IPv6
+	hotPath [2]path
+	widest  [2]int // the largest MTU of the paths to the peers; IPv4, IPv6
 }
 
 func newUnderlay(c *rtnl.Conn, links []rtnl.Link, routes []rtnl.Route, addrs []rtnl.Addr) (*underlay, error) {
@@ -122,17 +125,21 @@ func (u *underlay) to(a netip.Addr) path {
 func (u *underlay) prepare(to []netip.Addr) {
 	var ask []netip.Addr
 	for _, a := range to {
-		if _, ok := u.compute(a); !ok {
+		if p, ok := u.compute(a); ok {
+			u.widen(a, p)
+		} else {
 			ask = append(ask, a)
 		}
 	}
 	for i, p := range u.ask(ask) {
 		u.known[ask[i]] = p
+		u.widen(ask[i], p)
 	}
-	for _, a := range to {
-		i := b2i(a.Is6())
-		u.widest[i] = max(u.widest[i], u.to(a).mtu)
-	}
+}
+
+func (u *underlay) widen(a netip.Addr, p path) {
+	i := b2i(a.Is6())
+	u.widest[i] = max(u.widest[i], p.mtu)
 }
 
 // compute looks for the longest prefix; false says that the kernel must be asked.
@@ -140,11 +147,12 @@ func (u *underlay) compute(a netip.Addr) (path, bool) {
 	if !u.plain {
 		return path{}, false
 	}
-	i := 0
-	if a.Is6() {
-		i = 1
+	i := b2i(a.Is6())
+	if u.hot[i].Contains(a) {
+		return u.unlessLocal(a, u.hotPath[i]), true
 	}
-	for _, bits := range u.bits[i] {
+	lengths := u.bits[i]
+	for _, bits := range lengths {
 		dst, err := a.Prefix(bits)
 		if err != nil {
 			continue
@@ -156,15 +164,17 @@ func (u *underlay) compute(a netip.Addr) (path, bool) {
 		if r.Multiple || r.NextHop != 0 || r.Link == 0 || r.Type != unix.RTN_UNICAST {
 			return path{}, false
 		}
-		return u.along(a, r), true
+		p := u.along(a, r)
+		if bits == lengths[0] && p.err == nil {
+			u.hot[i], u.hotPath[i] = dst, p
+		}
+		return u.unlessLocal(a, p), true
 	}
 	return path{}, false // table default may know
 }
 
+// along is the path by a route to an address that is not this node's own.
 func (u *underlay) along(a netip.Addr, r rtnl.Route) path {
-	if link, ok := u.local[a]; ok {
-		return path{link: link, err: fmt.Errorf("%s is an address of this node: state the peer's own", a)}
-	}
 	l := u.links[r.Link]
 	p := path{link: r.Link, mtu: l.MTU, via: r.Via}
 	if r.MTU != 0 && int(r.MTU) < p.mtu {
@@ -172,6 +182,13 @@ func (u *underlay) along(a netip.Addr, r rtnl.Route) path {
 	}
 	if !l.Up() {
 		p.err = fmt.Errorf("the way to %s is over %s, which is down", a, l.Name)
+	}
+	return p
+}
+
+func (u *underlay) unlessLocal(a netip.Addr, p path) path {
+	if link, ok := u.local[a]; ok {
+		return path{link: link, err: fmt.Errorf("%s is an address of this node: state the peer's own", a)}
 	}
 	return p
 }
@@ -190,7 +207,7 @@ func askKernel(c *rtnl.Conn, u *underlay, to []netip.Addr) []path {
 				case r.Type == unix.RTN_LOCAL:
 					paths[i] = path{link: r.Link, err: fmt.Errorf("%s is an address of this node: state the peer's own", to[i])}
 				case r.Type == unix.RTN_UNICAST:
-					paths[i] = u.along(to[i], r)
+					paths[i] = u.unlessLocal(to[i], u.along(to[i], r))
 				}
 			}))
 		}

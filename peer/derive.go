@@ -17,7 +17,9 @@ const MaxVNI = 1<<24 - 1
 //
 // 46 bits are left: among 10 000 nodes two share one with a probability of less than one in a million.
 func DeriveMAC(network, node string, f Family) MAC {
-	h := sha256.Sum256([]byte(network + "\x00" + node + "\x00" + f.String()))
+	b := append(make([]byte, 0, 128), network...)
+	b = append(append(b, 0), node...)
+	h := sha256.Sum256(append(append(b, 0), f.String()...))
 	m := MAC(h[:6])
 	m[0] = m[0]&^1 | 2
 	return m

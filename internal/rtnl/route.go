@@ -44,8 +44,8 @@ const KeyFlag = 0x4
 // CsumFlag in [Encap] says that the outer header carries a checksum (TUNNEL_CSUM).
 const CsumFlag = 0x1
 
-func rtmsg(r Route) []byte {
-	b := make([]byte, unix.SizeofRtMsg)
+func (m *Msg) rtmsg(r *Route) {
+	var b [unix.SizeofRtMsg]byte
 	b[0], b[1] = family(r.Dst.Addr()), uint8(r.Dst.Bits())
 	table := r.Table
 	if table == 0 {
@@ -61,7 +61,7 @@ func rtmsg(r Route) []byte {
 	if r.OnLink {
 		native.PutUint32(b[8:], unix.RTNH_F_ONLINK)
 	}
-	return b
+	m.raw(b[:])
 }
 
 // NewRoute adds a route; one for the same destination, metric and table is [io/fs.ErrExist].
@@ -85,7 +85,7 @@ func DelRoute(r Route) *Msg { return routeMsg(unix.RTM_DELROUTE, 0, "delete", r)
 func routeMsg(typ, flags uint16, verb string, r Route) *Msg {
 	m := newMsg(typ, flags, verb, nil)
 	m.about = aboutRoute
-	m.b = append(m.b, rtmsg(r)...)
+	m.rtmsg(&r)
 	if typ == unix.RTM_DELROUTE {
 		h := m.b[headerLen:]
 		if r.Scope == 0 {
