@@ -21,7 +21,8 @@ type Annotations struct {
 	PublicIPOverwrite, PublicIPv6Overwrite  string // set by people; the node publishes them in place of its own
 }
 
-var annotationPrefix = regexp.MustCompile(`^(?:[a-z0-9_-]+\.)+[a-z0-9_-]+/(?:[a-z0-9_-]+-)?$`)
+// annotationPrefix is compiled where it is used: package regexp stays out of programs that only read subnet.env.
+const annotationPrefix = `^(?:[a-z0-9_-]+\.)+[a-z0-9_-]+/(?:[a-z0-9_-]+-)?$`
 
 // NewAnnotations makes the names. The prefix is a domain, with or without a path of one part; "" is [AnnotationPrefix].
 // Flannel's option for it is --kube-annotation-prefix.
@@ -36,7 +37,7 @@ func NewAnnotations(prefix string) (Annotations, error) {
 	if !strings.HasSuffix(p, "/") && !strings.HasSuffix(p, "-") {
 		p += "-"
 	}
-	if !annotationPrefix.MatchString(p) {
+	if !regexp.MustCompile(annotationPrefix).MatchString(p) {
 		return Annotations{}, fmt.Errorf("annotation prefix %q: write a domain in lower case, such as %q, with a name after a slash if need be", prefix, AnnotationPrefix)
 	}
 	return Annotations{

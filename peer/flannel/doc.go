@@ -1,9 +1,10 @@
 // Package flannel knows the formats in which flannel (v0.28) keeps a network, byte for byte: the configuration ([Config]),
-// the keys and values of leases in etcd ([Lease]) and the annotations of Kubernetes nodes ([Annotations]). Leases are
-// turned into peers ([Lease.Peer]) and made of them ([Encode]).
+// the keys and values of leases in etcd ([Lease]), the annotations of Kubernetes nodes ([Annotations]) and subnet.env
+// ([SubnetEnv]). Leases are turned into peers ([Lease.Peer]) and made of them ([Encode]).
 //
 // Reading is tolerant: unknown keys are ignored, as flannel does, and the names of keys are matched without regard to case.
-// Writing gives the bytes that flannel writes. Nothing here touches the kernel, the disk or the network.
+// Writing gives the bytes that flannel writes. Nothing here touches the kernel or the network, and the disk only
+// [ReadSubnetEnv] and [WriteSubnetEnv].
 //
 // flannel's dual stack is two underlays: PublicIP carries the IPv4 pods, PublicIPv6 the IPv6 pods, each with a device, a
 // MAC or a key of its own. That is what the two endpoints of a [peer.Reach] hold.

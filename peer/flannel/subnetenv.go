@@ -68,10 +68,10 @@ func ParseSubnetEnv(data []byte) (SubnetEnv, error) {
 		}
 		key, value, ok := strings.Cut(line, "=")
 		if !ok {
-			return SubnetEnv{}, fmt.Errorf("subnet.env: line %d is %q; want KEY=VALUE", n, clipEnv(line))
+			return SubnetEnv{}, fmt.Errorf("subnet.env: line %d is %q; want KEY=VALUE", n, cut(line))
 		}
 		if want := r.set(key, value); want != "" {
-			return SubnetEnv{}, fmt.Errorf("subnet.env: line %d: key %s is %q; want %s", n, key, clipEnv(value), want)
+			return SubnetEnv{}, fmt.Errorf("subnet.env: line %d: key %s is %q; want %s", n, key, cut(value), want)
 		}
 	}
 	return r.finish()
@@ -216,12 +216,4 @@ func commas(all []netip.Prefix) string {
 		words[i] = p.String()
 	}
 	return strings.Join(words, ",")
-}
-
-// clipEnv keeps a message to one line that can be read.
-func clipEnv(s string) string {
-	if len(s) > 64 {
-		return s[:64] + "..."
-	}
-	return s
 }
