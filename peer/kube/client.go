@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 
 	corev1 "k8s.io/api/core/v1"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -27,11 +29,15 @@ type client struct {
 	server string
 }
 
-func newClient(kubeconfig string) (*client, error) {
+// dialer connects; nil is the usual one.
+type dialer = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+func newClient(kubeconfig string, dial dialer) (*client, error) {
 	config, err := load(kubeconfig)
 	if err != nil {
 		return nil, err
 	}
+	config.Dial = dial
 	scheme := runtime.NewScheme()
 	if err := corev1.AddToScheme(scheme); err != nil {
 		return nil, fmt.Errorf("types of core/v1: %w", err)
@@ -75,7 +81,7 @@ func load(kubeconfig string) (*rest.Config, error) {
 // close ends the connections that nobody uses.
 func (c *client) close() {
 	if rc, ok := c.rest.(*rest.RESTClient); ok && rc.Client != nil {
-		rc.Client.CloseIdleConnections()
+		utilnet.CloseIdleConnectionsFor(rc.Client.Transport)
 	}
 }
 
@@ -105,6 +111,9 @@ func (c *client) patch(ctx context.Context, kind types.PatchType, name string, d
 
 // only selects one node by its name.
 func only(name string) fields.Selector { return fields.OneTermEqualSelector("metadata.name", name) }
+
+// gone says that the API server does not remember a state so old: what is to be done is to list anew.
+func gone(err error) bool { return apierrors.IsResourceExpired(err) || apierrors.IsGone(err) }
 
 // class is what kind of trouble an error is. Errors of the network differ in the port that they name and are one class.
 func class(err error) string {

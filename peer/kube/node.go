@@ -1,23 +1,16 @@
 package kube
 
 import (
-	"maps"
-	"slices"
-
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 )
 
-// node is what is kept of a Node.
-type node struct {
-	uid         types.UID
-	podCIDRs    []string
-	annotations map[string]string // those below the prefix
-}
-
-func (n node) equal(o node) bool {
-	return n.uid == o.uid && slices.Equal(n.podCIDRs, o.podCIDRs) && maps.Equal(n.annotations, o.annotations)
+// podCIDRs are a Node's ranges; the field of the plural is the younger one.
+func podCIDRs(n *corev1.Node) []string {
+	if len(n.Spec.PodCIDRs) == 0 && n.Spec.PodCIDR != "" {
+		return []string{n.Spec.PodCIDR}
+	}
+	return n.Spec.PodCIDRs
 }
 
 // strip drops what nobody here reads of a Node: most of it, its images and conditions above all.
