@@ -239,6 +239,7 @@ func (r *reader) readGuards(c *nft.Conn) error {
 		return ignoreNoNFT(err)
 	}
 	for _, ch := range chains {
+		r.n.GuardTable = r.n.GuardTable || ch.Table.Name == tableName
 		if ch.Table.Name == "nat" && strings.HasPrefix(ch.Name, referenceGuards) && !strings.HasSuffix(ch.Name, "-mac") {
 			r.n.Guards = append(r.n.Guards, Guard{Owner: Reference, Entry: "chain " + ch.Name})
 		}

@@ -40,6 +40,7 @@ type Node struct {
 	SNAT        []SNAT       `json:"snat"`
 	Forward     []Forward    `json:"forward"`
 	Guards      []Guard      `json:"guards"`
+	GuardTable  bool         `json:"guardTable,omitempty"` // the table of our guards is there, with or without entries
 	Leases      []Lease      `json:"leases"`
 	LeaseDirs   []LeaseDir   `json:"leaseDirs"`
 	State       []StateDir   `json:"state"`

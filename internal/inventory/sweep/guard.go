@@ -27,4 +27,8 @@ func (s *sweeper) guards() {
 		s.add(Step{Network: network, Kind: "spoof guards", Name: network, Note: "of " + plural(count[network], "interface"),
 			do: func(ctx context.Context) error { return spoof.Retain(ctx, s.NS, veth.AliasPrefix(network), nil) }})
 	}
+	if len(order) == 0 && s.Found.GuardTable && s.only() {
+		s.add(Step{Network: s.Network, Kind: "spoof guards", Name: "table bridge cniblocks", Note: "without entries",
+			do: func(ctx context.Context) error { return spoof.Retain(ctx, s.NS, veth.AliasPrefix(s.Network), nil) }})
+	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/cniblocks/cniblocks/ipam"
 	"github.com/cniblocks/cniblocks/node"
 	"github.com/cniblocks/cniblocks/peer"
+	"github.com/cniblocks/cniblocks/spoof"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }
@@ -85,6 +86,18 @@ func requireEmptyTables(t *testing.T, w *inventorytest.World, backend string) {
 	require.NotContains(t, after, "CNIB-")
 	require.NotContains(t, after, "veth4")
 	require.NoDirExists(t, filepath.Join(w.DataDir, "blue"))
+}
+
+func TestTheTableOfSpoofGuardsGoesWithTheLastNetworkEvenIfNoPodIsLeft(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.NFTBridge)
+	w := inventorytest.New(t)
+	w.Add(w.Conf("red", "1", nil), "a")
+	require.NoError(t, spoof.Allow(t.Context(), w.Node, spoof.Port{Name: "veth0", MAC: [6]byte{2, 1}, Owner: "cniblocks/blue/b/eth0"}))
+	require.NoError(t, spoof.Revoke(t.Context(), w.Node, "veth0"))
+	require.Empty(t, run(t, plan(t, w, "blue")), "another network may need it")
+	require.Contains(t, run(t, plan(t, w, "red")), "spoof guards")
+	w.RequireAsBefore()
 }
 
 func TestASecondCleanupFindsNothing(t *testing.T) {
