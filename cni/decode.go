@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/cniblocks/cniblocks/internal/nearest"
+	"github.com/cniblocks/cniblocks/internal/sparse"
 )
 
 // common are the keys that every netconf may have (specification, section 1 and section 3, "Deriving").
@@ -20,24 +21,32 @@ var common = []string{"cniVersion", "cniVersions", "name", "type", "capabilities
 // names the key; a key that v does not have is only a warning that names the nearest one that it has: other plugins
 // ignore such keys too. Below args and runtimeConfig any key is welcome: they are meant for several plugins.
 func (r *Request) Decode(v any) error {
-	if err := json.Unmarshal(r.Config, v); err != nil {
-		return explain(err, r.Config, reflect.TypeOf(v).Elem())
+	strange, err := decode(r.Config, v)
+	if strange && err == nil {
+		r.warnUnknown("", r.Config, reflect.TypeOf(v).Elem(), common)
 	}
-	r.warnUnknown("", r.Config, reflect.TypeOf(v).Elem(), common)
-	return nil
+	return err
+}
+
+// decode reports whether there may be a key that v does not have.
+func decode(config json.RawMessage, v any) (strange bool, err error) {
+	if strange, err = sparse.Keys(config, v, common...); err != nil {
+		err = explain(err, config, reflect.TypeOf(v).Elem())
+	}
+	return strange, err
 }
 
 // DecodeIPAM is [Request.Decode] for an IPAM plugin: it receives the whole configuration of the plugin that called it, so
 // that only what stands under "ipam" is its own to judge.
 func (r *Request) DecodeIPAM(v any) error {
-	if err := json.Unmarshal(r.Config, v); err != nil {
-		return explain(err, r.Config, reflect.TypeOf(v).Elem())
+	if strange, err := decode(r.Config, v); err != nil || !strange {
+		return err
 	}
 	var own struct {
 		IPAM json.RawMessage `json:"ipam"`
 	}
-	if err := json.Unmarshal(r.Config, &own); err != nil {
-		return decodeError(err)
+	if _, err := decode(r.Config, &own); err != nil {
+		return err
 	}
 	known := map[string]reflect.Type{}
 	fields(reflect.TypeOf(v).Elem(), known)

@@ -132,8 +132,8 @@ func (r *Request) readConfig() error {
 		Valid   []Attachment    `json:"cni.dev/valid-attachments"`
 		Old     []Attachment    `json:"cni.dev/attachments"`
 	}
-	if err := json.Unmarshal(r.Config, &c); err != nil {
-		return decodeError(err)
+	if _, err := decode(r.Config, &c); err != nil {
+		return err
 	}
 	if c.Version == "" {
 		c.Version = Versions[0]

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/sparse"
 	"github.com/cniblocks/cniblocks/ipam"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/veth"
@@ -72,7 +73,7 @@ func (c *ipamConf) UnmarshalJSON(b []byte) error {
 		Type    string `json:"type"`
 		DataDir string `json:"dataDir"`
 	}
-	if err := json.Unmarshal(b, &kind); err != nil {
+	if err := sparse.Unmarshal(b, &kind); err != nil {
 		return err
 	}
 	c.Type, c.DataDir = kind.Type, kind.DataDir
@@ -83,7 +84,7 @@ func (c *ipamConf) UnmarshalJSON(b []byte) error {
 		ipam.Range
 		Ranges []ipam.Pool `json:"ranges"`
 	}
-	if err := json.Unmarshal(b, &r); err != nil {
+	if err := sparse.Unmarshal(b, &r); err != nil {
 		return err
 	}
 	c.first, c.ranges = r.Range, r.Ranges
@@ -113,7 +114,7 @@ func load(r *cni.Request) (*conf, error) {
 		} `json:"ipam"`
 	}
 	least.Bridge = defaultBridge
-	if json.Unmarshal(r.Config, &least) != nil {
+	if sparse.Unmarshal(r.Config, &least) != nil {
 		return nil, err
 	}
 	r.Warn("%v", err)

@@ -1,0 +1,131 @@
+package sparse
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/netip"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+type embedded struct {
+	Subnet netip.Prefix `json:"subnet"`
+	Number int          `json:"number"`
+}
+
+type inner struct {
+	embedded
+	List [][]embedded `json:"list"`
+	Own  ownKind      `json:"own"`
+}
+
+// ownKind reads itself.
+type ownKind struct{ text string }
+
+func (o *ownKind) UnmarshalJSON(b []byte) error {
+	o.text = "read " + string(b)
+	return nil
+}
+
+type outer struct {
+	Name   string          `json:"name"`
+	Flag   *bool           `json:"flag"`
+	Bytes  []byte          `json:"bytes"`
+	Raw    json.RawMessage `json:"raw"`
+	Any    any             `json:"any"`
+	Map    map[string]int  `json:"map"`
+	Inner  inner           `json:"inner"`
+	Far    *inner          `json:"far"`
+	Number int             `json:"number"`
+	Skip   string          `json:"-"`
+	Plain  string
+	hidden string
+}
+
+var samples = []string{
+	`{}`, `null`, `{"name":"a","flag":true,"bytes":"AAE=","raw":{"x":[1]},"any":[null,1.5],"map":{"b":2}}`,
+	`{"inner":{"subnet":"10.0.0.0/8","number":1,"list":[[{"subnet":"10.0.0.0/8"},null],[],null],"own":[1]},"number":2}`,
+	`{"far":{"own":null,"list":null},"Name":"b","NAME2":"c","plain":"d","-":"e","hidden":"f","Skip":"g"}`,
+	`{"name":"a","NAME":"b"}`, `{"name":"a","name":"b"}`, `{"name":1}`, `{"inner":[]}`, `{"number":1e99}`, `{"number":1.5}`, `[]`, `"x"`, `{`, ``,
+	`{"inner":{"subnet":"10.0.0.0"}}`, `{"name":null,"inner":null,"far":null,"flag":null,"number":null}`, `{"inner":{"list":[[{"number":"x"}]]}}`,
+	"{\"name\":\"\xff\\u0000\"}", `{"bytes":"%"}`, `{"far":{"number":3,"NUMBER":4}}`,
+}
+
+func equal(t *testing.T, data []byte) {
+	t.Helper()
+	preset := func() outer {
+		return outer{Name: "preset", Inner: inner{embedded: embedded{Number: 7}}, hidden: "kept"}
+	}
+	want, have := preset(), preset()
+	wantErr, err := json.Unmarshal(data, &want), Unmarshal(data, &have)
+	if wantErr != nil {
+		require.EqualError(t, err, wantErr.Error(), "%s", data)
+		return
+	}
+	require.NoError(t, err, "%s", data)
+	require.Equal(t, want, have, "%s", data)
+}
+
+func TestUnmarshalDoesWhatPackageJSONDoes(t *testing.T) {
+	t.Parallel()
+	for _, s := range samples {
+		equal(t, []byte(s))
+	}
+	require.Error(t, Unmarshal([]byte(`{}`), outer{}), "no pointer")
+	require.Error(t, Unmarshal([]byte(`{}`), nil))
+	require.Error(t, Unmarshal([]byte(`{}`), (*outer)(nil)))
+}
+
+func TestKeysWithoutAFieldAreToldOf(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		`{"name":"a","inner":{"subnet":"10.0.0.0/8"}}`: false,
+		`{"Name":"a","common":1}`:                      false,
+		`{"nom":"a"}`:                                  true,
+		`{"inner":{"common":1}}`:                       true,
+		`{"inner":{"list":[[{"subnett":"x"}]]}}`:       true,
+		`{"far":{"x":1}}`:                              true,
+		`{"inner":{"own":{"anything":1}}}`:             false,
+	} {
+		strange, err := Keys([]byte(text), &outer{}, "common")
+		require.NoError(t, err, text)
+		require.Equal(t, want, strange, text)
+	}
+}
+
+func FuzzUnmarshalDoesWhatPackageJSONDoes(f *testing.F) {
+	for _, s := range samples {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		d := json.NewDecoder(bytes.NewReader(data))
+		d.UseNumber()
+		if !json.Valid(data) || !twice(d) {
+			equal(t, data)
+		}
+	})
+}
+
+// twice reports whether a key stands twice in an object.
+func twice(d *json.Decoder) bool {
+	open, err := d.Token()
+	if err != nil || open != json.Delim('{') && open != json.Delim('[') {
+		return false
+	}
+	seen := map[json.Token]bool{}
+	for d.More() {
+		if open == json.Delim('{') {
+			key, err := d.Token()
+			if err != nil || seen[key] {
+				return err == nil
+			}
+			seen[key] = true
+		}
+		if twice(d) {
+			return true
+		}
+	}
+	_, _ = d.Token() // the end
+	return false
+}
