@@ -14,6 +14,7 @@ import (
 	"github.com/cniblocks/cniblocks/internal/reap"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/plugins/bridge"
+	"github.com/cniblocks/cniblocks/plugins/flannel"
 	"github.com/cniblocks/cniblocks/plugins/hostlocal"
 	"github.com/cniblocks/cniblocks/plugins/loopback"
 	"github.com/cniblocks/cniblocks/plugins/overlay"
@@ -22,6 +23,7 @@ import (
 func plugins(remove func(context.Context, *netns.NS, int) error) cni.Delegates {
 	return cni.Delegates{
 		"bridge":     bridge.Plugin{Remove: remove},
+		"flannel":    flannel.Plugin{},
 		"host-gw":    overlay.Plugin{},
 		"host-local": hostlocal.Plugin{},
 		"loopback":   loopback.Plugin{},

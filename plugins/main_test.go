@@ -130,7 +130,7 @@ func TestTheNameSaysWhichPluginAnswers(t *testing.T) {
 	require.NoError(t, os.Symlink(filepath.Join(dir, "bridge"), link))
 	env := []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=c1", "CNI_NETNS=/run/netns/not-there", "CNI_IFNAME=eth0", "CNI_PATH=" + dir}
 	for name, says := range map[string]string{"bridge": "CNI_NETNS: ", "loopback": "CNI_NETNS: ", "host-local": `key "ipam" is missing; host-local`,
-		"host-gw": "of host-gw has no", "overlay": `key "encap"`} {
+		"host-gw": "of host-gw has no", "overlay": `key "encap"`, "flannel": `key "subnetFile": `} {
 		conf := fmt.Sprintf(`{"cniVersion": "1.0.0", "name": "net", "type": %q}`, name)
 		program := filepath.Join(dir, name)
 		if name == "loopback" {
@@ -149,7 +149,7 @@ func TestTheNameSaysWhichPluginAnswers(t *testing.T) {
 		require.NotEqual(t, cni.ErrInternal, e.Code)
 		require.Contains(t, a.errs, e.Msg, "a person reads it too")
 	}
-	require.Len(t, names(), 5, "one of them is not tested here")
+	require.Len(t, names(), 6, "one of them is not tested here")
 }
 
 func TestALoopbackWorksWithNothingInTheEnvironmentButTheRequest(t *testing.T) {

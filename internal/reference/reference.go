@@ -27,6 +27,10 @@ const Version = "v1.9.1"
 // CNIVersion is the version of containernetworking/cni whose cnitool Build builds.
 const CNIVersion = "v1.3.1"
 
+// FlannelVersion is the version of containernetworking/plugins whose plugin flannel Build builds: the last one that had
+// it. The plugin lives on in a module of its own, with the same files and the same netconf.
+const FlannelVersion = "v0.9.1"
+
 const (
 	pluginsModule = "github.com/containernetworking/plugins/plugins/"
 	cniModule     = "github.com/containernetworking/cni/"
@@ -41,7 +45,7 @@ var packages = map[string]string{
 	"dhcp": pluginsModule + "ipam/dhcp", "host-local": pluginsModule + "ipam/host-local",
 	"static": pluginsModule + "ipam/static", "bandwidth": pluginsModule + "meta/bandwidth",
 	"firewall": pluginsModule + "meta/firewall", "portmap": pluginsModule + "meta/portmap",
-	"sbr": pluginsModule + "meta/sbr", "tuning": pluginsModule + "meta/tuning", "vrf": pluginsModule + "meta/vrf",
+	"flannel": pluginsModule + "meta/flannel", "sbr": pluginsModule + "meta/sbr", "tuning": pluginsModule + "meta/tuning", "vrf": pluginsModule + "meta/vrf",
 	"cnitool": cniModule + "cnitool",
 }
 
@@ -142,16 +146,21 @@ func install(dir string, names []string) error {
 	defer os.RemoveAll(tmp)
 
 	// The go command takes packages of one module at a time.
-	var plugins, tools []string
+	modules := map[string][]string{}
 	for _, name := range names {
-		if pkg := packages[name]; strings.HasPrefix(pkg, pluginsModule) {
-			plugins = append(plugins, pkg+"@"+Version)
-		} else {
-			tools = append(tools, pkg+"@"+CNIVersion)
+		v := Version
+		switch {
+		case strings.HasPrefix(packages[name], cniModule):
+			v = CNIVersion
+		case name == "flannel":
+			v = FlannelVersion
 		}
+		modules[v] = append(modules[v], packages[name]+"@"+v)
 	}
-	if err := errors.Join(goInstall(tmp, plugins), goInstall(tmp, tools)); err != nil {
-		return err
+	for _, pkgs := range modules {
+		if err := goInstall(tmp, pkgs); err != nil {
+			return err
+		}
 	}
 	for _, name := range names {
 		if err := os.Rename(filepath.Join(tmp, name), filepath.Join(dir, name)); err != nil {
@@ -162,9 +171,6 @@ func install(dir string, names []string) error {
 }
 
 func goInstall(bin string, pkgs []string) error {
-	if len(pkgs) == 0 {
-		return nil
-	}
 	cmd := exec.Command("go", append([]string{"install", "-trimpath", "-ldflags", "-s -w"}, pkgs...)...)
 	cmd.Dir = bin // outside every module
 	cmd.Env = append(os.Environ(), "GOBIN="+bin, "CGO_ENABLED=0", "GO111MODULE=on", "GOWORK=off", "GOFLAGS=",

@@ -1,0 +1,192 @@
+package flannel
+
+import (
+	"cmp"
+	"encoding/json"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/peer/flannel"
+)
+
+// conf is the netconf of flannel's plugin.
+type conf struct {
+	SubnetFile string `json:"subnetFile"`
+	DataDir    string `json:"dataDir"`
+	IPAM       object `json:"ipam"`     // of the delegate, completed
+	Delegate   object `json:"delegate"` // what it states itself wins
+}
+
+// As flannel's plugin has them.
+const (
+	defaultDataDir = "/var/lib/cni/flannel"
+	bridge         = "bridge"
+	hostLocal      = "host-local"
+)
+
+// object is a JSON object.
+type object map[string]json.RawMessage
+
+func (o object) fill(key string, v any) error {
+	if o[key] != nil {
+		return nil
+	}
+	return o.put(key, v)
+}
+
+func (o object) put(key string, v any) (err error) {
+	o[key], err = json.Marshal(v)
+	return err
+}
+
+// text is a value that is a string, else "".
+func (o object) text(key string) (s string) {
+	if json.Unmarshal(o[key], &s) != nil {
+		return ""
+	}
+	return s
+}
+
+func load(r *cni.Request) (*conf, error) {
+	c := &conf{}
+	err := r.Decode(c)
+	if err == nil {
+		err = c.check()
+	}
+	if err != nil {
+		if r.Verb != cni.DEL && r.Verb != cni.GC {
+			return nil, err
+		}
+		r.Warn("%v", err) // what was added must go, whatever the configuration became
+		c = least(r.Config)
+	}
+	c.SubnetFile = cmp.Or(c.SubnetFile, flannel.SubnetEnvPath)
+	c.DataDir = cmp.Or(c.DataDir, defaultDataDir)
+	return c, nil
+}
+
+func (c *conf) check() error {
+	bad := func(format string, a ...any) error { return cni.Errorf(cni.ErrConfig, "netconf: "+format, a...) }
+	for _, key := range []string{"name", "ipam"} {
+		if v := c.Delegate[key]; v != nil {
+			at := map[string]string{"name": `that of the network is handed down`, "ipam": `state "ipam" beside "delegate": it is handed down with this node's range`}
+			return bad(`key "delegate.%s" is %s; want it removed: %s`, key, v, at[key])
+		}
+	}
+	if v := c.Delegate["type"]; v != nil {
+		switch c.Delegate.text("type") {
+		case "":
+			return bad(`key "delegate.type" is %s; want the name of the plugin that attaches the pod, or none for "bridge"`, v)
+		case "flannel":
+			return bad(`key "delegate.type" is "flannel": it would call itself; want the plugin that attaches the pod, or none for "bridge"`)
+		}
+	}
+	if v := c.IPAM["type"]; v != nil && c.IPAM.text("type") == "" {
+		return bad(`key "ipam.type" is %s; want the name of an IPAM plugin, or none for "host-local"`, v)
+	}
+	_, err := c.routes(nil)
+	return err
+}
+
+// least is what can be read of a broken configuration.
+func least(config json.RawMessage) *conf {
+	var all object
+	c := &conf{}
+	if json.Unmarshal(config, &all) != nil {
+		return c
+	}
+	c.SubnetFile, c.DataDir = all.text("subnetFile"), all.text("dataDir")
+	_, _ = json.Unmarshal(all["ipam"], &c.IPAM), json.Unmarshal(all["delegate"], &c.Delegate)
+	for _, key := range []string{"name", "ipam"} {
+		delete(c.Delegate, key)
+	}
+	if c.Delegate.text("type") == "flannel" || c.Delegate.text("type") == "" {
+		delete(c.Delegate, "type")
+	}
+	if c.IPAM.text("type") == "" {
+		delete(c.IPAM, "type")
+	}
+	if _, err := c.routes(nil); err != nil {
+		delete(c.IPAM, "routes")
+	}
+	return c
+}
+
+// render is the configuration of the delegate: what it states itself, and what follows from subnet.env where it states
+// nothing. Without the file nothing follows.
+func (c *conf) render(env *flannel.SubnetEnv) (object, error) {
+	d := object{}
+	maps.Copy(d, c.Delegate)
+	errs := []error{d.fill("type", bridge)}
+	kind := d.text("type")
+	if env != nil {
+		errs = append(errs, d.fill("mtu", env.MTU), d.fill("ipMasq", !env.IPMasq))
+		if kind == bridge {
+			errs = append(errs, d.fill("isGateway", true))
+			if string(d["ipMasq"]) == "false" { // what there is under the network's name is the node agent's
+				errs = append(errs, d.fill("ipMasqElsewhere", true))
+			} else { // pods see each other's own addresses
+				errs = append(errs, d.fill("ipMasqExcept", env.Networks))
+			}
+		}
+	}
+	ipam, err := c.ipam(env)
+	errs = append(errs, err, d.put("ipam", ipam))
+	return d, cmp.Or(errs...)
+}
+
+// ipam is the configuration of the delegate's IPAM plugin: this node's ranges, and routes to the whole network.
+func (c *conf) ipam(env *flannel.SubnetEnv) (object, error) {
+	i := object{}
+	maps.Copy(i, c.IPAM)
+	err := i.fill("type", hostLocal)
+	if env == nil || err != nil {
+		return i, err
+	}
+	var ranges [][]map[string]netip.Prefix
+	for _, s := range env.Subnets {
+		ranges = append(ranges, []map[string]netip.Prefix{{"subnet": s}})
+	}
+	routes, err := c.routes(env.Networks)
+	return i, cmp.Or(err, i.put("ranges", ranges), i.put("routes", routes))
+}
+
+// routes are those that the configuration states, and those to the networks.
+func (c *conf) routes(networks []netip.Prefix) ([]cni.Route, error) {
+	var routes []cni.Route
+	if v := c.IPAM["routes"]; v != nil {
+		if err := json.Unmarshal(v, &routes); err != nil {
+			return nil, cni.Errorf(cni.ErrConfig, `netconf: key "ipam.routes": %w`, err)
+		}
+	}
+	for _, n := range networks {
+		if !slices.ContainsFunc(routes, func(r cni.Route) bool { return r.Dst == n }) {
+			routes = append(routes, cni.Route{Dst: n})
+		}
+	}
+	return routes, nil
+}
+
+// handDown adds to a delegate's configuration what every delegate gets of the request's own.
+func handDown(r *cni.Request, d object) (json.RawMessage, error) {
+	var outer object
+	if err := json.Unmarshal(r.Config, &outer); err != nil {
+		return nil, err
+	}
+	delete(d, "cniVersion")
+	for key, value := range outer {
+		switch {
+		case key == "name", key == "cniVersion", key == "runtimeConfig", key == "args", momentary(key):
+			d[key] = value
+		case key == "dns" && d[key] == nil:
+			d[key] = value
+		}
+	}
+	return json.Marshal(d)
+}
+
+// momentary are the keys that are of one call and not of the attachment.
+func momentary(key string) bool { return key == "prevResult" || strings.HasPrefix(key, "cni.dev/") }

@@ -1,0 +1,212 @@
+package flannel
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/cniblocks/cniblocks/cni"
+)
+
+// record is what the delegate was asked for one attachment, on disk: <dataDir>/.cniblocks/<network>/<container>:<interface>.
+//
+// Flannel's own plugin has one file for a container, <dataDir>/<container>. That name is a hard link to the first record
+// of a container, so that it finds what it needs on the way back to it. The link count tells whose the file is.
+type record struct {
+	dataDir, network string
+	cni.Attachment
+}
+
+func (c *conf) record(r *cni.Request) record { return record{c.DataDir, r.Network, r.Attachment()} }
+
+func dirOf(dataDir, network string) string { return filepath.Join(dataDir, ".cniblocks", network) }
+
+func (r record) path() string {
+	return filepath.Join(dirOf(r.dataDir, r.network), r.ContainerID+":"+r.IfName)
+}
+
+func (r record) theirs() string { return filepath.Join(r.dataDir, r.ContainerID) }
+
+// read is the delegate's configuration, from flannel's own file if there is no other. One that is torn, or of another
+// network, is none.
+func (r record) read() (object, bool) {
+	for _, path := range []string{r.path(), r.theirs()} {
+		if d, ok := parse(path); ok && d.text("name") == r.network {
+			return d, true
+		}
+	}
+	return nil, false
+}
+
+func parse(path string) (object, bool) {
+	b, err := os.ReadFile(path)
+	var d object
+	if err != nil || json.Unmarshal(b, &d) != nil || d.text("type") == "" {
+		return nil, false
+	}
+	return d, true
+}
+
+// create writes the record, and reports whether nothing says that the attachment is there already: a record that is
+// there is left as it is. A write that is cut off leaves a torn record, which counts as none.
+func (r record) create(req *cni.Request, config json.RawMessage) (first bool, err error) {
+	config, err = lasting(config)
+	if err != nil {
+		return false, err
+	}
+	f, err := r.open()
+	if errors.Is(err, fs.ErrExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	_, err = f.Write(config)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return false, errors.Join(err, os.Remove(r.path()))
+	}
+	err = os.Link(r.path(), r.theirs())
+	if errors.Is(err, fs.ErrExist) {
+		d, ok := parse(r.theirs())
+		return !ok || d.text("name") != r.network || links(r.theirs()) > 1, nil
+	}
+	if err != nil {
+		req.Warn("%v: flannel's own plugin could not delete this attachment", err)
+	}
+	return true, nil
+}
+
+// open makes the file; who sweeps may take the directory away once more meanwhile.
+func (r record) open() (f *os.File, err error) {
+	for range 10 {
+		if err = os.MkdirAll(filepath.Dir(r.path()), 0o700); err != nil {
+			return nil, err
+		}
+		f, err = os.OpenFile(r.path(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	return f, err
+}
+
+func (r record) replace(config json.RawMessage) error {
+	config, err := lasting(config)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(r.path(), config, 0o600)
+}
+
+// lasting is a configuration without what only one call is about.
+func lasting(config json.RawMessage) (json.RawMessage, error) {
+	var d object
+	if err := json.Unmarshal(config, &d); err != nil {
+		return nil, err
+	}
+	for key := range d {
+		if momentary(key) {
+			delete(d, key)
+		}
+	}
+	return json.Marshal(d)
+}
+
+// remove removes the record, and flannel's own if it is of this attachment.
+func (r record) remove() error {
+	var theirs error
+	if r.ownsTheirs() {
+		theirs = os.Remove(r.theirs())
+	}
+	return errors.Join(gone(theirs), gone(os.Remove(r.path())))
+}
+
+// ownsTheirs reports whether flannel's file is our record by another name, or its own of this network or of no sense.
+func (r record) ownsTheirs() bool {
+	theirs, err := os.Lstat(r.theirs())
+	if err != nil || !theirs.Mode().IsRegular() {
+		return false
+	}
+	if own, err := os.Lstat(r.path()); err == nil && os.SameFile(own, theirs) {
+		return true
+	}
+	if links(r.theirs()) > 1 {
+		return false // a record of another interface
+	}
+	d, ok := parse(r.theirs())
+	return !ok || d.text("name") == r.network
+}
+
+// links is how many names a file has: more than one if it is a record of ours.
+func links(path string) uint64 {
+	var st syscall.Stat_t
+	if syscall.Lstat(path, &st) != nil {
+		return 0
+	}
+	return uint64(st.Nlink)
+}
+
+func gone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil
+	}
+	return err
+}
+
+// theirIfName is the interface that flannel's own plugin is taken to have added: it does not write that down.
+const theirIfName = "eth0"
+
+// records are the attachments of a network that are on record, those in keep apart from the others.
+func records(dataDir, network string, keep []cni.Attachment) (valid, stale []cni.Attachment, err error) {
+	own, err := os.ReadDir(dirOf(dataDir, network))
+	if err = gone(err); err != nil {
+		return nil, nil, err
+	}
+	seen := map[string]bool{}
+	for _, e := range own {
+		id, ifName, ok := strings.Cut(e.Name(), ":")
+		if a := (cni.Attachment{ContainerID: id, IfName: ifName}); !ok {
+			continue
+		} else if slices.Contains(keep, a) {
+			valid = append(valid, a)
+		} else {
+			stale = append(stale, a)
+		}
+		seen[id] = true
+	}
+	theirs, err := os.ReadDir(dataDir)
+	for _, e := range theirs {
+		a := cni.Attachment{ContainerID: e.Name(), IfName: theirIfName}
+		if seen[e.Name()] || !e.Type().IsRegular() || !cni.ValidName(e.Name()) {
+			continue
+		}
+		if d, ok := parse(filepath.Join(dataDir, e.Name())); !ok || d.text("name") != network {
+			continue
+		}
+		if i := slices.IndexFunc(keep, func(k cni.Attachment) bool { return k.ContainerID == e.Name() }); i >= 0 {
+			valid = append(valid, keep[i])
+		} else {
+			stale = append(stale, a)
+		}
+	}
+	return valid, stale, gone(err)
+}
+
+// sweep removes the directories of a network's records if they are empty.
+func sweep(dataDir, network string) error {
+	for dir := dirOf(dataDir, network); dir != dataDir; dir = filepath.Dir(dir) {
+		err := os.Remove(dir)
+		if errors.Is(err, syscall.ENOTEMPTY) {
+			return nil
+		}
+		if gone(err) != nil {
+			return err
+		}
+	}
+	return nil
+}
