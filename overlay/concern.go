@@ -120,7 +120,7 @@ func (n *Node) routeConcerns(r *rtnl.Route, gone bool) bool {
 
 // entryConcerns is for what a table of the kernel holds by key: neighbours and FDB entries.
 func entryConcerns[K comparable, V any](want *table[K, V], e *V, gone, ours bool, same func(have, want *V) bool) bool {
-	w, wanted := want.get(want.key(*e))
+	w, wanted := want.get(want.key(e))
 	if !wanted {
 		return ours && !gone
 	}

@@ -242,8 +242,7 @@ func (n *Node) diff(links []rtnl.Link) (c changes, refused []error, err error) {
 	c.setFDB, c.delFDB = n.want.fdbs.compare(judge[fdbKey, rtnl.FDB]{
 		ours: func(h *rtnl.FDB) bool {
 			// What was learned of a peer goes with it; else frames would go there until it ages.
-			_, stays := n.want.fdbs.at[fdbKey{link: h.Link, dst: h.Dst}]
-			return h.Extern || n.o.Adopt || h.Learned && !stays
+			return h.Extern || n.o.Adopt || h.Learned && !n.want.fdbs.has(fdbKey{link: h.Link, dst: h.Dst})
 		},
 		same:     sameFDB,
 		replaces: func(h, w *rtnl.FDB) bool { return h.MAC != (rtnl.MAC{}) },
@@ -357,7 +356,7 @@ func (n *Node) direct(r *rtnl.Route) bool {
 func (n *Node) rivals(foreign []rtnl.Route) []rtnl.Route {
 	var all []rtnl.Route
 	for _, r := range foreign {
-		if _, ok := n.want.routes.at[r.Dst]; ok {
+		if n.want.routes.has(r.Dst) {
 			all = append(all, r)
 		}
 	}

@@ -56,15 +56,26 @@ func TestATableTellsWhatToSetAndWhatToRemove(t *testing.T) {
 		foreign bool
 	}
 	r := rand.New(rand.NewPCG(3, 4))
-	want := newTable(0, func(v value) int { return v.k })
-	kernel := map[int]value{}
+	want := newTable(0, func(v *value) int { return v.k }, func(k int) uint64 { return uint64(k % 7) })
+	kernel, model := map[int]value{}, map[int]value{}
 	for range 3000 {
 		for range r.IntN(6) {
 			if k := r.IntN(40); r.IntN(3) == 0 {
 				want.remove(k)
+				delete(model, k)
 			} else {
-				want.put(value{k: k, v: r.IntN(3)})
+				v := value{k: k, v: r.IntN(3)}
+				want.put(&v)
+				model[k] = v
 			}
+		}
+		require.Len(t, want.items, len(model))
+		for k := range 40 {
+			v, ok := want.get(k)
+			expect, there := model[k]
+			require.Equal(t, there, ok)
+			require.Equal(t, expect, v)
+			require.Equal(t, there, want.has(k))
 		}
 		if k := r.IntN(40); r.IntN(3) == 0 {
 			kernel[k] = value{k: k, v: r.IntN(3), foreign: r.IntN(2) == 0}

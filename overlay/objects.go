@@ -3,6 +3,7 @@
 package overlay
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
@@ -39,13 +40,20 @@ type fdbKey struct {
 	dst  netip.Addr // counts for the zero MAC only, which may have several
 }
 
-func keyOfRoute(r rtnl.Route) netip.Prefix { return r.Dst }
-func keyOfNeigh(n rtnl.Neigh) neighKey     { return neighKey{n.Link, n.IP} }
-func keyOfFDB(f rtnl.FDB) fdbKey {
+func keyOfRoute(r *rtnl.Route) netip.Prefix { return r.Dst }
+func keyOfNeigh(n *rtnl.Neigh) neighKey     { return neighKey{n.Link, n.IP} }
+func keyOfFDB(f *rtnl.FDB) fdbKey {
 	if f.MAC == (rtnl.MAC{}) {
 		return fdbKey{f.Link, f.MAC, f.Dst}
 	}
 	return fdbKey{link: f.Link, mac: f.MAC}
+}
+
+func hashRoute(k netip.Prefix) uint64 { return mix(hashAddr(k.Addr()), uint64(k.Bits())) }
+func hashNeigh(k neighKey) uint64     { return mix(hashAddr(k.ip), uint64(k.link)) }
+func hashFDB(k fdbKey) uint64 {
+	mac := uint64(k.mac[0])<<40 | uint64(k.mac[1])<<32 | uint64(binary.BigEndian.Uint32(k.mac[2:]))
+	return mix(mac<<16^uint64(k.link), hashAddr(k.dst))
 }
 
 // objects are what is wanted in the kernel for all peers.
@@ -58,8 +66,8 @@ type objects struct {
 
 func newObjects(peers int) objects {
 	return objects{
-		routes: newTable(peers, keyOfRoute), neighs: newTable(peers, keyOfNeigh),
-		fdbs: newTable(peers, keyOfFDB), tunnel: newTable(0, keyOfTunnel),
+		routes: newTable(peers, keyOfRoute, hashRoute), neighs: newTable(peers, keyOfNeigh, hashNeigh),
+		fdbs: newTable(peers, keyOfFDB, hashFDB), tunnel: newTable(0, keyOfTunnel, hashTunnel),
 	}
 }
 
@@ -68,17 +76,15 @@ func (p *plan) clear() {
 }
 
 func (o objects) put(p *plan) {
-	for _, r := range p.routes {
-		o.routes.put(r)
-	}
-	for _, n := range p.neighs {
-		o.neighs.put(n)
-	}
-	for _, f := range p.fdbs {
-		o.fdbs.put(f)
-	}
-	for _, t := range p.tunnel {
-		o.tunnel.put(t)
+	putAll(o.routes, p.routes)
+	putAll(o.neighs, p.neighs)
+	putAll(o.fdbs, p.fdbs)
+	putAll(o.tunnel, p.tunnel)
+}
+
+func putAll[K comparable, V any](t *table[K, V], all []V) {
+	for i := range all {
+		t.put(&all[i])
 	}
 }
 
@@ -207,9 +213,9 @@ func sameRoute(have, want *rtnl.Route) bool {
 
 // sameNeigh: one that another program made does as well if it says the same and stays.
 func sameNeigh(have, want *rtnl.Neigh) bool {
-	return keyOfNeigh(*have) == keyOfNeigh(*want) && have.MAC == want.MAC && have.Permanent()
+	return keyOfNeigh(have) == keyOfNeigh(want) && have.MAC == want.MAC && have.Permanent()
 }
 
 func sameFDB(have, want *rtnl.FDB) bool {
-	return keyOfFDB(*have) == keyOfFDB(*want) && have.Dst == want.Dst && have.Port == want.Port && have.VNI == want.VNI && !have.Learned
+	return keyOfFDB(have) == keyOfFDB(want) && have.Dst == want.Dst && have.Port == want.Port && have.VNI == want.VNI && !have.Learned
 }

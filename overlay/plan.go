@@ -57,8 +57,8 @@ func (n *Node) planAll(have []rtnl.Route, k *kernel) {
 
 // clash finds what would overwrite another peer's.
 func (o objects) clash(p *plan) error {
-	for _, f := range p.fdbs {
-		if h, ok := o.fdbs.get(keyOfFDB(f)); ok {
+	for i := range p.fdbs {
+		if h, ok := o.fdbs.get(keyOfFDB(&p.fdbs[i])); ok {
 			return fmt.Errorf("its MAC %s is also that of the peer at %s: give every tunnel device a MAC of its own, or state none", h.MAC, h.Dst)
 		}
 	}

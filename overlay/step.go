@@ -202,10 +202,10 @@ type edit[K, V comparable] struct{ old, new []V }
 func (e edit[K, V]) apply(have *table[K, V], ok *bool) (set, remove []V) {
 	had, wanted := make(map[K]bool, len(e.old)), make(map[K]bool, len(e.new))
 	for _, v := range e.old {
-		had[have.key(v)] = true
+		had[have.key(&v)] = true
 	}
 	for _, v := range e.new {
-		k := have.key(v)
+		k := have.key(&v)
 		h, there := have.get(k)
 		if there && !had[k] || wanted[k] {
 			*ok = false
@@ -252,17 +252,15 @@ func (n *Node) free(routes []rtnl.Route) (bool, error) {
 // commit makes what was written the wanted state.
 func (n *Node) commit(c changes) {
 	n.want.put(&plan{routes: c.setRoute, neighs: c.setNeigh, fdbs: c.setFDB, tunnel: c.setTunnel})
-	for _, r := range c.delRoute {
-		n.want.routes.remove(keyOfRoute(r))
-	}
-	for _, v := range c.delNeigh {
-		n.want.neighs.remove(keyOfNeigh(v))
-	}
-	for _, v := range c.delFDB {
-		n.want.fdbs.remove(keyOfFDB(v))
-	}
-	for _, v := range c.delTunnel {
-		n.want.tunnel.remove(keyOfTunnel(v))
+	removeAll(n.want.routes, c.delRoute)
+	removeAll(n.want.neighs, c.delNeigh)
+	removeAll(n.want.fdbs, c.delFDB)
+	removeAll(n.want.tunnel, c.delTunnel)
+}
+
+func removeAll[K comparable, V any](t *table[K, V], all []V) {
+	for i := range all {
+		t.remove(t.key(&all[i]))
 	}
 }
 

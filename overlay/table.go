@@ -2,50 +2,101 @@
 
 package overlay
 
-import "slices"
+import (
+	"encoding/binary"
+	"math/bits"
+	"net/netip"
+	"slices"
+)
 
 // table holds values by key, in the order in which they came; the order changes when one is removed.
 type table[K comparable, V any] struct {
 	items []V
-	at    map[K]int32
-	key   func(V) K
+	slots []int32 // open addressing: the place of a value plus 1, 0 is free; at least half of them are
+	key   func(*V) K
+	hash  func(K) uint64
 	order []int32 // places of the values in the order of the last dump, which the next one mostly has too
 }
 
-func newTable[K comparable, V any](size int, key func(V) K) *table[K, V] {
-	return &table[K, V]{items: make([]V, 0, size), at: make(map[K]int32, size), key: key}
+func newTable[K comparable, V any](size int, key func(*V) K, hash func(K) uint64) *table[K, V] {
+	t := &table[K, V]{items: make([]V, 0, size), key: key, hash: hash}
+	t.rehash(size)
+	return t
 }
 
-func (t *table[K, V]) get(k K) (V, bool) {
-	if i, ok := t.at[k]; ok {
-		return t.items[i], true
+func (t *table[K, V]) rehash(size int) {
+	t.slots = make([]int32, 8<<bits.Len(uint(size/4)))
+	for i := range t.items {
+		slot, _ := t.find(t.key(&t.items[i]))
+		t.slots[slot] = int32(i + 1)
 	}
-	var none V
-	return none, false
 }
 
-func (t *table[K, V]) put(v V) {
-	k := t.key(v)
-	if i, ok := t.at[k]; ok {
-		t.items[i] = v
+func (t *table[K, V]) home(k K) int { return int(t.hash(k) & uint64(len(t.slots)-1)) }
+
+// next is the slot after one, and after the last the first.
+func (t *table[K, V]) next(slot int) int { return (slot + 1) & (len(t.slots) - 1) }
+
+// find returns the slot of a key, and the place of its value; -1 if there is none, and the slot is free for it.
+func (t *table[K, V]) find(k K) (slot, place int) {
+	for slot = t.home(k); ; slot = t.next(slot) {
+		place = int(t.slots[slot]) - 1
+		if place < 0 || t.key(&t.items[place]) == k {
+			return slot, place
+		}
+	}
+}
+
+func (t *table[K, V]) has(k K) bool {
+	_, place := t.find(k)
+	return place >= 0
+}
+
+func (t *table[K, V]) get(k K) (v V, ok bool) {
+	if _, place := t.find(k); place >= 0 {
+		return t.items[place], true
+	}
+	return v, false
+}
+
+// put sets the value of its key.
+func (t *table[K, V]) put(v *V) {
+	slot, place := t.find(t.key(v))
+	if place >= 0 {
+		t.items[place] = *v
 		return
 	}
-	t.at[k] = int32(len(t.items))
-	t.items = append(t.items, v)
+	t.items = append(t.items, *v)
+	t.slots[slot] = int32(len(t.items))
+	if 2*len(t.items) > len(t.slots) {
+		t.rehash(len(t.items))
+	}
 }
 
 func (t *table[K, V]) remove(k K) {
-	i, ok := t.at[k]
-	if !ok {
+	slot, place := t.find(k)
+	if place < 0 {
 		return
 	}
+	t.free(slot)
 	last := len(t.items) - 1
-	if int(i) != last {
-		t.items[i] = t.items[last]
-		t.at[t.key(t.items[i])] = i
+	if place != last {
+		moved, _ := t.find(t.key(&t.items[last]))
+		t.slots[moved], t.items[place] = int32(place+1), t.items[last]
 	}
 	t.items = slices.Delete(t.items, last, last+1)
-	delete(t.at, k)
+}
+
+// free empties a slot, and moves those after it that then would not be found.
+func (t *table[K, V]) free(slot int) {
+	for at := t.next(slot); t.slots[at] != 0; at = t.next(at) {
+		home := t.home(t.key(&t.items[t.slots[at]-1]))
+		if mask := len(t.slots) - 1; (at-home)&mask >= (at-slot)&mask {
+			t.slots[slot] = t.slots[at]
+			slot = at
+		}
+	}
+	t.slots[slot] = 0
 }
 
 // compare tells what to set and what to remove so that haves become what the table holds. They may hold foreign values, which judge
@@ -71,7 +122,8 @@ func (t *table[K, V]) compare(judge judge[K, V], haves ...[]V) (set, remove []V)
 				n++
 				continue
 			}
-			i, wanted := t.at[t.key(*h)]
+			_, place := t.find(t.key(h))
+			i, wanted := int32(place), place >= 0
 			if wanted {
 				t.order = append(t.order, i)
 			}
@@ -109,4 +161,15 @@ type judge[K comparable, V any] struct {
 	same     func(have, want *V) bool // of the key too
 	replaces func(have, want *V) bool // setting want overwrites have
 	conflict func(have, want *V)
+}
+
+// mix makes of two words one whose every bit depends on all of theirs.
+func mix(a, b uint64) uint64 {
+	hi, lo := bits.Mul64(a^0x9e3779b97f4a7c15, b^0xbf58476d1ce4e5b9)
+	return hi ^ lo
+}
+
+func hashAddr(a netip.Addr) uint64 {
+	b := a.As16()
+	return mix(binary.NativeEndian.Uint64(b[:8]), binary.NativeEndian.Uint64(b[8:]))
 }

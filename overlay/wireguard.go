@@ -3,6 +3,7 @@
 package overlay
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -126,7 +127,11 @@ type tunnelPeer struct {
 	allowed   string // the allowed IPs, see rangeList
 }
 
-func keyOfTunnel(t tunnelPeer) peerKey { return t.key }
+func keyOfTunnel(t *tunnelPeer) peerKey { return t.key }
+
+func hashTunnel(k peerKey) uint64 {
+	return mix(binary.NativeEndian.Uint64(k[:8]), binary.NativeEndian.Uint64(k[8:16]))
+}
 
 func (t tunnelPeer) String() string {
 	return fmt.Sprintf("WireGuard peer %s at %s for %s", t.key, t.end, t.allowed)
