@@ -10,6 +10,8 @@ import (
 	types "github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/types/create"
+
+	"github.com/cniblocks/cniblocks/internal/sparse"
 )
 
 // Versions are those of the specification that are spoken, oldest first.
@@ -77,13 +79,6 @@ type (
 		Table    *int   `json:"table,omitempty"`
 		Scope    *int   `json:"scope,omitempty"`
 	}
-	wireResult struct {
-		Version    string      `json:"cniVersion"`
-		Interfaces []Interface `json:"interfaces,omitempty"`
-		IPs        []wireIP    `json:"ips,omitempty"`
-		Routes     []wireRoute `json:"routes,omitempty"`
-		DNS        *DNS        `json:"dns,omitempty"`
-	}
 )
 
 // As is a copy with only what a version of the specification can say.
@@ -131,52 +126,17 @@ func (r *Result) Encode(version string) ([]byte, error) {
 	return json.Marshal(parsed)
 }
 
-func (r *Result) wire(version string) ([]byte, error) {
-	w := wireResult{Version: version, Interfaces: r.Interfaces}
-	for _, ip := range r.IPs {
-		v := wireIP{Address: ip.Address.String()}
-		if ip.Gateway.IsValid() {
-			v.Gateway = ip.Gateway.String()
-		}
-		if ip.Interface >= 0 {
-			v.Interface = &ip.Interface
-		}
-		w.IPs = append(w.IPs, v)
-	}
-	for _, t := range r.Routes {
-		w.Routes = append(w.Routes, t.wire())
-	}
-	if !empty(r.DNS) {
-		w.DNS = &r.DNS
-	}
-	return json.Marshal(w)
-}
-
 func empty(d DNS) bool {
 	return d.Domain == "" && len(d.Nameservers) == 0 && len(d.Search) == 0 && len(d.Options) == 0
 }
 
-func (t Route) wire() wireRoute {
-	w := wireRoute{Dst: t.Dst.String(), MTU: t.MTU, AdvMSS: t.AdvMSS, Priority: t.Priority}
-	if t.GW.IsValid() {
-		w.GW = t.GW.String()
-	}
-	if t.Table != 0 {
-		w.Table = &t.Table
-	}
-	if t.Scope != 0 {
-		w.Scope = &t.Scope
-	}
-	return w
-}
-
 // MarshalJSON is the form of a route in results and netconfs (specification, section 5, routes).
-func (t Route) MarshalJSON() ([]byte, error) { return json.Marshal(t.wire()) }
+func (t Route) MarshalJSON() ([]byte, error) { return t.wire(), nil }
 
 // UnmarshalJSON reads that form.
 func (t *Route) UnmarshalJSON(b []byte) error {
 	var w wireRoute
-	if err := json.Unmarshal(b, &w); err != nil {
+	if err := sparse.Unmarshal(b, &w); err != nil {
 		return fmt.Errorf("route: %w", err)
 	}
 	dst, err := netip.ParsePrefix(w.Dst)
@@ -240,7 +200,7 @@ func parseResult(version string, b []byte) (*Result, error) {
 		Routes     []Route     `json:"routes"`
 		DNS        DNS         `json:"dns"`
 	}
-	if err := json.Unmarshal(b, &w); err != nil {
+	if err := sparse.Unmarshal(b, &w); err != nil {
 		return nil, Errorf(ErrDecode, "result: %w", err)
 	}
 	r := &Result{Interfaces: w.Interfaces, Routes: w.Routes, DNS: w.DNS}
