@@ -29,6 +29,7 @@ type File struct {
 	MTU     int          // bytes, for pods; 0 is not known
 	Source  string       // what it was made from: an identity that the writer compares
 	Agent   bool         // the node agent wrote it, and keeps the peers: plugins leave them alone
+	Blocked string       // why no pod may be attached now, as the agent says; "" nothing speaks against it
 }
 
 type wire struct {
@@ -38,6 +39,7 @@ type wire struct {
 	MTU      int             `json:"mtu,omitempty"`
 	Source   string          `json:"source,omitempty"`
 	Agent    bool            `json:"agent,omitempty"`
+	Blocked  string          `json:"blocked,omitempty"`
 }
 
 // Dir is where a network's files are; an empty stateDir is [DefaultStateDir].
@@ -70,7 +72,7 @@ func Read(ns *netns.NS, path string) (f File, err error) {
 	if err != nil || len(n.Peers) != 1 {
 		return f, fmt.Errorf("%s names no node: %w", path, errors.Join(err, fs.ErrNotExist))
 	}
-	f = File{Self: n.Peers[0], Network: peer.Network{Prefixes: n.Prefixes}, MTU: w.MTU, Source: w.Source, Agent: w.Agent}
+	f = File{Self: n.Peers[0], Network: peer.Network{Prefixes: n.Prefixes}, MTU: w.MTU, Source: w.Source, Agent: w.Agent, Blocked: w.Blocked}
 	return f, nil
 }
 
@@ -80,7 +82,7 @@ func Write(ns *netns.NS, path string, f File) error {
 	if err != nil {
 		return err
 	}
-	b, err := json.Marshal(wire{Boot: boot, Cookie: cookie, MTU: f.MTU, Source: f.Source, Agent: f.Agent,
+	b, err := json.Marshal(wire{Boot: boot, Cookie: cookie, MTU: f.MTU, Source: f.Source, Agent: f.Agent, Blocked: f.Blocked,
 		Document: peer.Format(peer.Network{Prefixes: f.Network.Prefixes, Peers: []peer.Peer{f.Self}})})
 	if err != nil {
 		return err

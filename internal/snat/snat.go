@@ -7,11 +7,13 @@ package snat
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/peer"
 )
 
 // Rule is the masquerading of a network. The zero value is that of one without.
@@ -90,4 +92,25 @@ func (r Rule) Retain(ctx context.Context, p masq.Policy, owners []string) error 
 func Forget(ctx context.Context, ns *netns.NS, network, owner string) error {
 	return errors.Join(masq.NFT{NS: ns}.Forget(ctx, network, owner), masq.IPTables{NS: ns}.Forget(ctx, network, owner),
 		masq.Forward{NS: ns}.Forget(ctx, network, owner))
+}
+
+// Outward masquerades what pods with addresses of a node's own ranges send, without the node's own addresses in them, to
+// destinations other than the ranges themselves and those excepted.
+func Outward(network string, own, except []netip.Prefix, families masq.Families) masq.Policy {
+	p := masq.Policy{Network: network, Except: slices.Clone(except)}
+	for _, o := range own {
+		if !families.Has(o.Addr().Is4()) {
+			continue
+		}
+		r := masq.RangeOf(o)
+		if first := r.Start.Next().Next(); first.IsValid() && !r.End.Less(first) {
+			r.Start = first // after the base address and the gateway
+		}
+		if r.End == peer.NodeAddr(o) && r.Start.Less(r.End) {
+			r.End = r.End.Prev()
+		}
+		p.Sources = append(p.Sources, r)
+		p.Except = append(p.Except, o)
+	}
+	return p
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/netip"
+	"slices"
 
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/cni"
@@ -303,21 +304,7 @@ func (j *job) owner() string { return j.ContainerID + "/" + j.IfName }
 // policy masquerades this machine's ranges, without the node's own addresses in them, for destinations outside of the
 // network; an address that a delegate's own IPAM gave from elsewhere is added by itself.
 func (j *job) policy(ips []cni.IP) masq.Policy {
-	p := masq.Policy{Network: j.Network, Except: append(append([]netip.Prefix{}, j.view.prefixes...), j.IPMasqExcept...)}
-	for _, own := range j.view.self.Pods {
-		if !j.IPMasq.Has(own.Addr().Is4()) {
-			continue
-		}
-		r := masq.RangeOf(own)
-		if first := r.Start.Next().Next(); first.IsValid() && !r.End.Less(first) {
-			r.Start = first // after the base address and the gateway
-		}
-		if r.End == peer.NodeAddr(own) && r.Start.Less(r.End) {
-			r.End = r.End.Prev()
-		}
-		p.Sources = append(p.Sources, r)
-		p.Except = append(p.Except, own)
-	}
+	p := snat.Outward(j.Network, j.view.self.Pods, append(slices.Clone(j.view.prefixes), j.IPMasqExcept...), j.IPMasq)
 	for _, ip := range ips {
 		a := ip.Address.Addr()
 		if !has(j.view.self.Pods, a.Is4()) || !within(j.view.self.Pods, a) {

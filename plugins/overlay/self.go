@@ -119,6 +119,9 @@ func (c *conf) lookAgent(r *cni.Request, ns *netns.NS) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
+	if f.Blocked != "" && (r.Verb == cni.ADD || r.Verb == cni.STATUS) {
+		return view{}, cni.Errorf(cni.ErrTryAgain, "the node agent attaches no pods now: %s", f.Blocked)
+	}
 	return view{self: f.Self, prefixes: f.Network.Prefixes, agent: true, mtu: f.MTU}, nil
 }
 
