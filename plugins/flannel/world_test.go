@@ -212,6 +212,12 @@ func (w *world) empty() {
 	require.Empty(w.t, w.records())
 }
 
+// dump is the node's state when the kernel has done what it does by itself.
+func (w *world) dump() string {
+	nstest.Settle(w.t, w.node)
+	return nstest.Dump(w.node)
+}
+
 func reach(t *testing.T, from *netns.NS, to netip.Addr) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
