@@ -2,10 +2,11 @@ package cni
 
 import (
 	"context"
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/cniblocks/cniblocks/internal/sparse"
 )
 
 // Delegates are the plugins that are linked into this program, by type.
@@ -54,7 +55,7 @@ func (r *Request) IPAM() (Plugin, error) {
 			Type string `json:"type"`
 		} `json:"ipam"`
 	}
-	if err := json.Unmarshal(r.Config, &c); err != nil {
+	if err := sparse.Unmarshal(r.Config, &c); err != nil {
 		return nil, decodeError(err)
 	}
 	if c.IPAM.Type == "" {

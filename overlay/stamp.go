@@ -16,6 +16,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/internal/boot"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/internal/sparse"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
@@ -104,7 +105,7 @@ func (n *Node) stands(id string) (s Stamp, ok bool) {
 		return s, false
 	}
 	b, err := os.ReadFile(n.stampFile())
-	if err != nil || json.Unmarshal(b, &s) != nil || s.Peers != id || s.Config != n.digest() {
+	if err != nil || sparse.Unmarshal(b, &s) != nil || s.Peers != id || s.Config != n.digest() {
 		return s, false
 	}
 	now, err := n.here()

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/sparse"
 	"github.com/cniblocks/cniblocks/ipam"
 )
 
@@ -120,7 +121,7 @@ func loadLeast(r *cni.Request) (*conf, error) {
 			DataDir string `json:"dataDir"`
 		} `json:"ipam"`
 	}
-	if err := json.Unmarshal(r.Config, &least); err != nil {
+	if err := sparse.Unmarshal(r.Config, &least); err != nil {
 		return nil, cni.Errorf(cni.ErrConfig, "netconf: %w", err)
 	}
 	return &conf{dataDir: least.IPAM.DataDir}, nil

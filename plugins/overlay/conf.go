@@ -9,6 +9,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/nearest"
+	"github.com/cniblocks/cniblocks/internal/sparse"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/overlay"
 	"github.com/cniblocks/cniblocks/peer"
@@ -78,7 +79,7 @@ func (c *conf) loadLeast(r *cni.Request, wrong error) error {
 		var least struct {
 			Delegate json.RawMessage `json:"delegate"`
 		}
-		if json.Unmarshal(r.Config, &least) != nil {
+		if sparse.Unmarshal(r.Config, &least) != nil {
 			return wrong
 		}
 		r.Warn("%v", wrong)
@@ -134,7 +135,7 @@ func (c *conf) encapsulation() (overlay.Encap, error) {
 	var d struct {
 		PortIsolation bool `json:"portIsolation"`
 	}
-	if err := json.Unmarshal(c.Delegate, &d); err != nil {
+	if err := sparse.Unmarshal(c.Delegate, &d); err != nil {
 		return nil, cni.Errorf(cni.ErrConfig, `netconf: key "delegate": %w`, err)
 	}
 	o := c.Config
@@ -162,7 +163,7 @@ func (c *conf) checkDelegate(r *cni.Request) error {
 			Type     string          `json:"type"`
 			Delegate json.RawMessage `json:"delegate"`
 		}
-		if len(raw) == 0 || json.Unmarshal(raw, &d) != nil || d.Type == "" {
+		if len(raw) == 0 || sparse.Unmarshal(raw, &d) != nil || d.Type == "" {
 			return cni.Errorf(cni.ErrConfig, `netconf: key "delegate" of %s has no "type"; want the plugin that attaches the pod, such as {"type": "bridge"}`, seen[len(seen)-1])
 		}
 		if slices.Contains(seen, d.Type) {
@@ -190,7 +191,7 @@ func (c *conf) delegateBridge() string {
 	var d struct {
 		Bridge string `json:"bridge"`
 	}
-	if json.Unmarshal(c.Delegate, &d) != nil || d.Bridge == "" {
+	if sparse.Unmarshal(c.Delegate, &d) != nil || d.Bridge == "" {
 		return "cni0"
 	}
 	return d.Bridge
@@ -200,7 +201,7 @@ func (c *conf) delegateType() string {
 	var d struct {
 		Type string `json:"type"`
 	}
-	_ = json.Unmarshal(c.Delegate, &d)
+	_ = sparse.Unmarshal(c.Delegate, &d)
 	return d.Type
 }
 
@@ -209,5 +210,5 @@ func (c *conf) delegateHasIPAM() bool {
 	var d struct {
 		IPAM *struct{} `json:"ipam"`
 	}
-	return json.Unmarshal(c.Delegate, &d) == nil && d.IPAM != nil
+	return sparse.Unmarshal(c.Delegate, &d) == nil && d.IPAM != nil
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/sparse"
 	"github.com/cniblocks/cniblocks/ipam"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -31,10 +32,10 @@ func (o object) fill(key string, v any) error {
 // follows from the overlay where it states nothing. Without a view, for DEL, nothing follows.
 func (c *conf) delegateConf(r *cni.Request, v *view, mtu int) (json.RawMessage, error) {
 	var outer, d object
-	if err := json.Unmarshal(r.Config, &outer); err != nil {
+	if err := sparse.Unmarshal(r.Config, &outer); err != nil {
 		return nil, err
 	}
-	if err := json.Unmarshal(c.Delegate, &d); err != nil {
+	if err := sparse.Unmarshal(c.Delegate, &d); err != nil {
 		return nil, cni.Errorf(cni.ErrConfig, `netconf: key "delegate": %w`, err)
 	}
 	for key, value := range outer {
@@ -48,7 +49,7 @@ func (c *conf) delegateConf(r *cni.Request, v *view, mtu int) (json.RawMessage, 
 		}
 	}
 	var kind string
-	if err := json.Unmarshal(d["type"], &kind); err != nil {
+	if err := sparse.Unmarshal(d["type"], &kind); err != nil {
 		return nil, err
 	}
 	var err error
@@ -69,7 +70,7 @@ func (c *conf) delegateConf(r *cni.Request, v *view, mtu int) (json.RawMessage, 
 // fillCarrier hands the masquerading down to the last plugin of ours in the chain: one rule, with the exceptions of all.
 func (c *conf) fillCarrier(r *cni.Request, d object, v *view, mtu int) error {
 	var inner conf
-	if err := json.Unmarshal(c.Delegate, &inner); err != nil {
+	if err := sparse.Unmarshal(c.Delegate, &inner); err != nil {
 		return cni.Errorf(cni.ErrConfig, `netconf: key "delegate": %w`, err)
 	}
 	except := append(inner.IPMasqExcept, c.IPMasqExcept...)
@@ -123,7 +124,7 @@ func (c *conf) fillLast(r *cni.Request, d object, kind string, v *view, mtu int)
 func (c *conf) fillIPAM(d object, v *view) error {
 	var i object
 	if d["ipam"] != nil {
-		if err := json.Unmarshal(d["ipam"], &i); err != nil {
+		if err := sparse.Unmarshal(d["ipam"], &i); err != nil {
 			return cni.Errorf(cni.ErrConfig, `netconf: key "delegate.ipam": %w`, err)
 		}
 	}
