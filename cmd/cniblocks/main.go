@@ -30,6 +30,7 @@ func commands() []command {
 		{"show", "draw what is on this node, and say whose it is", show},
 		{"cleanup", "remove what cniblocks made, of one network or of all", cleanup},
 		{"overlay", "apply the peers file to this node, or take the overlay away", overlayCommand},
+		{"install", "put the plugins into a runtime's directory", install},
 		{"wireguard", "print this machine's public key in a network", wireguard},
 		{"version", "print the version", version},
 	}

@@ -12,12 +12,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/internal/binaries"
 	"github.com/cniblocks/cniblocks/internal/inventory"
 	"github.com/cniblocks/cniblocks/internal/inventory/inventorytest"
 	"github.com/cniblocks/cniblocks/internal/nstest"
 )
 
-func TestMain(m *testing.M) { nstest.Main(m) }
+func TestMain(m *testing.M) { nstest.Main(m, binaries.Remove) }
 
 // call runs the program and returns what it prints.
 func call(t *testing.T, args ...string) (status int, out, errs string) {

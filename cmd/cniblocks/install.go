@@ -1,0 +1,156 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+const installText = `Usage: cniblocks install --dir DIR [OPTIONS]
+
+Puts the plugins into a directory for CNI plugins: one file under all their names. Each name is replaced in one step, so
+that a runtime finds the old plugin or the new one at any moment. What is there already is not written again. Files of
+other names stay as they are.
+
+  sudo cniblocks install --dir /opt/cni/bin
+`
+
+// pluginProgram is the program of all plugins, beside this one, as images have it.
+const pluginProgram = "cniblocks-plugins"
+
+func install(ctx context.Context, args []string, out, errs io.Writer) int {
+	o := newOptions("install", installText)
+	dir := o.String("dir", "", "`DIR` for the plugins; needed")
+	from := o.String("from", "", "the `FILE` that is the plugins; default: "+pluginProgram+" beside this program")
+	if _, status, done := o.read(args, 0, out, errs); done {
+		return status
+	}
+	if *dir == "" {
+		fmt.Fprintln(errs, "cniblocks install: want --dir DIR, /opt/cni/bin for most runtimes; 'cniblocks install --help' explains")
+		return misuse
+	}
+	names, written, err := installPlugins(ctx, *from, *dir)
+	if err != nil {
+		return complain(errs, "install", err)
+	}
+	if !written {
+		fmt.Fprintf(out, "up to date in %s: %s\n", *dir, strings.Join(names, " "))
+		return 0
+	}
+	fmt.Fprintf(out, "installed in %s: %s\n", *dir, strings.Join(names, " "))
+	return 0
+}
+
+// installPlugins puts the plugins of the program from into dir, and reports whether that took a write.
+func installPlugins(ctx context.Context, from, dir string) (names []string, written bool, err error) {
+	if from == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, false, err
+		}
+		from = filepath.Join(filepath.Dir(self), pluginProgram)
+	}
+	list, err := exec.CommandContext(ctx, from, "--list").Output()
+	if err != nil {
+		return nil, false, fmt.Errorf("%s is not the program of the plugins: %w; state it by --from", from, err)
+	}
+	names = strings.Fields(string(list))
+	if len(names) == 0 {
+		return nil, false, fmt.Errorf("%s is not the program of the plugins: it lists none; state it by --from", from)
+	}
+	for _, name := range names {
+		if name != filepath.Base(name) || strings.HasPrefix(name, ".") {
+			return nil, false, fmt.Errorf("%s lists a plugin %q, which is no name for a file", from, name)
+		}
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, false, err
+	}
+	ok, err := installed(from, dir, names)
+	if ok || err != nil {
+		return names, false, err
+	}
+	return names, true, place(from, dir, names)
+}
+
+// installed reports whether all names are links to one file with the program's bytes.
+func installed(from, dir string, names []string) (bool, error) {
+	var first fs.FileInfo
+	for _, name := range names {
+		info, err := os.Lstat(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if first == nil {
+			first = info
+		}
+		if !info.Mode().IsRegular() || info.Mode().Perm() != 0o755 || !os.SameFile(first, info) {
+			return false, nil
+		}
+	}
+	want, err := sum(from)
+	if err != nil {
+		return false, err
+	}
+	have, err := sum(filepath.Join(dir, names[0]))
+	return bytes.Equal(have, want), err
+}
+
+func sum(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return nil, err
+	}
+	return h.Sum(nil), nil
+}
+
+// place copies the program beside its names and moves a link to the copy over each of them.
+func place(from, dir string, names []string) (err error) {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	to, err := os.CreateTemp(dir, ".cniblocks-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(to.Name())
+	defer to.Close()
+	if _, err := io.Copy(to, in); err != nil {
+		return fmt.Errorf("copy %s: %w", from, err)
+	}
+	if err := errors.Join(to.Chmod(0o755), to.Sync(), to.Close()); err != nil {
+		return err
+	}
+	for _, name := range names {
+		link := to.Name() + "." + name
+		if err := os.Link(to.Name(), link); err != nil {
+			return err
+		}
+		if err := os.Rename(link, filepath.Join(dir, name)); err != nil {
+			_ = os.Remove(link)
+			return err
+		}
+		_ = os.Remove(link) // rename(2) leaves it where both are one file already
+	}
+	return nil
+}

@@ -1,0 +1,101 @@
+//go:build linux
+
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/cniblocks/cniblocks/internal/binaries"
+)
+
+// plugins is the program of the plugins, and their names.
+func plugins(t *testing.T) (file string, names []string) {
+	t.Helper()
+	dir, err := binaries.Build()
+	require.NoError(t, err)
+	file = filepath.Join(dir, "loopback")
+	list, err := exec.Command(file, "--list").Output()
+	require.NoError(t, err)
+	return file, strings.Fields(string(list))
+}
+
+func TestInstallPutsOneFileUnderAllNamesOfThePlugins(t *testing.T) {
+	t.Parallel()
+	from, names := plugins(t)
+	dir := filepath.Join(t.TempDir(), "opt", "bin")
+	status, out, errs := call(t, "install", "--from", from, "--dir", dir)
+	require.Zero(t, status, errs)
+	require.Equal(t, "installed in "+dir+": "+strings.Join(names, " ")+"\n", out)
+	require.ElementsMatch(t, names, files(t, dir))
+	first, err := os.Stat(filepath.Join(dir, names[0]))
+	require.NoError(t, err)
+	for _, name := range names {
+		info, err := os.Stat(filepath.Join(dir, name))
+		require.NoError(t, err)
+		require.True(t, os.SameFile(first, info), name)
+		require.Equal(t, os.FileMode(0o755), info.Mode())
+		list, err := exec.Command(filepath.Join(dir, name), "--list").Output()
+		require.NoError(t, err)
+		require.Equal(t, names, strings.Fields(string(list)))
+	}
+
+	status, out, _ = call(t, "install", "--from", from, "--dir", dir)
+	require.Zero(t, status)
+	require.Equal(t, "up to date in "+dir+": "+strings.Join(names, " ")+"\n", out)
+	again, err := os.Stat(filepath.Join(dir, names[0]))
+	require.NoError(t, err)
+	require.True(t, os.SameFile(first, again))
+}
+
+func TestInstallReplacesWhatBearsAPluginsNameAndLeavesTheRest(t *testing.T) {
+	t.Parallel()
+	from, names := plugins(t)
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "portmap-of-others"), []byte("x"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "target"), []byte("y"), 0o755))
+	require.NoError(t, os.Symlink("target", filepath.Join(dir, names[0])))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, names[1]), []byte("old"), 0o700))
+	running, err := os.Open(filepath.Join(dir, names[1]))
+	require.NoError(t, err)
+	defer running.Close()
+	status, _, errs := call(t, "install", "--from", from, "--dir", dir)
+	require.Zero(t, status, errs)
+	require.ElementsMatch(t, append([]string{"portmap-of-others", "target"}, names...), files(t, dir))
+	b, err := os.ReadFile(filepath.Join(dir, "target"))
+	require.NoError(t, err)
+	require.Equal(t, "y", string(b), "the link was replaced, not what it leads to")
+	old := make([]byte, 3)
+	_, err = running.Read(old)
+	require.NoError(t, err)
+	require.Equal(t, "old", string(old), "who had the old file open has it still")
+}
+
+func TestInstallOfSomethingElseIsRefused(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for from, want := range map[string]string{"/bin/true": "it lists none; state it by --from", "/nonexistent": "state it by --from", "": pluginProgram} {
+		status, _, errs := call(t, "install", "--from", from, "--dir", dir)
+		require.Equal(t, failed, status)
+		require.Contains(t, errs, want)
+	}
+	require.Empty(t, files(t, dir))
+	status, _, errs := call(t, "install")
+	require.Equal(t, misuse, status)
+	require.Contains(t, errs, "want --dir DIR")
+}
+
+func files(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
