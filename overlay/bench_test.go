@@ -98,6 +98,18 @@ func BenchmarkRepairNoDifference(b *testing.B) {
 	})
 }
 
+func BenchmarkCheckNoDifference(b *testing.B) {
+	benchmarks(b, func(b *testing.B, e overlay.Encap, peers []peer.Peer, spent *float64) {
+		n := benchNode(b, e)
+		require.NoError(b, n.Set(b.Context(), peers))
+		for b.Loop() {
+			*spent -= cpu()
+			require.NoError(b, n.Check(b.Context()))
+			*spent += cpu()
+		}
+	})
+}
+
 func BenchmarkSetSameInNewProcess(b *testing.B) {
 	benchmarks(b, func(b *testing.B, e overlay.Encap, peers []peer.Peer, spent *float64) {
 		n := benchNode(b, e)
@@ -112,6 +124,7 @@ func BenchmarkSetSameInNewProcess(b *testing.B) {
 }
 
 // cpu is the time in seconds that this process has had on a processor, which other programs disturb less than the clock.
+// test/bench counts the system calls from one look at it to the next.
 func cpu() float64 {
 	var u unix.Rusage
 	_ = unix.Getrusage(unix.RUSAGE_SELF, &u)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -104,4 +105,34 @@ PASS
 	require.InDelta(t, 34, judged(t, rep, "overlay, 10 000 peers: Set from empty").Value, 1e-9)
 	require.True(t, judged(t, rep, "overlay, 10 000 peers: Set with one change").Pass())
 	require.InDelta(t, 12, rep.Find("peers 10000", "vxlan: Set from empty").Cell(report.Ours).CPU, 1e-9)
+	require.InDelta(t, 0.001234, rep.Find("peers 10000", "vxlan: Set from empty").Cell(report.Ours).Allocated, 1e-9)
+}
+
+func TestSystemCallsOfABenchmarkAreThoseBetweenTwoLooksAtTheCPUTime(t *testing.T) {
+	t.Parallel()
+	var rec report.Recorder
+	rec.Add("peers 1000", "vxlan: Set from empty", report.Ours, "ms", report.Measure{Value: 1})
+	rec.Add("peers 1000", "host-gw: Set with one change", report.Ours, "ms", report.Measure{Value: 1})
+	require.NoError(t, countPeers(&rec, strings.NewReader(`7 openat(AT_FDCWD, "/x", O_RDONLY) = 3 <0.000010>
+7 getrusage(RUSAGE_SELF, {ru_utime={tv_sec=0, tv_usec=1}, ...}) = 0 <0.000010>
+7 sendto(5, [[{nlmsg_len=44}]], 44, 0, {sa_family=AF_NETLINK, nl_pid=0, nl_groups=00000000}, 12) = 44 <0.000100>
+8 futex(0xc000, FUTEX_WAKE_PRIVATE, 1) = 1 <0.000010>
+7 recvmsg(5, {msg_namelen=12}, 0) = 20 <0.000010>
+7 getrusage(RUSAGE_SELF, {ru_utime={tv_sec=0, tv_usec=2}, ...}) = 0 <0.000010>
+7 close(3) = 0 <0.000010>
+7 getrusage(RUSAGE_SELF, {ru_utime={tv_sec=0, tv_usec=3}, ...}) = 0 <0.000010>
+7 sendto(5, [[{nlmsg_len=44}]], 44, 0, {sa_family=AF_NETLINK, nl_pid=0, nl_groups=00000000}, 12) = 44 <0.000100>
+7 recvmsg(5, {msg_namelen=12}, 0) = 20 <0.000010>
+7 getrusage(RUSAGE_SELF, {ru_utime={tv_sec=0, tv_usec=4}, ...}) = 0 <0.000010>
+7 write(1, "BenchmarkSetFromEmpty/vxlan/1000-2         \t       2\t   1 ns/op\n", 60) = 60 <0.000010>
+7 getrusage(RUSAGE_SELF, {ru_utime={tv_sec=0, tv_usec=5}, ...}) = 0 <0.000010>
+7 unlink("/x") = 0 <0.000010>
+7 getrusage(RUSAGE_SELF, {ru_utime={tv_sec=0, tv_usec=6}, ...}) = 0 <0.000010>
+7 write(1, "BenchmarkSetOneChange/host-gw/1000-2         \t       1\t", 60) = 60 <0.000010>
+`)))
+	rep := &report.Report{Rows: rec.Rows()}
+	all := rep.Find("peers 1000", "vxlan: Set from empty").Cell(report.Ours)
+	require.Equal(t, 2, all.Syscalls, "the run with the fewest")
+	require.Equal(t, 1, all.NetlinkWrites)
+	require.Equal(t, 1, rep.Find("peers 1000", "host-gw: Set with one change").Cell(report.Ours).Syscalls)
 }

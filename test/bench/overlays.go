@@ -5,18 +5,10 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
-	"slices"
-	"strconv"
-	"strings"
-	"time"
 
-	"github.com/cniblocks/cniblocks/test/bench/internal/report"
 	"github.com/cniblocks/cniblocks/test/bench/internal/scratch"
 )
 
@@ -90,61 +82,4 @@ func peerName(i int) string { return fmt.Sprintf("node%d", i) }
 
 func peerPods(i int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(88 + i>>8), byte(i), 0}), 24)
-}
-
-// peerBenchmarks are the operations of the overlay package that have a goal, by the name of their benchmark. Each has
-// sub-benchmarks named by an encapsulation and a number of peers.
-var peerBenchmarks = map[string]string{
-	"SetFromEmpty":       "Set from empty",
-	"SetOneChange":       "Set with one change",
-	"RepairNoDifference": "Repair without a difference",
-}
-
-// peers runs the benchmarks of the overlay package, which make namespaces of their own.
-func peers(rep *report.Report, quick bool) {
-	const pkg = "./overlay"
-	if _, err := os.Stat(pkg); err != nil {
-		return
-	}
-	count := "5"
-	if quick {
-		count = "2"
-	}
-	cmd := exec.Command("go", "test", "-run", "^$", "-bench", "^Benchmark("+strings.Join(slices.Sorted(maps.Keys(peerBenchmarks)), "|")+")$",
-		"-benchtime", "3x", "-count", count, pkg)
-	cmd.Stderr = os.Stderr
-	fmt.Fprintf(os.Stderr, "%-14s ", "peers")
-	began := time.Now()
-	out, err := cmd.Output()
-	if err != nil {
-		err = fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, out)
-		rep.Failures = append(rep.Failures, "peers: "+err.Error())
-	}
-	fmt.Fprintf(os.Stderr, "%5.1f s %s\n", time.Since(began).Seconds(), outcome(err))
-	var rec report.Recorder
-	recordPeers(&rec, string(out))
-	rows := rec.Rows()
-	rep.Rows = append(rep.Rows, rows...)
-	rep.Series = append(rep.Series, series(rows)...)
-}
-
-var (
-	benchmarkLine = regexp.MustCompile(`^Benchmark(\w+)/([\w-]+)/(\d+)(?:-\d+)?\s+\d+\s+([\d.]+) ns/op`)
-	cpuTime       = regexp.MustCompile(`([\d.]+) cpu-ms/op`)
-)
-
-// recordPeers reads what go test -bench prints.
-func recordPeers(rec *report.Recorder, out string) {
-	for line := range strings.Lines(out) {
-		m := benchmarkLine.FindStringSubmatch(line)
-		if m == nil || peerBenchmarks[m[1]] == "" {
-			continue
-		}
-		ns, _ := strconv.ParseFloat(m[4], 64)
-		took := report.Measure{Value: ns / 1e6}
-		if c := cpuTime.FindStringSubmatch(line); c != nil {
-			took.CPU, _ = strconv.ParseFloat(c[1], 64)
-		}
-		rec.Add("peers "+m[3], m[2]+": "+peerBenchmarks[m[1]], report.Ours, "ms", took)
-	}
 }

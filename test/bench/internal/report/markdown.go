@@ -66,13 +66,13 @@ func (r *Report) goals(b *bytes.Buffer) {
 func (r *Report) figures(b *bytes.Buffer) {
 	b.WriteString("## Figures\n\nMedian, tenth and ninetieth percentile. \"Settled\" is when nothing was left in the background, where that is " +
 		"later than the end of the operation. Ratios are of the medians, with the tenth and ninetieth percentile of those of " +
-		"neighbouring rounds. Processes, system calls and netlink writes come from a run of its own under strace.\n\n")
+		"neighbouring rounds. \"MB\" is what was allocated in passing, where it was measured. Processes, system calls and netlink writes come from a run of its own under strace.\n\n")
 	var rows [][]string
 	for _, row := range r.Rows {
 		for i, c := range row.Cells {
 			cells := []string{
 				"", "", c.Arm, fmt.Sprint(c.N), Number(c.Median) + " " + row.Unit, Number(c.P10), Number(c.P90), c.Ratio.String(),
-				c.cpu(), number(c.settled()), count(c.Processes), count(c.Syscalls), count(c.NetlinkWrites),
+				c.cpu(), number(c.settled()), number(c.Allocated), count(c.Processes), count(c.Syscalls), count(c.NetlinkWrites),
 			}
 			if i == 0 {
 				cells[0], cells[1] = row.Scenario, row.Operation
@@ -81,7 +81,7 @@ func (r *Report) figures(b *bytes.Buffer) {
 		}
 	}
 	table(b, []string{
-		"scenario", "operation", "", "n", "median", "p10", "p90", "ratio", "CPU (ratio)", "settled", "processes", "system calls", "netlink writes",
+		"scenario", "operation", "", "n", "median", "p10", "p90", "ratio", "CPU (ratio)", "settled", "MB", "processes", "system calls", "netlink writes",
 	}, rows)
 }
 

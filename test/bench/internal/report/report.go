@@ -52,6 +52,8 @@ type Cell struct {
 	// the background.
 	CPU     float64 `json:"cpu,omitempty"`
 	Settled float64 `json:"settled,omitempty"`
+	// Allocated is the median of the memory that an operation asked for in passing, in MB (10^6 bytes), 0 where not measured.
+	Allocated float64 `json:"allocated,omitempty"`
 	// Counts of a traced run, 0 where there was none.
 	Processes     int `json:"processes,omitempty"`
 	Syscalls      int `json:"syscalls,omitempty"`
@@ -129,6 +131,7 @@ func (r *Row) Cell(arm string) *Cell {
 type Measure struct {
 	Value        float64 // in the unit of the row
 	CPU, Settled float64 // likewise, 0 where not measured
+	Allocated    float64 // in MB (10^6 bytes), 0 where not measured
 }
 
 // Counts are those of a traced run.
@@ -150,6 +153,7 @@ type samples struct {
 type armSamples struct {
 	name                string
 	value, cpu, settled stats.Sample
+	allocated           stats.Sample
 	counts              Counts
 }
 
@@ -162,6 +166,9 @@ func (r *Recorder) Add(scenario, operation, arm, unit string, m Measure) {
 	}
 	if m.Settled != 0 {
 		a.settled = append(a.settled, m.Settled)
+	}
+	if m.Allocated != 0 {
+		a.allocated = append(a.allocated, m.Allocated)
 	}
 }
 
@@ -226,7 +233,7 @@ func (s *samples) find(arm string) *armSamples {
 func (a *armSamples) cell() Cell {
 	return Cell{
 		Arm: a.name, N: len(a.value), Median: a.value.Median(), P10: a.value.Quantile(0.1), P90: a.value.Quantile(0.9),
-		CPU: orZero(a.cpu.Median()), Settled: orZero(a.settled.Median()),
+		CPU: orZero(a.cpu.Median()), Settled: orZero(a.settled.Median()), Allocated: orZero(a.allocated.Median()),
 		Processes: a.counts.Processes, Syscalls: a.counts.Syscalls, NetlinkWrites: a.counts.NetlinkWrites,
 	}
 }

@@ -12,16 +12,16 @@ func (r *Report) Table() string {
 	fmt.Fprintf(&b, "\n%s: %s against %s\n%s, %d cores (%s), %s\n\n", r.Title, r.Ours, r.Reference,
 		r.Machine.Kernel, r.Machine.Cores, r.Machine.CPU, r.Machine.Go)
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "scenario\toperation\tarm\tn\tmedian\tp10\tp90\tratio\tCPU (ratio)\tsettled\tprocesses\tcalls\tnetlink\t")
+	fmt.Fprintln(w, "scenario\toperation\tarm\tn\tmedian\tp10\tp90\tratio\tCPU (ratio)\tsettled\tMB\tprocesses\tcalls\tnetlink\t")
 	for _, row := range r.Rows {
 		for i, c := range row.Cells {
 			first := []string{"", ""}
 			if i == 0 {
 				first = []string{row.Scenario, row.Operation}
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s %s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n",
+			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s %s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n",
 				first[0], first[1], c.Arm, c.N, Number(c.Median), row.Unit, Number(c.P10), Number(c.P90), c.Ratio,
-				c.cpu(), number(c.settled()), count(c.Processes), count(c.Syscalls), count(c.NetlinkWrites))
+				c.cpu(), number(c.settled()), number(c.Allocated), count(c.Processes), count(c.Syscalls), count(c.NetlinkWrites))
 		}
 	}
 	w.Flush()

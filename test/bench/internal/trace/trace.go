@@ -81,7 +81,8 @@ var (
 	resumed  = regexp.MustCompile(`^\d+\s+<\.\.\. ([a-z_0-9]+) resumed>`)
 	duration = regexp.MustCompile(`<(\d+\.\d+)>$`)
 	success  = regexp.MustCompile(`\) += 0 <[\d.]+>$`)
-	toSocket = regexp.MustCompile(`^\d+<NETLINK:`)
+	// strace knows the protocol of sockets in its own namespace only; a datagram names the family of its address.
+	toSocket = regexp.MustCompile(`^\d+<NETLINK:|\{sa_family=AF_NETLINK`)
 )
 
 // writes are the calls that send something through the descriptor that is their first argument.
@@ -89,19 +90,26 @@ var writes = []string{"sendto", "sendmsg", "sendmmsg", "write", "writev"}
 
 // Parse reads the log of strace -f -yy -T.
 func Parse(log io.Reader) (Counts, error) {
-	c := Counts{Calls: map[string]Call{}}
+	var c Counts
 	lines := bufio.NewScanner(log)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
-		line := lines.Text()
-		if m := entry.FindStringSubmatch(line); m != nil {
-			c.count(m[1], m[2])
-			c.spend(m[1], line)
-		} else if m := resumed.FindStringSubmatch(line); m != nil {
-			c.spend(m[1], line)
-		} // else a signal or an exit
+		c.Add(lines.Text())
 	}
 	return c, lines.Err()
+}
+
+// Add counts a line of the log.
+func (c *Counts) Add(line string) {
+	if c.Calls == nil {
+		c.Calls = map[string]Call{}
+	}
+	if m := entry.FindStringSubmatch(line); m != nil {
+		c.count(m[1], m[2])
+		c.spend(m[1], line)
+	} else if m := resumed.FindStringSubmatch(line); m != nil {
+		c.spend(m[1], line)
+	} // else a signal or an exit
 }
 
 func (c *Counts) count(name, args string) {
