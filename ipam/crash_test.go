@@ -291,6 +291,20 @@ func TestACrashBeforeTheNextRebootDoesNotCostAnAddressForEver(t *testing.T) {
 	}
 }
 
+func TestACrashLeavesNoDirectoryOfOursThatLooksLikeTheReferences(t *testing.T) {
+	t.Parallel()
+	for n := 0; ; n++ {
+		a := Allocator{memDir(t), crashPools}
+		died := dieBefore(t, n, a, func(a Allocator) error { _, err := a.Allocate(t.Context(), alice); return err })
+		if _, err := os.Stat(a.leaseDir()); err == nil {
+			require.DirExists(t, filepath.Join(a.DataDir, ".cniblocks", a.Network), "before write %d", n)
+		}
+		if !died {
+			break
+		}
+	}
+}
+
 const childEnv = "CNIBLOCKS_IPAM_CHILD"
 
 // child allocates and releases until it is killed, and prints what it holds.

@@ -101,7 +101,7 @@ func (d Dir) begin(ctx context.Context, boot string, create bool) (*session, err
 		if !create {
 			return nil, errNoDir
 		}
-		if err := os.MkdirAll(filepath.Join(d.dataDir(), d.Network), 0o755); err != nil {
+		if err := d.makeDirs(); err != nil {
 			return nil, err
 		}
 		if s, err = d.openNet(); errors.Is(err, fs.ErrNotExist) {
@@ -118,6 +118,29 @@ func (d Dir) begin(ctx context.Context, boot string, create bool) (*session, err
 		return nil, err
 	}
 	return s, nil
+}
+
+// makeDirs makes the directory of the lease files, and before it the place of its index: a directory without one is taken
+// for the reference's.
+func (d Dir) makeDirs() error {
+	if err := os.MkdirAll(d.dataDir(), 0o755); err != nil {
+		return err
+	}
+	fd, err := unix.Open(d.dataDir(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: d.dataDir(), Err: err}
+	}
+	data := dir{fd, d.dataDir(), d.hooks}
+	defer data.close()
+	top, err := data.child(indexName, 0o700)
+	if err != nil {
+		return err
+	}
+	defer top.close()
+	if err := top.mkdir(d.Network, 0o700); err != nil {
+		return err
+	}
+	return data.mkdir(d.Network, 0o755)
 }
 
 // openNet opens the directory of the lease files, and does not lock it.
