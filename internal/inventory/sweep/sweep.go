@@ -84,6 +84,7 @@ func Make(o Options) (Plan, error) {
 	}
 	s.firewall()
 	s.leases()
+	s.records()
 	s.state()
 	return s.plan, nil
 }
@@ -185,9 +186,10 @@ func (s *sweeper) bridges() {
 	}
 }
 
-// wantsBridge: a bridge goes with the network that it was made for, or with one that used it after that was cleaned up.
+// wantsBridge: a bridge goes with the network that it was made for, or with one that used it after that was cleaned up. One
+// whose maker was killed before it said for whom goes with the only network.
 func (s *sweeper) wantsBridge(b inventory.Bridge) bool {
-	if s.wants(b.Network) {
+	if s.wants(b.Network) || b.Network == "" && s.only() {
 		return true
 	}
 	used, alive := false, false

@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/cniblocks/cniblocks/addr"
+	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/internal/inventory/inventorytest"
 	"github.com/cniblocks/cniblocks/internal/inventory/sweep"
 	"github.com/cniblocks/cniblocks/internal/nstest"
@@ -97,6 +98,18 @@ func TestTheTableOfSpoofGuardsGoesWithTheLastNetworkEvenIfNoPodIsLeft(t *testing
 	require.NoError(t, spoof.Revoke(t.Context(), w.Node, "veth0"))
 	require.Empty(t, run(t, plan(t, w, "blue")), "another network may need it")
 	require.Contains(t, run(t, plan(t, w, "red")), "spoof guards")
+	w.RequireAsBefore()
+}
+
+func TestABridgeWhoseMakerWasKilledGoesWithTheOnlyNetwork(t *testing.T) {
+	t.Parallel()
+	w := inventorytest.New(t)
+	w.Add(w.Conf("red", "1", nil), "a")
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.Group = "br0", bridge.Group
+	require.NoError(t, nstest.Netlink(t, w.Node).LinkAdd(&netlink.Bridge{LinkAttrs: attrs}))
+	require.Empty(t, run(t, plan(t, w, "blue")), "it may be that of another network")
+	run(t, plan(t, w, "red"))
 	w.RequireAsBefore()
 }
 

@@ -1,0 +1,68 @@
+//go:build linux
+
+package sweep
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+
+	"github.com/cniblocks/cniblocks/internal/inventory"
+)
+
+// records removes what the flannel plugin has on record of a network, once its interfaces are gone.
+func (s *sweeper) records() {
+	for _, d := range s.Found.Records {
+		if !s.wants(d.Network) {
+			continue
+		}
+		if !s.Disk {
+			if s.here(d.Network) {
+				s.keep(d.Network, "records", d.Path, "they may be those of another namespace; name the directory with --data-dir if they are not")
+			}
+			continue
+		}
+		s.add(Step{Network: d.Network, Kind: "records", Name: d.Path, Note: plural(d.Records, "attachment") + " of the flannel plugin",
+			last: true, do: func(context.Context) error {
+				return within(d.DataDir, func(root *os.Root) error { return removeRecords(root, d.Network) })
+			}})
+	}
+}
+
+// removeRecords removes the records and the names that flannel's own plugin knows them by: the container's ID.
+func removeRecords(root *os.Root, network string) error {
+	dir := path.Join(inventory.RecordsName, network)
+	entries, err := fs.ReadDir(root.FS(), dir)
+	errs := []error{there(err)}
+	for _, e := range entries {
+		record := path.Join(dir, e.Name())
+		id, _, ok := strings.Cut(e.Name(), ":")
+		if ok && sameFile(root, record, id) {
+			errs = append(errs, there(root.Remove(id)))
+		}
+		errs = append(errs, there(root.Remove(record)))
+	}
+	errs = append(errs, there(root.Remove(dir)))
+	_ = root.Remove(inventory.RecordsName) // if it was the last
+	return errors.Join(errs...)
+}
+
+func sameFile(root *os.Root, a, b string) bool {
+	one, err := root.Lstat(a)
+	if err != nil {
+		return false
+	}
+	other, err := root.Lstat(b)
+	return err == nil && os.SameFile(one, other)
+}
+
+// there passes over what is gone already.
+func there(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
