@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
 
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/overlay"
@@ -332,4 +333,22 @@ func TestTheStampSparesEverythingWhenNothingChangedAndNothingElse(t *testing.T) 
 		require.NoError(t, os.WriteFile(stamps[0], good[:len(good)/2], 0o644))
 		require.False(t, fresh(), "torn")
 	})
+}
+
+func TestADeviceWhoseMakerWasKilledBeforeItWasUpGetsNoLinkLocalAddress(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.VXLAN)
+	c := newCluster(t, 1)
+	c.up(overlay.VXLAN{})
+	n := c.nodes[0]
+	want := c.dumps()
+	h := nstest.Netlink(t, n.ns)
+	links, err := h.LinkList()
+	require.NoError(t, err)
+	i := slices.IndexFunc(links, func(l netlink.Link) bool { return l.Type() == "vxlan" })
+	require.NoError(t, h.LinkSetDown(links[i]))
+	nstest.Sysctl(t, n.ns, "net/ipv6/conf/"+links[i].Attrs().Name+"/addr_gen_mode", "0")
+	require.NoError(t, n.net.Repair(t.Context()))
+	nstest.Settle(t, n.ns)
+	same(t, want, c.dumps(), "after the repair")
 }

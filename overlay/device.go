@@ -85,7 +85,13 @@ func (n *Node) ensureDevices(ctx context.Context, want []device) (links []rtnl.L
 			remade = append(remade, d)
 			continue
 		}
-		if s, differs := n.mend(l, d, links); differs {
+		s, differs := n.mend(l, d, links)
+		if s.Up { // its maker may have been killed half-way
+			if err := n.noLinkLocal(d.name); err != nil {
+				return nil, err
+			}
+		}
+		if differs {
 			msgs = append(msgs, setLink(s)...)
 		}
 	}
@@ -157,9 +163,7 @@ func setLink(s rtnl.Set) []*rtnl.Msg {
 func (n *Node) make(d device, links []rtnl.Link) error {
 	err := n.conn.Do(rtnl.NewTunnel(d.name, d.mac, 0, d.tunnel), rtnl.SetLink(rtnl.Set{Name: d.name, Alias: n.alias()}))
 	if err == nil {
-		// A kernel without IPv6 makes no address either.
-		err = rtnl.Except(n.conn.Do(rtnl.NoLinkLocal(d.name)), unix.EAFNOSUPPORT, unix.EOPNOTSUPP)
-		err = errors.Join(err, n.conn.Do(setLink(rtnl.Set{Name: d.name, Master: indexOf(links, d.bridge), Port: d.port, Up: true})...))
+		err = errors.Join(n.noLinkLocal(d.name), n.conn.Do(setLink(rtnl.Set{Name: d.name, Master: indexOf(links, d.bridge), Port: d.port, Up: true})...))
 		if err != nil {
 			err = errors.Join(err, n.conn.Do(rtnl.DelLink(d.name)))
 		}
@@ -176,6 +180,11 @@ func (n *Node) make(d device, links []rtnl.Link) error {
 		}
 	}
 	return err
+}
+
+// noLinkLocal keeps the kernel from giving a device an address when it is set up. A kernel without IPv6 has none to give.
+func (n *Node) noLinkLocal(device string) error {
+	return rtnl.Except(n.conn.Do(rtnl.NoLinkLocal(device)), unix.EAFNOSUPPORT, unix.EOPNOTSUPP)
 }
 
 // mayUse fails if a link of the wanted name is not this network's to use.
