@@ -30,6 +30,7 @@ Of a network go, in this order:
   - the SNAT rule, in nftables and in iptables, and rules that let pods pass a FORWARD policy
   - leases of the removed interfaces; and when the network has no interface left, all its leases,
     their directory, and our index of them
+  - what the flannel plugin has on record of them
   - /run/cniblocks/NAME
 
 If an interface cannot be removed, the addresses stay leased. What stays on purpose: what the

@@ -27,6 +27,11 @@ func drawNetwork(root *item, n *inventory.Node, name string) {
 			drawLeases(at, n, d)
 		}
 	}
+	for _, d := range n.Records {
+		if d.Network == name {
+			at.addf("records of the flannel plugin [ours]: %d in %s", d.Records, d.Path)
+		}
+	}
 	for _, d := range n.State {
 		if d.Network == name {
 			line := "state until the next boot [ours]: " + d.Path

@@ -43,6 +43,7 @@ type Node struct {
 	GuardTable  bool         `json:"guardTable,omitempty"` // the table of our guards is there, with or without entries
 	Leases      []Lease      `json:"leases"`
 	LeaseDirs   []LeaseDir   `json:"leaseDirs"`
+	Records     []RecordDir  `json:"records"`
 	State       []StateDir   `json:"state"`
 	Obstacles   []Obstacle   `json:"obstacles"`
 	Unread      []string     `json:"unread,omitempty"` // what could not be read, and why
@@ -190,6 +191,14 @@ type LeaseDir struct {
 	Exists  bool   `json:"exists"` // false: only our index of it is left
 }
 
+// RecordDir is where the flannel plugin keeps what it asked its delegate for each attachment of a network. It is ours.
+type RecordDir struct {
+	DataDir string `json:"dataDir"`
+	Path    string `json:"path"`
+	Network string `json:"network"`
+	Records int    `json:"records"` // how many
+}
+
 // StateDir is what plugins and agent remember of a network until the next boot.
 type StateDir struct {
 	Path     string         `json:"path"`
@@ -212,6 +221,9 @@ func (n *Node) Networks() []string {
 		names = append(names, a.Network)
 	}
 	for _, d := range n.LeaseDirs {
+		names = append(names, d.Network)
+	}
+	for _, d := range n.Records {
 		names = append(names, d.Network)
 	}
 	for _, d := range n.State {

@@ -23,6 +23,7 @@ func (n *Node) Only(network string) *Node {
 	o.Guards = keep(n.Guards, func(g Guard) bool { return g.Network == network })
 	o.Leases = keep(n.Leases, func(l Lease) bool { return l.Network == network })
 	o.LeaseDirs = keep(n.LeaseDirs, func(d LeaseDir) bool { return d.Network == network })
+	o.Records = keep(n.Records, func(d RecordDir) bool { return d.Network == network })
 	o.State = keep(n.State, func(d StateDir) bool { return d.Network == network })
 	return &o
 }

@@ -21,13 +21,16 @@ import (
 const (
 	DefaultStateDir = node.DefaultStateDir
 	DefaultConfDir  = "/etc/cni/net.d"
+
+	// DefaultFlannelDir is the data directory of the flannel plugin.
+	DefaultFlannelDir = "/var/lib/cni/flannel"
 )
 
 // Options say where to look. NS is needed.
 type Options struct {
 	NS *netns.NS
-	// DataDirs hold the leases of networks, in place of the default of package ipam and of those that the conflists in
-	// ConfDir name.
+	// DataDirs hold the leases of networks and the records of the flannel plugin, in place of the defaults of those and of
+	// what the conflists in ConfDir name.
 	DataDirs []string
 	ConfDir  string // of conflists; "": DefaultConfDir
 	StateDir string // "": DefaultStateDir
@@ -54,6 +57,7 @@ func Read(ctx context.Context, o Options) (*Node, error) {
 		return nil, err
 	}
 	r.try("leases", r.readLeases)
+	r.try("records", r.readRecords)
 	r.try(r.StateDir, r.readState)
 	r.readBridges()
 	r.readDevices()
@@ -194,6 +198,7 @@ func (r *reader) sort() {
 	by(&n.Forward, func(f Forward) string { return f.Network + "\x00" + f.Table })
 	by(&n.Guards, func(g Guard) string { return g.HostEnd + "\x00" + g.Entry })
 	by(&n.LeaseDirs, func(d LeaseDir) string { return d.Network + "\x00" + d.DataDir })
+	by(&n.Records, func(d RecordDir) string { return d.Network + "\x00" + d.Path })
 	by(&n.State, func(d StateDir) string { return d.Network + "\x00" + d.Path })
 	by(&n.Obstacles, func(o Obstacle) string { return o.What })
 	slices.SortFunc(n.Leases, func(a, b Lease) int {
