@@ -1,0 +1,2 @@
+// Package load is a test of many attachments at once, which prints how long calls take.
+package load
