@@ -75,13 +75,16 @@ type Request struct {
 // Attachment is the one that the request is about.
 func (r *Request) Attachment() Attachment { return Attachment{r.ContainerID, r.IfName} }
 
-// PrevIPs are the addresses that prevResult gives the interface that the request is about; none without a prevResult.
+// PrevIPs are the addresses that prevResult gives the interface in the container that the request is about; none without
+// a prevResult.
 func (r *Request) PrevIPs() (ips []IP) {
 	if r.Prev == nil {
 		return nil
 	}
 	for _, ip := range r.Prev.IPs {
-		if ip.Interface == NoInterface || r.Prev.Interfaces[ip.Interface].Name == r.IfName {
+		if ip.Interface == NoInterface {
+			ips = append(ips, ip)
+		} else if l := r.Prev.Interfaces[ip.Interface]; l.Name == r.IfName && l.Sandbox != "" {
 			ips = append(ips, ip)
 		}
 	}

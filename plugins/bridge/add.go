@@ -52,7 +52,7 @@ func (p Plugin) begin(r *cni.Request) (*job, error) {
 	if j.ipam, err = r.IPAM(); err != nil {
 		return nil, err
 	}
-	j.host, err = netns.Current()
+	j.host, j.pod, err = r.Namespaces()
 	return j, err
 }
 
@@ -63,19 +63,6 @@ func (j *job) close() {
 	}
 }
 
-func (j *job) openPod() (err error) {
-	j.pod, err = netns.Open(j.NetNS)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return cni.Errorf(cni.ErrUnknownContainer, "CNI_NETNS: %w", err)
-	case err != nil:
-		return cni.Errorf(cni.ErrEnvironment, "CNI_NETNS: %w", err)
-	case j.pod.Same(j.host):
-		return cni.Errorf(cni.ErrEnvironment, "CNI_NETNS=%s is the node's own network namespace; want the container's", j.NetNS)
-	}
-	return nil
-}
-
 // Add attaches the container. It is a transaction: if a step fails the steps before it are taken back, save what belongs
 // to the network: the bridge, its addresses, the SNAT rule, forwarding.
 func (p Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err error) {
@@ -84,9 +71,6 @@ func (p Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err err
 		return nil, err
 	}
 	defer j.close()
-	if err := j.openPod(); err != nil {
-		return nil, err
-	}
 	rule, err := j.openSNAT(ctx)
 	if err != nil {
 		return nil, err

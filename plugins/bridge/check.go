@@ -26,9 +26,6 @@ func (p Plugin) Check(ctx context.Context, r *cni.Request) error {
 	if r.Prev == nil {
 		return cni.Errorf(cni.ErrConfig, `netconf: key "prevResult" is missing; CHECK needs the result of the ADD`)
 	}
-	if err := j.openPod(); err != nil {
-		return err
-	}
 	if j.ipam != nil {
 		if err := j.ipam.Check(ctx, r); err != nil {
 			return err
@@ -123,27 +120,16 @@ func (j *job) prevIndex() int {
 	return slices.IndexFunc(j.Prev.Interfaces, func(l cni.Interface) bool { return l.Name == j.IfName && l.Sandbox != "" })
 }
 
-// prevIPs are the addresses that prevResult gives our interface.
-func (j *job) prevIPs() (ips []cni.IP) {
-	own := j.prevIndex()
-	for _, ip := range j.Prev.IPs {
-		if ip.Interface == own || ip.Interface == cni.NoInterface {
-			ips = append(ips, ip)
-		}
-	}
-	return ips
-}
-
 func (j *job) checkPod(ctx context.Context) error {
 	if j.ipam == nil {
 		return nil
 	}
-	if err := addr.Check(ctx, j.pod, j.IfName, prefixes(j.prevIPs())...); err != nil {
+	if err := addr.Check(ctx, j.pod, j.IfName, prefixes(j.PrevIPs())...); err != nil {
 		return fmt.Errorf("in %s: %w", j.NetNS, err)
 	}
 	var routes []route.Route
 	for _, r := range j.Prev.Routes {
-		routes = append(routes, podRoute(r, &cni.Result{IPs: j.prevIPs()}))
+		routes = append(routes, podRoute(r, &cni.Result{IPs: j.PrevIPs()}))
 	}
 	if err := route.CheckLink(ctx, j.pod, j.IfName, routes...); err != nil {
 		return fmt.Errorf("in %s: %w", j.NetNS, err)
@@ -155,7 +141,7 @@ func (j *job) checkGateways(ctx context.Context, br bridge.State) error {
 	if !j.IsGateway || j.ipam == nil {
 		return nil
 	}
-	res := &cni.Result{IPs: j.prevIPs()}
+	res := &cni.Result{IPs: j.PrevIPs()}
 	if err := j.complete(res); err != nil {
 		return err
 	}

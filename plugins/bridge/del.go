@@ -46,10 +46,15 @@ func (j *job) removeDevice(ctx context.Context) (ours bool, err error) {
 	if !errors.Is(err, fs.ErrNotExist) || j.NetNS == "" {
 		return false, rtnl.Except(err, fs.ErrNotExist)
 	}
-	if j.openPod() != nil {
+	pod, err := netns.Open(j.NetNS)
+	if err != nil {
 		return false, nil // the namespace is gone, or was none: its interfaces went with it
 	}
-	end, ok, err := referencePair(ctx, j.host, j.pod, j.IfName, j.Bridge)
+	defer pod.Close()
+	if pod.Same(j.host) {
+		return false, nil
+	}
+	end, ok, err := referencePair(ctx, j.host, pod, j.IfName, j.Bridge)
 	if err != nil || !ok {
 		return false, err
 	}

@@ -56,10 +56,7 @@ func (j *job) hasReference(ctx context.Context) bool {
 
 // prevAddrs are the addresses that prevResult, if there is one, gives our interface.
 func (j *job) prevAddrs() (addrs []netip.Addr) {
-	if j.Prev == nil {
-		return nil
-	}
-	for _, ip := range j.prevIPs() {
+	for _, ip := range j.PrevIPs() {
 		addrs = append(addrs, ip.Address.Addr())
 	}
 	return addrs

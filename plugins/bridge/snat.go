@@ -107,7 +107,7 @@ func (j *job) checkSNAT(ctx context.Context, reference bool) error {
 	if err != nil || rule.None() {
 		return err
 	}
-	err = rule.Check(ctx, j.policy(j.prevIPs()))
+	err = rule.Check(ctx, j.policy(j.PrevIPs()))
 	if err != nil && reference && j.hasReference(ctx) {
 		return nil // a pod that the reference attached has entries of its own
 	}
