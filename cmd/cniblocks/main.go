@@ -29,6 +29,8 @@ func commands() []command {
 	return []command{
 		{"show", "draw what is on this node, and say whose it is", show},
 		{"cleanup", "remove what cniblocks made, of one network or of all", cleanup},
+		{"agent", "keep this node in step with the other nodes", agentCommand},
+		{"status", "say how the agents of this node do", statusCommand},
 		{"overlay", "apply the peers file to this node, or take the overlay away", overlayCommand},
 		{"install", "put the plugins into a runtime's directory", install},
 		{"wireguard", "print this machine's public key in a network", wireguard},

@@ -1,0 +1,88 @@
+//go:build linux
+
+package agent
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/cniblocks/cniblocks/node"
+	"github.com/cniblocks/cniblocks/peer"
+	"github.com/cniblocks/cniblocks/peer/flannel"
+)
+
+// mtu is what pods may send to whomever, in bytes; 0 is not known.
+func (r *runner) mtu() int {
+	least := 0
+	for _, c := range *r.nets.Load() {
+		if m := c.Node.MTU(peer.Peer{}); m != 0 && (least == 0 || m < least) {
+			least = m
+		}
+	}
+	return least
+}
+
+// files tells plugins what this node is, once the peers were applied, and again when it has changed. Where no pod may be
+// attached they say why.
+func (r *runner) files() error {
+	if !r.st.isApplied() || r.self == nil {
+		return nil
+	}
+	f := node.File{Self: *r.self, Network: peer.Network{Prefixes: r.allPrefixes()}, MTU: r.mtu(), Agent: true}
+	if r.lost != nil {
+		f.Blocked = fmt.Sprintf("the ranges %v are no longer this node's; 'cniblocks status' tells more", r.self.Pods)
+	}
+	r.st.is(f, r.former)
+	errs := []error{r.nodeFile(f), r.subnetEnv(f)}
+	if errors.Join(errs...) == nil && r.mended {
+		errs = append(errs, r.conflist())
+	}
+	return errors.Join(errs...)
+}
+
+func (r *runner) nodeFile(f node.File) error {
+	path := filepath.Join(node.Dir(r.StateDir, r.Network), "node.json")
+	have, err := node.Read(r.NS, path)
+	if err == nil && have.Self.Equal(f.Self) && have.MTU == f.MTU && have.Agent && have.Blocked == f.Blocked &&
+		slices.Equal(have.Network.Prefixes, f.Network.Prefixes) {
+		return nil
+	}
+	r.log.Info("the node file is written", "file", path, "ranges", f.Self.Pods, "mtu", f.MTU)
+	return node.Write(r.NS, path, f)
+}
+
+func (r *runner) subnetEnv(f node.File) error {
+	if r.SubnetEnv == "" {
+		return nil
+	}
+	env := flannel.SubnetEnv{Networks: f.Network.Prefixes, MTU: f.MTU, IPMasq: r.SNAT.Families.Any()}
+	for _, family := range peer.Families {
+		env.Subnets = append(env.Subnets, f.Self.PodsOf(family)[:min(1, len(f.Self.PodsOf(family)))]...)
+	}
+	slices.SortStableFunc(env.Networks, func(a, b netip.Prefix) int { return a.Addr().BitLen() - b.Addr().BitLen() })
+	return same(r.SubnetEnv, env.Format())
+}
+
+func (r *runner) conflist() error {
+	if r.Conflist.From == "" {
+		return nil
+	}
+	b, err := os.ReadFile(r.Conflist.From)
+	if err != nil {
+		return fmt.Errorf("the conflist to be put in place: %w", err)
+	}
+	return same(r.Conflist.To, b)
+}
+
+// same makes a file hold these bytes.
+func same(path string, b []byte) error {
+	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, b) {
+		return nil
+	}
+	return replace(path, b, 0o644)
+}

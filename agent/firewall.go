@@ -1,0 +1,96 @@
+//go:build linux
+
+package agent
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/cniblocks/cniblocks/internal/nft"
+	"github.com/cniblocks/cniblocks/internal/snat"
+	"github.com/cniblocks/cniblocks/masq"
+	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/peer"
+	"github.com/cniblocks/cniblocks/route"
+)
+
+// firewall lets packets of pods through: forwarding, SNAT, the way past a FORWARD policy that drops. When all is in place
+// it writes nothing.
+func (r *runner) firewall(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute) // for the programs, which wait for each other
+	defer cancel()
+	var families []route.Family
+	for _, f := range peer.Families {
+		if len(r.self.PodsOf(f)) > 0 {
+			families = append(families, map[peer.Family]route.Family{peer.IPv4: route.IPv4, peer.IPv6: route.IPv6}[f])
+		}
+	}
+	if err := route.Forward(ctx, r.NS, families...); err != nil {
+		return err
+	}
+	if err := r.masquerade(ctx); err != nil {
+		return err
+	}
+	if r.Adopt && !r.adopted {
+		if err := r.clear(ctx); err != nil {
+			return err
+		}
+		r.adopted = true
+	}
+	if !r.mended {
+		r.due.look = true // for the files, which wait for it
+	}
+	r.mended = true
+	return nil
+}
+
+func (r *runner) masquerade(ctx context.Context) error {
+	ranges := append(slices.Clone(r.self.Pods), r.former...)
+	p := snat.Outward(r.Network, ranges, append(slices.Clone(r.allPrefixes()), r.SNAT.Except...), r.SNAT.Families)
+	if !r.SNAT.Families.Any() {
+		p = snat.Outward(r.Network, ranges, nil, masq.Families{V4: true, V6: true})
+		return masq.Forward{NS: r.NS}.Ensure(ctx, r.Network, p.Sources)
+	}
+	rule, err := snat.Open(ctx, r.NS, r.SNAT.Backend, p)
+	if err != nil {
+		return err
+	}
+	changed, err := rule.Ensure(ctx, p)
+	if changed && err == nil {
+		r.st.firewalls.Add(1)
+	}
+	return err
+}
+
+// nftMonitor tells that nftables have changed, by whomever.
+type nftMonitor struct{ *nft.Watch }
+
+func openNFT(ns *netns.NS) (*nftMonitor, error) {
+	w, err := nft.OpenWatch(ns)
+	if err != nil {
+		return nil, err
+	}
+	return &nftMonitor{w}, nil
+}
+
+func (m *nftMonitor) close() {
+	if m != nil {
+		_ = m.Close()
+	}
+}
+
+// watchNFT has the loop look at the firewall after a change, though not for each of many.
+func (r *runner) watchNFT(ctx context.Context) {
+	if r.nft == nil {
+		return
+	}
+	for r.nft.Wait() == nil {
+		r.post(ctx, func() { r.due.firewall = r.due.firewall || r.mended })
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}

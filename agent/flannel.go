@@ -1,0 +1,97 @@
+//go:build linux
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cniblocks/cniblocks/overlay"
+	"github.com/cniblocks/cniblocks/peer"
+	"github.com/cniblocks/cniblocks/peer/flannel"
+)
+
+// Bytes that flannel leaves for the outer headers where the configuration states the MTU of the underlay.
+const (
+	vxlanOverhead   = 50
+	vxlanOverheadV6 = 70
+	wgOverhead      = 80
+	ipipOverhead    = 20
+)
+
+// Flannel is how flannel builds a network of that configuration: under its names, and in dual stack on two underlays, IPv4
+// for the IPv4 pods and IPv6 for the IPv6 pods. What cannot be had in the same way is an error.
+func Flannel(c flannel.Config) (Layout, error) {
+	e, err := c.Encapsulation()
+	if err != nil {
+		return Layout{}, err
+	}
+	l := Layout{Prefixes: c.Prefixes()}
+	both := c.EnableIPv4 && c.EnableIPv6
+	families := []peer.Family{peer.IPv4}
+	switch {
+	case both:
+		families = peer.Families[:]
+	case c.EnableIPv6:
+		families = []peer.Family{peer.IPv6}
+	}
+	switch e.Type {
+	case flannel.VXLAN:
+		for _, f := range families {
+			l.Tunnels = append(l.Tunnels, vxlan(e, f))
+		}
+	case flannel.WireGuard:
+		return wireguard(l, e, families)
+	case flannel.IPIP:
+		l.Tunnels = []Tunnel{{Config: overlay.Config{Encap: "ipip"}, Device: "flannel.ipip", Families: families, Underlay: peer.IPv4, MTU: less(e.MTU, ipipOverhead)}}
+	case flannel.HostGW:
+		l.Tunnels = []Tunnel{{Config: overlay.Config{Encap: "host-gw"}, MTU: e.MTU}}
+	case flannel.Geneve:
+		l.Tunnels = []Tunnel{{Config: overlay.Config{Encap: "geneve", VNI: e.VNI, Port: e.Port}}}
+	default:
+		l.Tunnels = []Tunnel{{Config: overlay.Config{Encap: e.Type}}}
+	}
+	return l, nil
+}
+
+func less(mtu, overhead int) int {
+	if mtu == 0 {
+		return 0
+	}
+	return mtu - overhead
+}
+
+func vxlan(e flannel.Encapsulation, f peer.Family) Tunnel {
+	t := Tunnel{Config: overlay.Config{Encap: "vxlan", VNI: e.VNI, Port: e.Port, GBP: e.GBP, DirectRouting: e.DirectRouting},
+		Device: fmt.Sprintf("flannel.%d", e.VNI), Families: []peer.Family{f}, Underlay: f, MTU: less(e.MTU, vxlanOverhead)}
+	if f == peer.IPv6 {
+		t.Device, t.MTU = fmt.Sprintf("flannel-v6.%d", e.VNI), less(e.MTU, vxlanOverheadV6)
+	}
+	return t
+}
+
+func wireguard(l Layout, e flannel.Encapsulation, families []peer.Family) (Layout, error) {
+	if e.PSK != "" {
+		return Layout{}, errors.New(`flannel configuration: Backend.PSK: preshared keys are not supported: leave it out on all nodes, or use vxlan`)
+	}
+	t := Tunnel{Config: overlay.Config{Encap: "wireguard", Port: e.Port, PersistentKeepalive: uint16(e.Keepalive.Seconds())},
+		Device: "flannel-wg", MTU: less(e.MTU, wgOverhead)}
+	switch e.Mode {
+	case flannel.ModeIPv4:
+		t.Underlay = peer.IPv4
+	case flannel.ModeIPv6:
+		t.Underlay = peer.IPv6
+	case flannel.ModeSeparate:
+		for _, f := range families {
+			own := t
+			own.Families, own.Underlay = []peer.Family{f}, f
+			if f == peer.IPv6 {
+				own.Device, own.Port = "flannel-wg-v6", e.PortV6
+			}
+			l.Tunnels = append(l.Tunnels, own)
+		}
+		return l, nil
+	}
+	l.Tunnels = []Tunnel{t}
+	return l, nil
+}

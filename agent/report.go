@@ -1,0 +1,95 @@
+//go:build linux
+
+package agent
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/overlay"
+)
+
+// report brings the status up to date after a piece of work.
+func (r *runner) report() {
+	const most = 100
+	var tunnels []TunnelStatus
+	var refused []string
+	for _, c := range *r.nets.Load() {
+		tunnels = append(tunnels, TunnelStatus{Encap: c.Encap, Devices: c.devices})
+		refused = append(refused, c.refused[:min(len(c.refused), most)]...)
+	}
+	var was, now bool
+	what := "ready"
+	r.st.with(func() {
+		was = r.st.s.Ready
+		r.st.s.Tunnels, r.st.s.Refused, r.st.beat = tunnels, refused[:min(len(refused), most)], time.Now()
+		var why []string
+		now, why = r.st.ready()
+		r.st.s.Ready = now
+		if len(why) > 0 {
+			what = why[0]
+		}
+	})
+	switch {
+	case now && !was:
+		r.log.Info("ready", "peers", len(r.list), "ranges", r.self.Pods, "mtu", r.mtu())
+	case was && !now:
+		r.log.Warn("no longer ready", "why", what)
+	}
+	if r.Alive != nil {
+		r.Alive(now, what)
+	}
+}
+
+// lives reports whether the loop has come around lately.
+func (k *statusKeeper) lives() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return time.Since(k.beat) < 15*heartbeat
+}
+
+// countRoutes counts our routes in the kernel.
+func (a *Agent) countRoutes() int {
+	c, err := rtnl.Open(a.NS)
+	if err != nil {
+		return 0
+	}
+	routes, err := c.Routes(rtnl.RouteFilter{Table: unix.RT_TABLE_MAIN, Proto: overlay.Proto})
+	if err != nil {
+		return 0
+	}
+	return len(routes)
+}
+
+// budget bounds how often another program can make the agent repair: forty at once, eight a second.
+type budget struct {
+	tokens float64
+	at     time.Time
+}
+
+func (b *budget) take() bool {
+	const burst, perSecond = 40, 8
+	now := time.Now()
+	if b.at.IsZero() {
+		b.tokens = burst
+	} else {
+		b.tokens = min(burst, b.tokens+now.Sub(b.at).Seconds()*perSecond)
+	}
+	b.at = now
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
+}
+
+// affordable reports whether there may be a repair now; else it plans one.
+func (r *runner) affordable() bool {
+	if r.budget.take() {
+		return true
+	}
+	r.retry.Reset(time.Second)
+	return false
+}

@@ -1,0 +1,336 @@
+//go:build linux
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cniblocks/cniblocks/internal/boot"
+	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+// runner is an agent at work. One goroutine, that of run, owns its fields; the others post functions to it.
+type runner struct {
+	*Agent
+	log   *slog.Logger
+	conn  *rtnl.Conn
+	mon   *rtnl.Monitor
+	inbox chan func()
+	kick  chan struct{} // the kernel has changed by another's hand
+	wg    sync.WaitGroup
+	clerk *clerk // speaks to the Registrar; nil without one
+
+	layout   *Layout
+	self     *peer.Peer // this node, with what it published
+	former   []netip.Prefix
+	list     []peer.Peer // the last good one; nil before the first
+	prefixes []netip.Prefix
+	held     bool // the Registrar said that the ranges are this node's
+	lost     error
+	at       found // its addresses on the underlay, with a Registrar
+	memory   memory
+	boot     string
+
+	nets    atomic.Pointer[[]*carrier] // read by the monitor's goroutine too
+	due     due
+	retry   *time.Timer
+	backoff time.Duration
+	budget  budget
+	saved   saved
+	nft     *nftMonitor
+	mended  bool // the firewall was put in place once
+	adopted bool
+}
+
+// due is what has to be done.
+type due struct {
+	endpoints, build, ensure, set, repair, firewall, look bool
+	why                                                   string // of the repair
+}
+
+func newRunner(a *Agent) (*runner, error) {
+	r := &runner{Agent: a, log: a.Log, inbox: make(chan func()), kick: make(chan struct{}, 1), retry: time.NewTimer(time.Hour)}
+	r.retry.Stop()
+	var err error
+	if r.conn, err = rtnl.Open(a.NS); err != nil {
+		return nil, err
+	}
+	if r.mon, err = rtnl.OpenMonitor(a.NS, 0); err != nil {
+		return nil, err
+	}
+	if r.nft, err = openNFT(a.NS); err != nil {
+		r.log.Debug("nftables is not watched", "error", err)
+	}
+	r.nets.Store(&[]*carrier{})
+	if r.boot, err = boot.ID(); err != nil {
+		return nil, errors.Join(err, r.mon.Close())
+	}
+	r.st.with(func() { r.st.s.Started, r.st.needsTold = time.Now(), a.Registrar != nil })
+	return r, nil
+}
+
+func (r *runner) close() {
+	_ = r.mon.Close()
+	r.nft.close()
+	r.wg.Wait()
+}
+
+// post has the loop call f; it gives up when ctx is done.
+func (r *runner) post(ctx context.Context, f func()) {
+	select {
+	case r.inbox <- f:
+	case <-ctx.Done():
+	}
+}
+
+func (r *runner) start(ctx context.Context, f func(context.Context)) {
+	r.wg.Add(1)
+	go func() {
+		defer r.wg.Done()
+		f(ctx)
+	}()
+}
+
+// heartbeat is how often the loop says that it lives.
+const heartbeat = 2 * time.Second
+
+// Reasons of repairs that the kernel did not ask for.
+const (
+	whyResync = "it was time"
+	whyError  = "an error before"
+)
+
+func (r *runner) run(parent context.Context) error {
+	ctx, cancel := context.WithCancel(parent)
+	defer r.saveNow()
+	defer func() {
+		cancel()
+		_ = r.mon.Close()
+	}()
+	r.recall()
+	r.start(ctx, r.watchKernel)
+	r.start(ctx, r.watchSource)
+	r.start(ctx, r.watchNFT)
+	r.start(ctx, r.fetchLayout)
+	if r.Registrar != nil {
+		r.openClerk(ctx)
+	}
+	grace := time.NewTimer(r.Grace)
+	defer grace.Stop()
+	resync := time.NewTicker(r.Resync)
+	defer resync.Stop()
+	beat := time.NewTicker(heartbeat)
+	defer beat.Stop()
+	defer r.retry.Stop()
+	r.due.endpoints = true
+	for {
+		if ctx.Err() == nil {
+			r.work(ctx)
+			r.report()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case f := <-r.inbox:
+			f()
+		case <-r.kick:
+			r.due.look = true
+		case <-r.retry.C:
+			r.all(whyError)
+		case <-grace.C:
+			r.useMemory()
+		case <-resync.C:
+			r.all(whyResync)
+			r.retire()
+		case <-beat.C:
+			r.reconsider()
+		}
+	}
+}
+
+// all makes the loop look at everything.
+func (r *runner) all(why string) {
+	r.due.repair, r.due.firewall, r.due.endpoints = true, true, true
+	r.because(why)
+}
+
+func (r *runner) because(why string) {
+	if r.due.why == "" {
+		r.due.why = why
+	}
+}
+
+// watchKernel tells the loop when what the kernel announces matters. It compares in its own goroutine, so that the loop
+// sleeps through all else.
+func (r *runner) watchKernel(ctx context.Context) {
+	for {
+		why, lost := "", false
+		err := r.mon.Receive(func(e *rtnl.Event) {
+			switch {
+			case e.Subject == rtnl.Lost:
+				lost = true
+			case why == "" && r.concerns(e):
+				why = words(e)
+			}
+		})
+		if errors.Is(err, os.ErrClosed) || ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			r.log.Error("the kernel's announcements cannot be read; the next resync looks", "error", err)
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(time.Second):
+			}
+			lost = true
+		}
+		if lost {
+			r.st.lostEvents.Add(1)
+			why = "announcements of the kernel were lost"
+		}
+		if why != "" {
+			r.st.noteCause(why, lost)
+			select {
+			case r.kick <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// concerns asks the networks, and looks for a change of this node's own addresses.
+func (r *runner) concerns(e *rtnl.Event) bool {
+	for _, c := range *r.nets.Load() {
+		if c.Concerns(e) {
+			return true
+		}
+	}
+	return e.Subject == rtnl.AddrEvent && r.Endpoints.dynamic() && len(*r.nets.Load()) == 0
+}
+
+func words(e *rtnl.Event) string {
+	did := "changed"
+	if e.Gone {
+		did = "removed"
+	}
+	switch e.Subject {
+	case rtnl.LinkEvent:
+		return "link " + e.Link.Name + " was " + did
+	case rtnl.AddrEvent:
+		return fmt.Sprintf("address %s was %s", e.Addr.Prefix, did)
+	case rtnl.RouteEvent:
+		return fmt.Sprintf("%s was %s", e.Route, did)
+	case rtnl.NeighEvent:
+		return fmt.Sprintf("%s was %s", e.Neigh, did)
+	case rtnl.FDBEvent:
+		return fmt.Sprintf("%s was %s", e.FDB, did)
+	case rtnl.RuleEvent:
+		return "a routing rule was " + did
+	}
+	return "announcements of the kernel were lost"
+}
+
+// networkSource is a source that states the network's prefixes too.
+type networkSource interface {
+	WatchNetwork(ctx context.Context) iter.Seq2[peer.Network, error]
+}
+
+// watchSource hands the lists to the loop.
+func (r *runner) watchSource(ctx context.Context) {
+	if s, ok := r.Source.(networkSource); ok {
+		for n, err := range s.WatchNetwork(ctx) {
+			r.post(ctx, func() { r.take(n.Peers, n.Prefixes, err) })
+		}
+		return
+	}
+	for peers, err := range r.Source.Watch(ctx) {
+		r.post(ctx, func() { r.take(peers, nil, err) })
+	}
+}
+
+// take is a list of the source.
+func (r *runner) take(peers []peer.Peer, prefixes []netip.Prefix, err error) {
+	r.st.sourceSays(err)
+	if err != nil {
+		r.log.Warn("the source of peers reports", "error", err)
+	}
+	if peers == nil {
+		return
+	}
+	r.st.lists.Add(1)
+	r.list, r.saved.dirty, r.due.set = peers, true, true
+	if !slices.Equal(prefixes, r.prefixes) {
+		r.prefixes, r.due.build = prefixes, true
+	}
+	if r.Registrar == nil {
+		r.findSelf()
+	}
+}
+
+// findSelf looks for this node in a list that states its ranges.
+func (r *runner) findSelf() {
+	host, _ := os.Hostname()
+	self, err := peer.Self(r.list, r.Name, r.addresses(), host)
+	if r.st.set(troubleSelf, err); err != nil {
+		return
+	}
+	r.become(self)
+}
+
+// become makes this node another one than before: its first self, new ranges, new addresses.
+func (r *runner) become(self peer.Peer) {
+	if r.self != nil && r.self.Equal(self) {
+		return
+	}
+	if r.self != nil {
+		for _, old := range r.self.Pods {
+			if !slices.Contains(self.Pods, old) && !slices.Contains(r.former, old) {
+				r.former = append(r.former, old)
+				r.log.Warn("this node has another range; pods that have addresses of the old one keep them", "old", old, "new", self.Pods)
+			}
+		}
+	}
+	r.former = slices.DeleteFunc(r.former, func(f netip.Prefix) bool { return slices.Contains(self.Pods, f) })
+	r.self = &self
+	r.saved.dirty, r.due.build, r.due.firewall = true, true, true
+}
+
+// fetchLayout asks until there is an answer.
+func (r *runner) fetchLayout(ctx context.Context) {
+	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, time.Minute) {
+		l, err := r.Layout(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		r.post(ctx, func() {
+			r.st.set(troubleLayout, err)
+			if err != nil {
+				r.log.Error("how the network is built is not known", "error", err)
+				return
+			}
+			if r.layout == nil || !r.layout.equal(l) {
+				r.layout, r.saved.dirty, r.due.build = &l, true, true
+			}
+		})
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}

@@ -1,0 +1,283 @@
+//go:build linux
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/cniblocks/cniblocks/overlay"
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+// work does what is due, and plans another try where it fails.
+func (r *runner) work(ctx context.Context) {
+	d := r.due
+	r.due = due{}
+	if d.look && !r.affordable() {
+		r.because(d.why)
+		d.look = false
+	}
+	if d.look {
+		d.repair = true
+		d.why = r.st.takeCause(d.why)
+	}
+	if d.endpoints || d.repair {
+		r.locate()
+		d.build, d.firewall = d.build || r.due.build, d.firewall || r.due.firewall
+		r.due = due{}
+	}
+	if r.layout == nil || r.self == nil {
+		r.keep(due{set: d.set, firewall: d.firewall, build: true})
+		return
+	}
+	r.carry(ctx, d)
+}
+
+// keep adds to what is due.
+func (r *runner) keep(d due) {
+	r.due.build, r.due.set, r.due.firewall = r.due.build || d.build, r.due.set || d.set, r.due.firewall || d.firewall
+}
+
+// carry brings the kernel and the files in step.
+func (r *runner) carry(ctx context.Context, d due) {
+	var err error
+	switch {
+	case d.build || len(*r.nets.Load()) == 0:
+		if err = r.build(ctx); err != nil {
+			r.keep(due{build: true})
+		} else {
+			err = r.setAll(ctx)
+		}
+	case d.set && !d.repair:
+		err = r.setAll(ctx)
+	case d.repair:
+		if d.set {
+			for _, c := range *r.nets.Load() {
+				c.Want(r.peers())
+			}
+		}
+		err = r.repairAll(ctx, d.why)
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	r.st.set(troubleNetwork, err)
+	if err == nil && (d.firewall || !r.mended) {
+		err = r.firewall(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		r.st.set(troubleFirewall, err)
+	}
+	if filed := r.files(); filed != nil || err == nil {
+		r.st.set(troubleFiles, filed)
+		err = errors.Join(err, filed)
+	}
+	r.after(err, d)
+}
+
+// after plans a second try of what failed.
+func (r *runner) after(err error, d due) {
+	if err == nil {
+		r.backoff = 0
+		r.retry.Stop()
+		return
+	}
+	r.keep(due{set: d.set})
+	r.backoff = min(max(2*r.backoff, 200*time.Millisecond), 30*time.Second)
+	r.retry.Reset(r.backoff)
+	r.log.Error("the node is not as it should be", "error", err, "again in", r.backoff)
+}
+
+// carrier is a tunnel of the network at work.
+type carrier struct {
+	Tunnel
+	*overlay.Node
+	devices []string
+	refused []string
+}
+
+// build makes the networks for what this node is now, and their devices. It publishes how the node is reached then.
+func (r *runner) build(ctx context.Context) error {
+	var nets []*carrier
+	prefixes := r.allPrefixes()
+	for _, t := range r.layout.Tunnels {
+		encap := t.Config
+		encap.Bridge = t.Bridge
+		if encap.Encap == "wireguard" && encap.KeyDir == "" {
+			encap.KeyDir = r.DataDir
+		}
+		e, err := encap.Encapsulation()
+		if err != nil {
+			return err
+		}
+		n, err := overlay.New(overlay.Options{
+			NS: r.NS, Network: r.Network, Node: *r.self, Prefixes: of(prefixes, t.Families), Families: t.Families, Underlay: t.Underlay,
+			Table: t.Table, Metric: t.Metric, MTU: t.MTU, Device: t.Device, StateDir: r.StateDir, Adopt: r.Adopt,
+		}, e)
+		if err != nil {
+			return err
+		}
+		nets = append(nets, &carrier{Tunnel: t, Node: n})
+	}
+	reach, err := r.ensureAll(ctx, nets)
+	if err != nil {
+		return err
+	}
+	r.nets.Store(&nets)
+	r.follow()
+	if reach != r.self.Reach {
+		r.self.Reach, r.saved.dirty = reach, true
+	}
+	if r.clerk != nil && r.held {
+		r.clerk.publish(reach)
+	}
+	return nil
+}
+
+// ensureAll makes the devices and returns how the node is reached, each underlay as its tunnel says.
+func (r *runner) ensureAll(ctx context.Context, nets []*carrier) (reach peer.Reach, err error) {
+	for _, c := range nets {
+		if err := r.bridge(ctx, c); err != nil {
+			return reach, err
+		}
+		own, err := c.Ensure(ctx)
+		if err != nil {
+			return reach, err
+		}
+		c.devices = own.Devices
+		reach.Encap = own.Encap
+		if c.Underlay != peer.IPv6 {
+			reach.V4 = own.V4
+		}
+		if c.Underlay != peer.IPv4 {
+			reach.V6 = own.V6
+		}
+	}
+	return reach, nil
+}
+
+// setAll applies the list, if there is one.
+func (r *runner) setAll(ctx context.Context) error {
+	if r.list == nil {
+		return nil
+	}
+	begin := time.Now()
+	err := r.each(func(c *carrier) error { return c.Set(ctx, r.peers()) })
+	if err == nil {
+		r.st.applied(len(r.list), time.Since(begin))
+	}
+	r.follow()
+	return err
+}
+
+func (r *runner) repairAll(ctx context.Context, why string) error {
+	begin := time.Now()
+	err := r.each(func(c *carrier) error {
+		if err := r.bridge(ctx, c); err != nil {
+			return err
+		}
+		return c.Repair(ctx)
+	})
+	r.follow()
+	r.st.repaired(why, time.Since(begin))
+	if err == nil && r.list != nil {
+		r.st.applied(len(r.list), 0)
+	}
+	r.log.Debug("compared with the kernel", "because", why, "took", time.Since(begin))
+	return err
+}
+
+// each calls f for every tunnel. Refused peers are no error: they are counted and told.
+func (r *runner) each(f func(*carrier) error) error {
+	var errs []error
+	for _, c := range *r.nets.Load() {
+		err := f(c)
+		refused := overlay.OnlyRefused(err)
+		if err != nil && refused == nil {
+			errs = append(errs, err)
+			continue
+		}
+		var said []string
+		for _, p := range refused {
+			said = append(said, p.Error())
+		}
+		if !slices.Equal(said, c.refused) {
+			for _, s := range said[:min(len(said), 10)] {
+				r.log.Warn("a peer is left out", "why", s)
+			}
+		}
+		c.refused = said
+	}
+	return errors.Join(errs...)
+}
+
+// follow has the monitor tell of entries on the devices as they are numbered now.
+func (r *runner) follow() {
+	var links []int
+	for _, c := range *r.nets.Load() {
+		links = append(links, c.Links()...)
+	}
+	if err := r.mon.Follow(links...); err != nil {
+		r.log.Error("neighbour and FDB entries are not watched", "error", err)
+	}
+}
+
+// peers are those of the list without this node and without whoever claims its ranges, which would lead its own pods'
+// packets away.
+func (r *runner) peers() []peer.Peer {
+	mine := func(p peer.Peer) bool {
+		return p.Name == r.self.Name || r.self.V4.Addr.IsValid() && p.V4.Addr == r.self.V4.Addr && overlaps(p.Pods, r.self.Pods)
+	}
+	if !slices.ContainsFunc(r.list, func(p peer.Peer) bool { return !mine(p) && overlaps(p.Pods, r.self.Pods) }) {
+		return r.list
+	}
+	var rest []peer.Peer
+	for _, p := range r.list {
+		if mine(p) {
+			continue
+		}
+		if overlaps(p.Pods, r.self.Pods) {
+			r.log.Warn("a peer claims a range of this node and is left out", "peer", p.Name, "ranges", p.Pods)
+			continue
+		}
+		rest = append(rest, p)
+	}
+	return rest
+}
+
+func overlaps(a, b []netip.Prefix) bool {
+	return slices.ContainsFunc(a, func(p netip.Prefix) bool { return slices.ContainsFunc(b, p.Overlaps) })
+}
+
+// allPrefixes are those of the network: as laid out, as the source states them, or, where neither does, all ranges.
+func (r *runner) allPrefixes() []netip.Prefix {
+	switch {
+	case len(r.layout.Prefixes) > 0:
+		return r.layout.Prefixes
+	case len(r.prefixes) > 0:
+		return r.prefixes
+	}
+	var all []netip.Prefix
+	for _, p := range r.list {
+		all = append(all, p.Pods...)
+	}
+	if len(all) > peer.MaxPrefixes {
+		return r.self.Pods
+	}
+	return all
+}
+
+// of are the prefixes of some families; none are all.
+func of(prefixes []netip.Prefix, families []peer.Family) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(prefixes), func(p netip.Prefix) bool {
+		return len(families) > 0 && !slices.Contains(families, peer.FamilyOf(p.Addr()))
+	})
+}
+
+func (l *Layout) equal(m Layout) bool { return fmt.Sprint(*l) == fmt.Sprint(m) }
