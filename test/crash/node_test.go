@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,8 +51,22 @@ func newNode(t *testing.T, c config) *node {
 	n.conf, n.two = strings.ReplaceAll(c.json, "DIR", n.dir), strings.ReplaceAll(c.peers, "DIR", n.dir)
 	nstest.Sysctl(t, n.ns, "net/ipv6/conf/default/accept_dad", "0")
 	nstest.Link(t, nstest.End{NS: n.ns, Name: "uplink", Addrs: []string{"192.0.2.11/24", "2001:db8::11/64"}}, nstest.End{NS: nstest.New(t), Name: "eth0"})
+	nstest.Forward(t, n.ns) // what plugins switch on stays on, and with it some addresses of the kernel's
+	if slices.Contains(c.needs, nstest.IPTables) {
+		n.touchTables()
+	}
 	nstest.Settle(t, n.ns)
 	return n
+}
+
+// touchTables has iptables make the built-in chains that it leaves once it was used.
+func (n *node) touchTables() {
+	n.t.Helper()
+	for _, program := range []string{"iptables", "ip6tables"} {
+		for _, do := range []string{"-A", "-D"} {
+			require.NoError(n.t, n.ns.Do(exec.Command(program, "-w", "-t", "nat", do, "POSTROUTING", "-j", "RETURN").Run))
+		}
+	}
 }
 
 // pod is that of a container ID; it has a namespace of its own from the first time on.
@@ -224,9 +239,26 @@ func (n *node) is(want string, format string, args ...any) {
 			return
 		}
 		if time.Now().After(end) {
-			require.Equal(n.t, want, got, fmt.Sprintf(format, args...))
+			require.Fail(n.t, fmt.Sprintf(format, args...), differences(want, got))
 		}
 	}
+}
+
+// differences are the lines that only one of two dumps has.
+func differences(want, got string) string {
+	var out strings.Builder
+	for _, d := range []struct{ mark, a, b string }{{"-", want, got}, {"+", got, want}} {
+		other := map[string]int{}
+		for line := range strings.Lines(d.b) {
+			other[line]++
+		}
+		for line := range strings.Lines(d.a) {
+			if other[line]--; other[line] < 0 {
+				out.WriteString(d.mark + line)
+			}
+		}
+	}
+	return out.String()
 }
 
 // settled is the dump when nothing comes any more.
