@@ -33,7 +33,7 @@ func (r *runner) files() error {
 	if !r.st.isApplied() || r.self == nil {
 		return nil
 	}
-	f := node.File{Self: *r.self, Network: peer.Network{Prefixes: r.allPrefixes()}, MTU: r.mtu(), Agent: true}
+	f := node.File{Self: *r.self, Network: peer.Network{Prefixes: r.allPrefixes()}, MTU: r.mtu(), Agent: true, IPMasq: r.SNAT.Families.Any()}
 	if r.lost != nil {
 		f.Blocked = fmt.Sprintf("the ranges %v are no longer this node's; 'cniblocks status' tells more", r.self.Pods)
 	}
@@ -48,7 +48,7 @@ func (r *runner) files() error {
 func (r *runner) nodeFile(f node.File) error {
 	path := filepath.Join(node.Dir(r.StateDir, r.Network), "node.json")
 	have, err := node.Read(r.NS, path)
-	if err == nil && have.Self.Equal(f.Self) && have.MTU == f.MTU && have.Agent && have.Blocked == f.Blocked &&
+	if err == nil && have.Self.Equal(f.Self) && have.MTU == f.MTU && have.Agent && have.IPMasq == f.IPMasq && have.Blocked == f.Blocked &&
 		slices.Equal(have.Network.Prefixes, f.Network.Prefixes) {
 		return nil
 	}
@@ -60,7 +60,7 @@ func (r *runner) subnetEnv(f node.File) error {
 	if r.SubnetEnv == "" {
 		return nil
 	}
-	env := flannel.SubnetEnv{Networks: f.Network.Prefixes, MTU: f.MTU, IPMasq: r.SNAT.Families.Any()}
+	env := flannel.SubnetEnv{Networks: f.Network.Prefixes, MTU: f.MTU, IPMasq: f.IPMasq}
 	for _, family := range peer.Families {
 		env.Subnets = append(env.Subnets, f.Self.PodsOf(family)[:min(1, len(f.Self.PodsOf(family)))]...)
 	}

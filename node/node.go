@@ -29,6 +29,7 @@ type File struct {
 	MTU     int          // bytes, for pods; 0 is not known
 	Source  string       // what it was made from: an identity that the writer compares
 	Agent   bool         // the node agent wrote it, and keeps the peers: plugins leave them alone
+	IPMasq  bool         // the agent masquerades what leaves the network: nobody else has to
 	Blocked string       // why no pod may be attached now, as the agent says; "" nothing speaks against it
 }
 
@@ -39,6 +40,7 @@ type wire struct {
 	MTU      int             `json:"mtu,omitempty"`
 	Source   string          `json:"source,omitempty"`
 	Agent    bool            `json:"agent,omitempty"`
+	IPMasq   bool            `json:"ipMasq,omitempty"`
 	Blocked  string          `json:"blocked,omitempty"`
 }
 
@@ -72,7 +74,7 @@ func Read(ns *netns.NS, path string) (f File, err error) {
 	if err != nil || len(n.Peers) != 1 {
 		return f, fmt.Errorf("%s names no node: %w", path, errors.Join(err, fs.ErrNotExist))
 	}
-	f = File{Self: n.Peers[0], Network: peer.Network{Prefixes: n.Prefixes}, MTU: w.MTU, Source: w.Source, Agent: w.Agent, Blocked: w.Blocked}
+	f = File{Self: n.Peers[0], Network: peer.Network{Prefixes: n.Prefixes}, MTU: w.MTU, Source: w.Source, Agent: w.Agent, IPMasq: w.IPMasq, Blocked: w.Blocked}
 	return f, nil
 }
 
@@ -82,7 +84,7 @@ func Write(ns *netns.NS, path string, f File) error {
 	if err != nil {
 		return err
 	}
-	b, err := json.Marshal(wire{Boot: boot, Cookie: cookie, MTU: f.MTU, Source: f.Source, Agent: f.Agent, Blocked: f.Blocked,
+	b, err := json.Marshal(wire{Boot: boot, Cookie: cookie, MTU: f.MTU, Source: f.Source, Agent: f.Agent, IPMasq: f.IPMasq, Blocked: f.Blocked,
 		Document: peer.Format(peer.Network{Prefixes: f.Network.Prefixes, Peers: []peer.Peer{f.Self}})})
 	if err != nil {
 		return err

@@ -33,7 +33,7 @@ func TestWhatIsWrittenIsReadInTheSameBootAndNamespace(t *testing.T) {
 	path := filepath.Join(node.Dir(t.TempDir(), "net"), "node.json")
 	for _, agent := range []bool{false, true} {
 		want := file(t)
-		want.Agent = agent
+		want.Agent, want.IPMasq = agent, agent
 		require.NoError(t, node.Write(ns, path, want))
 		got, err := node.Read(ns, path)
 		require.NoError(t, err)
