@@ -76,7 +76,7 @@ type tracer struct {
 	ended       bool
 	status      unix.WaitStatus
 	fails       map[int]syscall.Errno // by thread: what the call that it is in returns
-	others      map[int]bool          // other programs, which it started
+	others      map[int]bool          // threads of other programs, which it started
 }
 
 const options = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_TRACEVFORK | unix.PTRACE_O_TRACEFORK |
@@ -108,7 +108,7 @@ func (t *tracer) stopped(tid int, st unix.WaitStatus) {
 	if !t.started { // the stop at its exec
 		t.started = true
 		_ = unix.PtraceSetOptions(tid, options)
-	} else if sig == unix.SIGSTOP && tid != t.main && !t.others[tid] && processOf(tid) == tid { // how a new one begins
+	} else if sig == unix.SIGSTOP && tid != t.main && !t.others[tid] && processOf(tid) != t.main { // how a new one begins
 		t.others[tid] = true
 	}
 	signal := 0
