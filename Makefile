@@ -14,6 +14,7 @@ BINDIR ?= /usr/local/bin
 RT_PROTOS_DIR ?= /etc/iproute2/rt_protos.d
 FUZZTIME ?= 10s
 ARGS ?=
+IMAGE ?= cniblocks/cniblocks:latest
 
 STATICCHECK_VERSION := v0.8.2
 GOLANGCI_LINT_VERSION := v2.15.0
@@ -56,6 +57,14 @@ uninstall: ## removes what install put there, and nothing else
 		if [ -f "$$file" ] && grep -aqE 'github.com/cniblocks/cniblocks/(plugins|cmd)' "$$file"; then echo "removing $$file"; rm -f "$$file"; fi; \
 	done
 	@rm -f "$(DESTDIR)$(RT_PROTOS_DIR)/cniblocks.conf"
+
+.PHONY: image
+image: build ## [IMAGE=cniblocks/cniblocks:latest] the image of the node agent, by docker or podman
+	$$(command -v docker || command -v podman) build -f deploy/kubernetes/Dockerfile -t $(IMAGE) .
+
+.PHONY: kube
+kube: ## builds the programs of Kubernetes that tests run, once, in five minutes
+	$(GO) run ./test/kube/build
 
 .PHONY: test
 test: setup ## everything, in all lanes; ARGS="-no-vm ./veth" and the like for less

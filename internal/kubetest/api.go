@@ -52,6 +52,7 @@ type API struct {
 	http   *http.Client
 	etcd   *process
 	server *process
+	others []*process
 }
 
 // Start starts etcd and an API server, and waits until it is ready. [API.Close] is to be called at the end.
@@ -103,6 +104,9 @@ func Start(o Options) (a *API, err error) {
 
 // Close stops all of it.
 func (a *API) Close() {
+	for _, p := range a.others {
+		p.stop()
+	}
 	a.StopServer()
 	a.etcd.stop()
 	if a.owned && a.NS != nil {

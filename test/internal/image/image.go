@@ -1,4 +1,4 @@
-// Package image makes a container image of a static busybox, so that no registry is needed.
+// Package image makes container images of static programs, busybox above all, so that no registry is needed.
 package image
 
 import (
@@ -10,9 +10,11 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 )
 
@@ -42,6 +44,29 @@ func Write(file, name, busybox string) error {
 	if err != nil {
 		return fmt.Errorf("image %s: %w", name, err)
 	}
+	return pack(file, name, []string{"/wait"}, layer)
+}
+
+// WritePrograms writes an archive of an image that holds nothing but programs, under names in its root. programs are their
+// paths here; entrypoint is the name of the one that a container runs by itself.
+func WritePrograms(file, name, entrypoint string, programs map[string]string) error {
+	var a archive
+	for _, to := range slices.Sorted(maps.Keys(programs)) {
+		b, err := os.ReadFile(programs[to])
+		if err != nil {
+			return fmt.Errorf("image %s: %w", name, err)
+		}
+		a.file(to, 0o755, b)
+	}
+	layer, err := a.end()
+	if err != nil {
+		return fmt.Errorf("image %s: %w", name, err)
+	}
+	return pack(file, name, []string{"/" + entrypoint}, layer)
+}
+
+// pack writes the archive of an image with one layer.
+func pack(file, name string, entrypoint []string, layer []byte) error {
 	var packed bytes.Buffer
 	zip, err := gzip.NewWriterLevel(&packed, gzip.BestSpeed)
 	if err != nil {
@@ -55,7 +80,7 @@ func Write(file, name, busybox string) error {
 	}
 	config := encode(object{
 		"architecture": runtime.GOARCH, "os": "linux", "created": "1970-01-01T00:00:00Z",
-		"config": object{"Env": []string{"PATH=/bin"}, "Entrypoint": []string{"/wait"}},
+		"config": object{"Env": []string{"PATH=/bin"}, "Entrypoint": entrypoint},
 		"rootfs": object{"type": "layers", "diff_ids": []string{digest(layer)}},
 	})
 	manifest := encode(object{
