@@ -238,6 +238,19 @@ func (ns *NS) Socket(domain, typ, proto int) (fd int, err error) {
 		}
 		return fd, nil
 	}
+	err = ns.Visit(func() (err error) {
+		fd, err = unix.Socket(domain, typ, proto)
+		return err
+	})
+	if err != nil {
+		return -1, fmt.Errorf("socket in namespace %s: %w", ns.path, err)
+	}
+	return fd, nil
+}
+
+// Visit calls f on a thread that is in the namespace for that time only. It is a fifth of the price of [NS.Do], for an f
+// that is a few system calls and no more: it must not block, panic or leave anything else on its thread.
+func (ns *NS) Visit(f func() error) (err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -250,19 +263,17 @@ func (ns *NS) Socket(domain, typ, proto int) (fd int, err error) {
 		}
 		defer unix.Close(home)
 		if err = unix.Setns(ns.Fd(), unix.CLONE_NEWNET); err != nil {
+			err = fmt.Errorf("setns %s: %w", ns.path, err)
 			runtime.UnlockOSThread()
 			return
 		}
-		fd, err = unix.Socket(domain, typ, proto)
+		err = f()
 		if unix.Setns(home, unix.CLONE_NEWNET) == nil {
 			runtime.UnlockOSThread() // else the thread ends with this goroutine
 		}
 	}()
 	<-done
-	if err != nil {
-		return -1, fmt.Errorf("socket in namespace %s: %w", ns.path, err)
-	}
-	return fd, nil
+	return err
 }
 
 // Here reports whether the calling thread is in the namespace.

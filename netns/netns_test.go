@@ -274,3 +274,21 @@ func linkNamed(links []netlink.Link, name string) netlink.Link {
 	}
 	return nil
 }
+
+func TestVisitLeavesNoThreadBehindInTheNamespace(t *testing.T) {
+	t.Parallel()
+	ns, err := netns.New()
+	require.NoError(t, err)
+	defer ns.Close()
+	failed := errors.New("failed")
+	for i := range 200 {
+		var there bool
+		err := ns.Visit(func() error {
+			there = ns.Here()
+			return []error{nil, failed}[i%2]
+		})
+		require.True(t, there)
+		require.Equal(t, i%2 == 1, errors.Is(err, failed))
+		require.False(t, ns.Here())
+	}
+}

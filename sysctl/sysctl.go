@@ -48,7 +48,7 @@ func in(ns *netns.NS, f func() error) error {
 	if ns.Here() {
 		return f()
 	}
-	return ns.Do(f)
+	return ns.Visit(f)
 }
 
 func path(key string) (string, error) {
