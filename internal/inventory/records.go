@@ -4,13 +4,17 @@ package inventory
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+
+	"github.com/cniblocks/cniblocks/cni"
 )
 
-// RecordsName is the directory, in a data directory of the flannel plugin, below which each network has one of its own.
-const RecordsName = ".attachments"
+// RecordsPrefix begins the name of a network's records in a data directory of the flannel plugin.
+const RecordsPrefix = ".attachments-"
 
 // readRecords counts what the flannel plugin has on record.
 func (r *reader) readRecords() error {
@@ -22,13 +26,19 @@ func (r *reader) readRecords() error {
 	slices.Sort(dirs)
 	var errs []error
 	for _, dir := range slices.Compact(dirs) {
-		names, err := subdirs(filepath.Join(dir, RecordsName))
-		errs = append(errs, err)
-		for _, name := range names {
-			d := RecordDir{DataDir: dir, Path: filepath.Join(dir, RecordsName, name), Network: name}
-			entries, err := os.ReadDir(d.Path)
+		entries, err := os.ReadDir(dir)
+		if !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
-			d.Records = len(entries)
+		}
+		for _, e := range entries {
+			network, ok := strings.CutPrefix(e.Name(), RecordsPrefix)
+			if !ok || !e.IsDir() || !cni.ValidName(network) {
+				continue
+			}
+			d := RecordDir{DataDir: dir, Path: filepath.Join(dir, e.Name()), Network: network}
+			records, err := os.ReadDir(d.Path)
+			errs = append(errs, err)
+			d.Records = len(records)
 			r.n.Records = append(r.n.Records, d)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -59,7 +58,7 @@ func TestPodsAreAttachedToThisNodesRangesAsFlannelsOwnPluginDoes(t *testing.T) {
 			eth0, err := nstest.Netlink(t, a.ns).LinkByName("eth0")
 			require.NoError(t, err)
 			require.Contains(t, c.env, "FLANNEL_MTU="+strconv.Itoa(eth0.Attrs().MTU)+"\n")
-			require.Equal(t, []string{".attachments/cbr0/a:eth0", ".attachments/cbr0/b:eth0", "a", "b"}, w.records())
+			require.Equal(t, []string{".attachments-cbr0/a:eth0", ".attachments-cbr0/b:eth0", "a", "b"}, w.records())
 			theirs, err := os.ReadFile(w.file("flannel/a"))
 			require.NoError(t, err)
 			require.JSONEq(t, strings.ReplaceAll(c.theirs, "LEASES", w.file("leases")), string(theirs))
@@ -68,7 +67,7 @@ func TestPodsAreAttachedToThisNodesRangesAsFlannelsOwnPluginDoes(t *testing.T) {
 
 			a.must(cni.DEL, conf)
 			b.check(conf)
-			require.Equal(t, []string{".attachments/cbr0/b:eth0", "b"}, w.records())
+			require.Equal(t, []string{".attachments-cbr0/b:eth0", "b"}, w.records())
 			b.must(cni.DEL, conf)
 			b.must(cni.DEL, conf)
 			w.empty()
@@ -141,13 +140,13 @@ func TestASecondInterfaceHasItsOwnRecord(t *testing.T) {
 	second.ifName, second.ns = "net1", first.ns
 	first.add(conf)
 	second.add(conf)
-	require.Equal(t, []string{".attachments/cbr0/a:eth0", ".attachments/cbr0/a:net1", "a"}, w.records())
+	require.Equal(t, []string{".attachments-cbr0/a:eth0", ".attachments-cbr0/a:net1", "a"}, w.records())
 	second.must(cni.DEL, conf)
-	require.Equal(t, []string{".attachments/cbr0/a:eth0", "a"}, w.records())
+	require.Equal(t, []string{".attachments-cbr0/a:eth0", "a"}, w.records())
 	first.check(conf)
 	second.add(conf)
 	first.must(cni.DEL, conf)
-	require.Equal(t, []string{".attachments/cbr0/a:net1"}, w.records())
+	require.Equal(t, []string{".attachments-cbr0/a:net1"}, w.records())
 	second.must(cni.DEL, conf)
 	w.empty()
 }
@@ -164,9 +163,9 @@ func TestTheSameContainerInTwoNetworksHasTwoRecords(t *testing.T) {
 	p := w.pod("a")
 	p.ns = blue.ns
 	p.add(conf)
-	require.Equal(t, []string{".attachments/blue/a:net1", ".attachments/cbr0/a:eth0", "a"}, w.records())
+	require.Equal(t, []string{".attachments-blue/a:net1", ".attachments-cbr0/a:eth0", "a"}, w.records())
 	p.must(cni.DEL, conf)
-	require.Equal(t, []string{".attachments/blue/a:net1", "a"}, w.records())
+	require.Equal(t, []string{".attachments-blue/a:net1", "a"}, w.records())
 	blue.check(other)
 	blue.must(cni.DEL, other)
 	require.Empty(t, w.records())
@@ -178,7 +177,7 @@ func TestDELLeavesNothingWhateverItMissed(t *testing.T) {
 		"no record":           func(w *world, _ *pod) { _ = os.RemoveAll(w.file("flannel")) },
 		"a torn record":       func(w *world, _ *pod) { _ = os.Truncate(w.file("flannel/a"), 40) },
 		"an empty record":     func(w *world, _ *pod) { _ = os.Truncate(w.file("flannel/a"), 0) },
-		"only flannel's name": func(w *world, _ *pod) { _ = os.RemoveAll(w.file("flannel/.attachments")) },
+		"only flannel's name": func(w *world, _ *pod) { _ = os.RemoveAll(w.file("flannel/.attachments-cbr0")) },
 		"a file in the way": func(w *world, _ *pod) {
 			_ = os.RemoveAll(w.file("flannel"))
 			_ = os.WriteFile(w.file("flannel"), nil, 0o600)
@@ -301,8 +300,8 @@ func TestARecordOfAnEarlierADDThatNeverEndedIsReplaced(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, onlyIPv4)
 	conf := w.conf(nil)
-	require.NoError(t, os.MkdirAll(w.file("flannel/.attachments/cbr0"), 0o700))
-	require.NoError(t, os.WriteFile(w.file("flannel/.attachments/cbr0/a:eth0"), []byte(`{"type":"not-there`), 0o600))
+	require.NoError(t, os.MkdirAll(w.file("flannel/.attachments-cbr0"), 0o700))
+	require.NoError(t, os.WriteFile(w.file("flannel/.attachments-cbr0/a:eth0"), []byte(`{"type":"not-there`), 0o600))
 	p := w.pod("a")
 	p.add(conf)
 	p.check(conf)
@@ -383,7 +382,7 @@ func TestGCTakesWhatTheRuntimeForgotAndNothingElse(t *testing.T) {
 	w.env(dualStack)
 
 	require.Zero(t, w.gc(conf, keep).status)
-	require.Equal(t, []string{".attachments/blue/elsewhere:eth0", ".attachments/cbr0/keep:eth0", "elsewhere", "keep"}, w.records())
+	require.Equal(t, []string{".attachments-blue/elsewhere:eth0", ".attachments-cbr0/keep:eth0", "elsewhere", "keep"}, w.records())
 	require.Len(t, w.leases(), 2)
 	keep.check(conf)
 	elsewhere.check(blue)
@@ -391,7 +390,7 @@ func TestGCTakesWhatTheRuntimeForgotAndNothingElse(t *testing.T) {
 	require.Zero(t, w.gc(blue).status)
 	require.Zero(t, w.gc(conf).status)
 	w.empty()
-	require.NoDirExists(t, filepath.Join(w.file("flannel"), ".attachments"))
+	require.NoDirExists(t, w.file("flannel/.attachments-cbr0"))
 }
 
 func TestGCDeletesByTheRecordWhatTheDelegateOfTodayDoesNotKnow(t *testing.T) {

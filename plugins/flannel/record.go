@@ -13,7 +13,7 @@ import (
 	"github.com/cniblocks/cniblocks/cni"
 )
 
-// record is what the delegate was asked for one attachment, on disk: <dataDir>/.attachments/<network>/<container>:<interface>.
+// record is what the delegate was asked for one attachment, on disk: <dataDir>/.attachments-<network>/<container>:<interface>.
 //
 // Flannel's own plugin has one file for a container, <dataDir>/<container>. That name is a hard link to the first record
 // of a container, so that it finds what it needs on the way back to it. The link count tells whose the file is.
@@ -24,7 +24,7 @@ type record struct {
 
 func (c *conf) record(r *cni.Request) record { return record{c.DataDir, r.Network, r.Attachment()} }
 
-func dirOf(dataDir, network string) string { return filepath.Join(dataDir, ".attachments", network) }
+func dirOf(dataDir, network string) string { return filepath.Join(dataDir, ".attachments-"+network) }
 
 func (r record) path() string {
 	return filepath.Join(dirOf(r.dataDir, r.network), r.ContainerID+":"+r.IfName)
@@ -197,16 +197,11 @@ func records(dataDir, network string, keep []cni.Attachment) (valid, stale []cni
 	return valid, stale, gone(err)
 }
 
-// sweep removes the directories of a network's records if they are empty.
+// sweep removes the directory of a network's records if it is empty.
 func sweep(dataDir, network string) error {
-	for dir := dirOf(dataDir, network); dir != dataDir; dir = filepath.Dir(dir) {
-		err := os.Remove(dir)
-		if errors.Is(err, syscall.ENOTEMPTY) {
-			return nil
-		}
-		if gone(err) != nil {
-			return err
-		}
+	err := gone(os.Remove(dirOf(dataDir, network)))
+	if errors.Is(err, syscall.ENOTEMPTY) {
+		return nil
 	}
-	return nil
+	return err
 }

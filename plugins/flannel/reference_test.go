@@ -85,7 +85,7 @@ func TestFlannelsOwnPluginDeletesWhatOursAdded(t *testing.T) {
 			p.add(conf)
 			p.theirs(cni.DEL, bin, conf)
 			require.Empty(t, w.leases())
-			require.Equal(t, []string{".attachments/cbr0/a:eth0"}, w.records(), "of no use to it, and in nobody's way")
+			require.Equal(t, []string{".attachments-cbr0/a:eth0"}, w.records(), "of no use to it, and in nobody's way")
 			require.Zero(t, w.gc(with(conf, "cniVersion", "1.1.0")).status)
 			w.empty()
 		})

@@ -34,7 +34,7 @@ func (s *sweeper) records() {
 
 // removeRecords removes the records and the names that flannel's own plugin knows them by: the container's ID.
 func removeRecords(root *os.Root, network string) error {
-	dir := path.Join(inventory.RecordsName, network)
+	dir := inventory.RecordsPrefix + network
 	entries, err := fs.ReadDir(root.FS(), dir)
 	errs := []error{there(err)}
 	for _, e := range entries {
@@ -45,9 +45,7 @@ func removeRecords(root *os.Root, network string) error {
 		}
 		errs = append(errs, there(root.Remove(record)))
 	}
-	errs = append(errs, there(root.Remove(dir)))
-	_ = root.Remove(inventory.RecordsName) // if it was the last
-	return errors.Join(errs...)
+	return errors.Join(append(errs, there(root.Remove(dir)))...)
 }
 
 func sameFile(root *os.Root, a, b string) bool {

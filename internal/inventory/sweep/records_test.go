@@ -15,7 +15,7 @@ import (
 // record is one of the flannel plugin, with the name that flannel's own plugin knows it by.
 func record(t *testing.T, w *inventorytest.World, network, id string) (path, theirs string) {
 	t.Helper()
-	dir := filepath.Join(w.DataDir, ".attachments", network)
+	dir := filepath.Join(w.DataDir, ".attachments-"+network)
 	require.NoError(t, os.MkdirAll(dir, 0o700))
 	path, theirs = filepath.Join(dir, id+":eth0"), filepath.Join(w.DataDir, id)
 	require.NoError(t, os.WriteFile(path, []byte(`{"type":"bridge"}`), 0o600))
@@ -31,8 +31,8 @@ func TestRecordsOfTheFlannelPluginGoWithTheirNetwork(t *testing.T) {
 	own := filepath.Join(w.DataDir, "c")
 	require.NoError(t, os.WriteFile(own, []byte(`{"type":"bridge"}`), 0o600))
 	require.Equal(t, []inventory.RecordDir{
-		{DataDir: w.DataDir, Path: filepath.Join(w.DataDir, ".attachments/blue"), Network: "blue", Records: 1},
-		{DataDir: w.DataDir, Path: filepath.Join(w.DataDir, ".attachments/red"), Network: "red", Records: 1},
+		{DataDir: w.DataDir, Path: filepath.Join(w.DataDir, ".attachments-blue"), Network: "blue", Records: 1},
+		{DataDir: w.DataDir, Path: filepath.Join(w.DataDir, ".attachments-red"), Network: "red", Records: 1},
 	}, w.Read().Records)
 	require.Equal(t, []string{"blue", "red"}, w.Read().Networks())
 	require.Len(t, w.Read().Only("red").Records, 1)
@@ -65,8 +65,7 @@ func TestRecordsOutsideOfTheirDirectoryAreNotFollowed(t *testing.T) {
 	require.NoError(t, os.Mkdir(away, 0o700))
 	file := filepath.Join(away, "a:eth0")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
-	require.NoError(t, os.Mkdir(filepath.Join(w.DataDir, ".attachments"), 0o700))
-	require.NoError(t, os.Symlink(away, filepath.Join(w.DataDir, ".attachments", "blue")))
+	require.NoError(t, os.Symlink(away, filepath.Join(w.DataDir, ".attachments-blue")))
 	run(t, plan(t, w, "blue"))
 	require.FileExists(t, file)
 }
