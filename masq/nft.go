@@ -16,7 +16,7 @@ import (
 // NFT is the backend that speaks to nftables over netlink; it needs no program. It keeps a rule in chain postrouting of
 // table inet cniblocks for each network and family, and the sets that the rule refers to:
 //
-//	ip saddr @src4-NETWORK ip daddr != @except4-NETWORK masquerade comment "cniblocks NETWORK"
+//	ip saddr @src4-NETWORK ip daddr != @except4-NETWORK meta mark & 0x4000 == 0 masquerade fully-random comment "cniblocks NETWORK"
 //
 // Pods without ranges are in a set pods4-NETWORK with a rule of its own. The sets of a network whose name is no
 // identifier are called src4/HASH and so on. Needs Linux 5.2 (NAT in the inet family) and CAP_NET_ADMIN.
@@ -76,6 +76,7 @@ func (f family) rule(network, from string) nft.Rule {
 	return nft.Rule{Table: inet(), Chain: postrouting, Comment: commentFor(network), Exprs: nft.Exprs{}.Family(p).
 		Source(p).In(from).
 		Destination(p).NotIn(f.sets(network).except).
+		Unmarked(KubeMark).
 		Masquerade()}
 }
 

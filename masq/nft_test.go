@@ -52,8 +52,8 @@ func TestTheNFTProgramListsWhatNetlinkWrote(t *testing.T) {
 
 	chain postrouting {
 		type nat hook postrouting priority srcnat; policy accept;
-		ip saddr @src4-pods ip daddr != @except4-pods masquerade comment "cniblocks pods"
-		ip6 saddr @src6-pods ip6 daddr != @except6-pods masquerade comment "cniblocks pods"
+		ip saddr @src4-pods ip daddr != @except4-pods meta mark & 0x00004000 == 0x00000000 masquerade fully-random comment "cniblocks pods"
+		ip6 saddr @src6-pods ip6 daddr != @except6-pods meta mark & 0x00004000 == 0x00000000 masquerade fully-random comment "cniblocks pods"
 	}
 }
 `, ruleset(t, ns))
@@ -93,7 +93,7 @@ func TestARuleThatIsFlushedIsReportedAndPutBack(t *testing.T) {
 		"delete element inet cniblocks except4-pods { 224.0.0.0/4 }",
 		"delete element inet cniblocks src6-pods { fd00:1::2-fd00:1::ffff }; add element inet cniblocks src6-pods { fd00:1::2-fd00:1::fff0, fd00:1::fff2-fd00:1::ffff }",
 		"flush chain inet cniblocks postrouting; delete set inet cniblocks src4-pods; add set inet cniblocks src4-pods { type ipv4_addr; }",
-		`add rule inet cniblocks postrouting ip saddr @src4-pods ip daddr != @except4-pods masquerade comment "cniblocks pods"`,
+		`add rule inet cniblocks postrouting ip saddr @src4-pods ip daddr != @except4-pods meta mark & 0x4000 == 0x0 masquerade fully-random comment "cniblocks pods"`,
 		`flush chain inet cniblocks postrouting; add rule inet cniblocks postrouting ip saddr @src4-pods accept`,
 	} {
 		t.Run(harm, func(t *testing.T) {
@@ -323,4 +323,19 @@ func TestAskingWhetherTheKernelCanMasqueradeChangesNothing(t *testing.T) {
 	require.NoError(t, NFT{ns}.try())
 	require.Empty(t, ruleset(t, ns))
 	require.Equal(t, before, generation(t, ns))
+}
+
+func TestPacketsThatKubeProxyMarkedAreLeftToIt(t *testing.T) {
+	t.Parallel()
+	for _, f := range []string{"iptables-save -t nat", "ip6tables-save -t nat"} {
+		nstest.Need(t, nstest.Feature(strings.TrimSuffix(strings.Fields(f)[0], "-save")))
+		ns := nstest.New(t)
+		require.NoError(t, IPTables{NS: ns}.Ensure(t.Context(), dual("pods")))
+		text := run(t, ns, strings.Fields(f)[0], "-t", "nat")
+		returned := strings.Index(text, `-m mark --mark 0x4000/0x4000`)
+		require.Positive(t, returned, text)
+		require.Contains(t, text[returned:], "-j RETURN")
+		require.Less(t, returned, strings.Index(text, "-j MASQUERADE --random-fully"), text)
+		require.NotContains(t, strings.ReplaceAll(text, "MASQUERADE --random-fully", ""), "MASQUERADE")
+	}
 }

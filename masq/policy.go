@@ -8,8 +8,12 @@ import (
 	"slices"
 )
 
-// Policy says whose packets are masqueraded: those from Sources or Pods whose destination is not in Except. A family
-// without a source is left alone.
+// KubeMark is the bit of a packet's mark by which kube-proxy says that it masquerades the packet itself.
+const KubeMark = 0x4000
+
+// Policy says whose packets are masqueraded: those from Sources or Pods whose destination is not in Except, unless they
+// bear [KubeMark]. The source port is drawn at random, so that connections which begin at once do not get the same one. A
+// family without a source is left alone.
 type Policy struct {
 	// Network is the name of the network, the key of everything that a Backend keeps.
 	Network string

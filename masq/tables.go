@@ -31,11 +31,12 @@ func filterShape() shape {
 }
 
 func writeNAT(network string, h half) (rules []xtables.Match) {
+	rules = append(rules, xtables.Match{Mark: KubeMark, Comment: commentFor(network), Target: "RETURN"})
 	for _, r := range h.except {
 		rules = append(rules, xtables.Match{Dst: r.pair(), Comment: commentFor(network), Target: "RETURN"})
 	}
 	for _, s := range h.origins(network) {
-		rules = append(rules, xtables.Match{Src: s.pair(), Comment: s.comment, Target: "MASQUERADE"})
+		rules = append(rules, xtables.Match{Src: s.pair(), Comment: s.comment, Target: "MASQUERADE", Random: true})
 	}
 	return rules
 }

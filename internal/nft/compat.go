@@ -14,8 +14,10 @@ import (
 type Compat struct {
 	Src, Dst    [2]netip.Addr // -m iprange --src-range, --dst-range: first and last; zero is any
 	Established bool          // -m conntrack --ctstate RELATED,ESTABLISHED
+	Mark        uint32        // -m mark --mark N/N: all of these bits are set; 0 is any
 	Comment     string        // -m comment --comment, at most 255 bytes
 	Target      string        // ACCEPT, DROP, RETURN, MASQUERADE, or the chain to jump to; "" is none
+	Random      bool          // --random-fully, of MASQUERADE
 	Other       bool          // there is more to the rule
 }
 
@@ -46,6 +48,9 @@ func (c Compat) Exprs() Exprs {
 	if c.Established {
 		x = x.Match("conntrack", 3, established())
 	}
+	if c.Mark != 0 {
+		x = x.Match("mark", 1, marked(c.Mark))
+	}
 	if c.Comment != "" {
 		info := make([]byte, commentLen)
 		copy(info[:commentLen-1], c.Comment)
@@ -62,19 +67,43 @@ func (c Compat) Exprs() Exprs {
 	case "RETURN":
 		return x.Verdict(unix.NFT_RETURN)
 	case "MASQUERADE":
-		return x.target(c.Target, masquerade(c.Src[0]))
+		return x.target(c.Target, masquerade(c.Src[0], c.Random))
 	}
 	return x.Jump(c.Target)
 }
 
 // masquerade is a struct nf_nat_ipv4_multi_range_compat of one range, or for IPv6 a struct nf_nat_range, without any of
-// their options.
-func masquerade(src netip.Addr) []byte {
+// their options but the port.
+func masquerade(src netip.Addr, random bool) []byte {
+	var flags uint32
+	if random {
+		flags = RandomFully
+	}
 	if src.Is6() {
-		return make([]byte, 40)
+		info := make([]byte, 40)
+		binary.NativeEndian.PutUint32(info, flags)
+		return info
 	}
 	info := make([]byte, 24)
 	binary.NativeEndian.PutUint32(info, 1)
+	binary.NativeEndian.PutUint32(info[4:], flags)
+	return info
+}
+
+// randomFully reads such a structure.
+func randomFully(family uint8, info []byte) bool {
+	at := 0
+	if family == IPv4 {
+		at = 4
+	}
+	return len(info) >= at+4 && binary.NativeEndian.Uint32(info[at:])&RandomFully != 0
+}
+
+// marked is a struct xt_mark_mtinfo1: mark, mask, invert.
+func marked(bits uint32) []byte {
+	info := make([]byte, 12)
+	binary.NativeEndian.PutUint32(info, bits)
+	binary.NativeEndian.PutUint32(info[4:], bits)
 	return info
 }
 
@@ -102,6 +131,7 @@ func established() []byte {
 // Compat reads a rule of a table that iptables-nft keeps.
 func (r Rule) Compat() Compat {
 	var c Compat
+	var mask uint32 // of the packet's mark, where that is in the register
 	for _, e := range each(r.Exprs.raw) {
 		d := get(e, unix.NFTA_EXPR_DATA)
 		switch name := getStr(e, unix.NFTA_EXPR_NAME); name {
@@ -110,8 +140,17 @@ func (r Rule) Compat() Compat {
 			c.match(r.Family, getStr(d, unix.NFTA_MATCH_NAME), getU32(d, unix.NFTA_MATCH_REV), get(d, unix.NFTA_MATCH_INFO))
 		case "target":
 			c.Target = getStr(d, unix.NFTA_TARGET_NAME)
+			c.Random = c.Target == "MASQUERADE" && randomFully(r.Family, get(d, unix.NFTA_TARGET_INFO))
 		case "masq":
-			c.Target = "MASQUERADE"
+			c.Target, c.Random = "MASQUERADE", getU32(d, unix.NFTA_MASQ_FLAGS)&RandomFully != 0
+		case "meta":
+			c.Other = c.Other || getU32(d, unix.NFTA_META_KEY) != unix.NFT_META_MARK
+		case "bitwise":
+			mask = native32(get(d, unix.NFTA_BITWISE_MASK, unix.NFTA_DATA_VALUE))
+			c.Other = c.Other || native32(get(d, unix.NFTA_BITWISE_XOR, unix.NFTA_DATA_VALUE)) != 0
+		case "cmp":
+			c.Mark = native32(get(d, unix.NFTA_CMP_DATA, unix.NFTA_DATA_VALUE))
+			c.Other = c.Other || c.Mark == 0 || c.Mark != mask || getU32(d, unix.NFTA_CMP_OP) != unix.NFT_CMP_EQ
 		case "immediate":
 			c.verdict(d)
 		default:
@@ -132,11 +171,20 @@ func (c *Compat) match(family uint8, name string, revision uint32, info []byte) 
 		if info[iprangeFlags]&iprangeDst != 0 {
 			c.Dst = [2]netip.Addr{unionAddr(family, info[32:]), unionAddr(family, info[48:])}
 		}
+	case name == "mark" && revision == 1 && len(info) >= 9 && info[8] == 0 && native32(info) != 0 && native32(info) == native32(info[4:]):
+		c.Mark = native32(info)
 	case name == "conntrack" && revision == 3 && string(info) == string(established()):
 		c.Established = true
 	default:
 		c.Other = true
 	}
+}
+
+func native32(b []byte) uint32 {
+	if len(b) < 4 {
+		return 0
+	}
+	return binary.NativeEndian.Uint32(b)
 }
 
 // unionAddr reads a union nf_inet_addr.

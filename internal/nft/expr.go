@@ -109,8 +109,26 @@ func (x Exprs) InNameMAC() Exprs {
 	return x.InName().Payload(unix.NFT_PAYLOAD_LL_HEADER, srcMAC, 6, unix.NFT_REG32_00+unix.IFNAMSIZ/4)
 }
 
-// Masquerade replaces the source address by one of the interface that the packet leaves by.
-func (x Exprs) Masquerade() Exprs { return x.add("masq", func(*attrs) {}) }
+// RandomFully has a source port drawn at random, so that connections which begin at once do not draw the same one
+// (NF_NAT_RANGE_PROTO_RANDOM_FULLY).
+const RandomFully = 1 << 4
+
+// Masquerade replaces the source address by one of the interface that the packet leaves by, and the port by a random one.
+func (x Exprs) Masquerade() Exprs {
+	return x.add("masq", func(a *attrs) { a.u32(unix.NFTA_MASQ_FLAGS, RandomFully) })
+}
+
+// Unmarked goes on for packets whose mark has none of the bits.
+func (x Exprs) Unmarked(bits uint32) Exprs {
+	mask := binary.NativeEndian.AppendUint32(nil, bits)
+	return x.Meta(unix.NFT_META_MARK, unix.NFT_REG_1).add("bitwise", func(a *attrs) {
+		a.u32(unix.NFTA_BITWISE_SREG, unix.NFT_REG_1)
+		a.u32(unix.NFTA_BITWISE_DREG, unix.NFT_REG_1)
+		a.u32(unix.NFTA_BITWISE_LEN, 4)
+		a.nest(unix.NFTA_BITWISE_MASK, func(a *attrs) { a.put(unix.NFTA_DATA_VALUE, mask) })
+		a.nest(unix.NFTA_BITWISE_XOR, func(a *attrs) { a.put(unix.NFTA_DATA_VALUE, make([]byte, 4)) })
+	}).Equal(make([]byte, 4))
+}
 
 // Verdict ends the evaluation of the chain: [Drop], [Accept], or NFT_RETURN.
 func (x Exprs) Verdict(code int32) Exprs { return x.verdict(code, "") }
@@ -181,6 +199,10 @@ func describe(b []byte, name string, d []byte) []byte {
 	case "cmp":
 		b = numbers(b, getU32(d, unix.NFTA_CMP_OP), register(getU32(d, unix.NFTA_CMP_SREG)))
 		b = hex.AppendEncode(append(b, ' '), get(d, unix.NFTA_CMP_DATA, unix.NFTA_DATA_VALUE))
+	case "bitwise":
+		b = numbers(b, register(getU32(d, unix.NFTA_BITWISE_SREG)), register(getU32(d, unix.NFTA_BITWISE_DREG)))
+		b = hex.AppendEncode(append(b, ' '), get(d, unix.NFTA_BITWISE_MASK, unix.NFTA_DATA_VALUE))
+		b = hex.AppendEncode(append(b, ' '), get(d, unix.NFTA_BITWISE_XOR, unix.NFTA_DATA_VALUE))
 	case "lookup":
 		b = strconv.AppendQuote(append(b, ' '), getStr(d, unix.NFTA_LOOKUP_SET))
 		b = numbers(b, register(getU32(d, unix.NFTA_LOOKUP_SREG)), getU32(d, unix.NFTA_LOOKUP_FLAGS))

@@ -1,7 +1,9 @@
 package xtables
 
 import (
+	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -24,8 +26,10 @@ type Rule struct {
 type Match struct {
 	Src, Dst    [2]netip.Addr // -m iprange --src-range, --dst-range: first and last; zero is any
 	Established bool          // -m conntrack --ctstate RELATED,ESTABLISHED
+	Mark        uint32        // -m mark --mark N/N: all of these bits are set; 0 is any
 	Comment     string        // -m comment --comment, at most 255 bytes
 	Target      string        // ACCEPT, DROP, RETURN, MASQUERADE, or the chain to jump to; "" is none
+	Random      bool          // --random-fully, of MASQUERADE
 	Other       bool          // there is more to the rule
 }
 
@@ -44,11 +48,17 @@ func (m Match) String() string {
 	if m.Established {
 		out = append(out, "-m conntrack --ctstate RELATED,ESTABLISHED")
 	}
+	if m.Mark != 0 {
+		out = append(out, fmt.Sprintf("-m mark --mark %#x/%#[1]x", m.Mark))
+	}
 	if m.Comment != "" {
 		out = append(out, `-m comment --comment "`+m.Comment+`"`)
 	}
 	if m.Target != "" {
 		out = append(out, "-j "+m.Target)
+	}
+	if m.Random {
+		out = append(out, "--random-fully")
 	}
 	return strings.Join(out, " ")
 }
@@ -93,6 +103,10 @@ func parseMatch(args []string) (m Match) {
 		case "--ctstate":
 			m.Established = value() == "RELATED,ESTABLISHED"
 			m.Other = m.Other || !m.Established
+		case "--mark":
+			m.Mark = m.bits(value())
+		case "--random-fully":
+			m.Random = true
 		case "-j":
 			m.Target = value()
 		default:
@@ -100,6 +114,18 @@ func parseMatch(args []string) (m Match) {
 		}
 	}
 	return m
+}
+
+// bits reads a mark and its mask, which are the same.
+func (m *Match) bits(s string) uint32 {
+	v, mask, ok := strings.Cut(s, "/")
+	a, err1 := strconv.ParseUint(v, 0, 32)
+	b, err2 := strconv.ParseUint(mask, 0, 32)
+	if !ok || err1 != nil || err2 != nil || a != b {
+		m.Other = true
+		return 0
+	}
+	return uint32(a)
 }
 
 func (m *Match) addrRange(s string) (r [2]netip.Addr) {
