@@ -121,6 +121,9 @@ func (r Range) size() int {
 	return int(e[1]-s[1]) + 1
 }
 
+// MaxRanges bounds the ranges of a network: each is compared with every other.
+const MaxRanges = 1024
+
 // Pool is a set of ranges of one family, in the order in which they are used up. An owner gets one address of it.
 type Pool []Range
 
@@ -128,6 +131,9 @@ type Pool []Range
 func (p Pool) Canonical() (Pool, error) {
 	if len(p) == 0 {
 		return nil, errors.New("it has no range: give at least one with a subnet")
+	}
+	if len(p) > MaxRanges {
+		return nil, tooMany(len(p))
 	}
 	out := make(Pool, len(p))
 	for i, r := range p {
@@ -146,6 +152,10 @@ func (p Pool) Canonical() (Pool, error) {
 		out[i] = c
 	}
 	return out, nil
+}
+
+func tooMany(n int) error {
+	return fmt.Errorf("%d ranges are more than %d: join neighbours, or use larger subnets", n, MaxRanges)
 }
 
 // is4 is the family of the pool, or of r while the pool is empty.
@@ -177,6 +187,13 @@ func (p Pool) String() string {
 
 // Canonical makes pools canonical, each by [Pool.Canonical], and checks that no two of them overlap.
 func Canonical(pools ...Pool) ([]Pool, error) {
+	n := 0
+	for _, p := range pools {
+		n += len(p)
+	}
+	if n = max(n, len(pools)); n > MaxRanges {
+		return nil, tooMany(n)
+	}
 	out := make([]Pool, len(pools))
 	for i, p := range pools {
 		c, err := p.Canonical()

@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"testing"
 
@@ -83,6 +84,20 @@ func TestPoolsMustNotBeEmptyNorMixFamiliesNorOverlap(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 	_, err := Canonical(Pool{rng("10.1.0.0/24", "", "10.1.0.9", ""), rng("10.1.0.0/24", "10.1.0.10", "", "")}, pool("fd00::/64"))
+	require.NoError(t, err)
+}
+
+func TestTooManyRangesAreRefusedBeforeTheyAreCompared(t *testing.T) {
+	t.Parallel()
+	_, err := Canonical(make(Pool, 1<<20))
+	require.ErrorContains(t, err, "1048576 ranges are more than 1024: join neighbours, or use larger subnets")
+	_, err = Canonical(make([]Pool, 1<<20)...)
+	require.ErrorContains(t, err, "1048576 ranges are more than 1024")
+	many := make([]Pool, MaxRanges)
+	for i := range many {
+		many[i] = pool(fmt.Sprintf("10.%d.%d.0/24", i>>8, i&255))
+	}
+	_, err = Canonical(many...)
 	require.NoError(t, err)
 }
 

@@ -172,6 +172,19 @@ func (c *conf) readVLANs(*cni.Request) error {
 		}
 	}
 	c.port = bridge.Port{VLAN: uint16(c.VLAN), KeepDefault: c.PreserveDefaultVLAN}
+	if err := c.readTrunk(check); err != nil {
+		return err
+	}
+	if c.VLAN != 0 && c.IsGateway && len(bridge.VLANGatewayName(c.Bridge, c.port.VLAN)) > 15 {
+		return cni.Errorf(cni.ErrConfig, `netconf: key "bridge" is %q: the gateway device %s of VLAN %d would have more than 15 bytes; want a shorter name`,
+			c.Bridge, bridge.VLANGatewayName(c.Bridge, c.port.VLAN), c.VLAN)
+	}
+	return nil
+}
+
+// readTrunk collects the tagged VLANs, each once, however many ranges name it.
+func (c *conf) readTrunk(check func(key string, id int) error) error {
+	var tagged [bridge.MaxVLAN + 1]bool
 	for i, t := range c.VLANTrunk {
 		at := fmt.Sprintf("vlanTrunk[%d]", i)
 		switch {
@@ -188,21 +201,20 @@ func (c *conf) readVLANs(*cni.Request) error {
 				return cni.Errorf(cni.ErrConfig, `netconf: key %q: "minID" %d is above "maxID" %d`, at, *t.MinID, *t.MaxID)
 			}
 			for id := *t.MinID; id <= *t.MaxID; id++ {
-				c.port.Trunk = append(c.port.Trunk, uint16(id))
+				tagged[id] = true
 			}
 		}
 		if t.ID != nil {
 			if err := check(at+".id", *t.ID); err != nil {
 				return err
 			}
-			c.port.Trunk = append(c.port.Trunk, uint16(*t.ID))
+			tagged[*t.ID] = true
 		}
 	}
-	slices.Sort(c.port.Trunk)
-	c.port.Trunk = slices.Compact(c.port.Trunk)
-	if c.VLAN != 0 && c.IsGateway && len(bridge.VLANGatewayName(c.Bridge, c.port.VLAN)) > 15 {
-		return cni.Errorf(cni.ErrConfig, `netconf: key "bridge" is %q: the gateway device %s of VLAN %d would have more than 15 bytes; want a shorter name`,
-			c.Bridge, bridge.VLANGatewayName(c.Bridge, c.port.VLAN), c.VLAN)
+	for id, is := range tagged {
+		if is {
+			c.port.Trunk = append(c.port.Trunk, uint16(id))
+		}
 	}
 	return nil
 }
