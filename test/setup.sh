@@ -43,6 +43,18 @@ if [ ! -e /usr/lib/qemu/virtiofsd ] && [ ! -e /usr/libexec/virtiofsd ]; then
 		echo "setup: MISSING: apt-get install virtiofsd" >&2
 	fi
 fi
+# The package of etcd starts a service and has it start at every boot; the tests want the program alone.
+if ! command -v etcd >/dev/null || ! command -v etcdctl >/dev/null; then
+	policy=/usr/sbin/policy-rc.d # invoke-rc.d(8)
+	if [ $can = yes ] && [ ! -e $policy ]; then
+		printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy && trap 'rm -f $policy' EXIT
+	fi
+	if [ $can = no ] || ! install etcd-server etcd-client; then
+		echo "setup: MISSING: apt-get install etcd-server etcd-client" >&2
+	elif [ -d /run/systemd/system ]; then
+		systemctl disable --quiet etcd || echo "setup: the service etcd starts at the next boot: systemctl disable etcd" >&2
+	fi
+fi
 # The virtual machine's kernel comes through apt as well, which knows none before an update.
 if [ $can = yes ] && [ $updated = no ] && ! apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1; then
 	apt-get update -qq || echo "setup: apt-get update failed" >&2

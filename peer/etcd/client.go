@@ -1,0 +1,217 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/cniblocks/cniblocks/peer/flannel"
+)
+
+// Store is a network in etcd, and one node's hold of it. Its methods may be called from several goroutines, where
+// [peer.Registrar] does not say otherwise.
+type Store struct {
+	o     Options
+	calls atomic.Uint64
+
+	connecting sync.Mutex // held while a client is made
+	mu         sync.Mutex
+	client     *clientv3.Client
+	closed     bool
+	config     *flannel.Config // that was read last
+	held       *hold           // of the last Acquire; replaced, never changed
+	wake       chan struct{}   // closed when config or held are replaced
+	expires    time.Time
+	revision   int64
+}
+
+// New makes a store. It does not connect: a node starts while the store is down. [Store.Close] frees what it uses.
+func New(o Options) (*Store, error) {
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	return &Store{o: o, wake: make(chan struct{})}, nil
+}
+
+// Close ends the connection and, with errors, whatever still uses it. The ranges stay taken.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	c := s.client
+	s.client, s.closed = nil, true
+	s.mu.Unlock()
+	if c == nil {
+		return nil
+	}
+	return c.Close()
+}
+
+// Status is what is known without asking the store.
+type Status struct {
+	Key      string    // of this node's lease, "" before [Store.Acquire]
+	Lease    int64     // etcd's lease of it, as etcdctl shows it in hexadecimal; 0 for a reservation
+	Expires  time.Time // of the lease, as of its last renewal; zero if it was not renewed yet
+	Revision int64     // of the store, as of the last answer to a Watch
+	Calls    uint64    // to the store so far
+}
+
+// Status is as of now.
+func (s *Store) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := Status{Expires: s.expires, Revision: s.revision, Calls: s.calls.Load()}
+	if s.held != nil {
+		st.Key, st.Lease = s.held.key, int64(s.held.lease)
+	}
+	return st
+}
+
+// connect returns the client. With a password it asks the store for a token first, and fails where that fails.
+func (s *Store) connect(ctx context.Context) (*clientv3.Client, error) {
+	s.connecting.Lock()
+	defer s.connecting.Unlock()
+	s.mu.Lock()
+	c, closed := s.client, s.closed
+	s.mu.Unlock()
+	if closed {
+		return nil, errors.New("the store was closed")
+	}
+	if c != nil {
+		return c, nil
+	}
+	base, cancel := context.WithCancel(context.Background())
+	stop := context.AfterFunc(ctx, cancel)
+	c, err := clientv3.New(s.clientConfig(base))
+	if !stop() && err == nil { // the client lives in a context that has ended
+		err = errors.Join(context.Cause(ctx), c.Close())
+	}
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		cancel()
+		return nil, errors.Join(errors.New("the store was closed"), c.Close())
+	}
+	s.client = c // which ends base when it is closed
+	context.AfterFunc(c.Ctx(), cancel)
+	return c, nil
+}
+
+func (s *Store) clientConfig(ctx context.Context) clientv3.Config {
+	count := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		s.calls.Add(1)
+		return call(ctx, method, req, reply, cc, opts...)
+	}
+	countStream := func(ctx context.Context, d *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		s.calls.Add(1)
+		return open(ctx, d, cc, method, opts...)
+	}
+	c := clientv3.Config{
+		Context: ctx, Endpoints: s.o.Endpoints, TLS: s.o.TLS, Username: s.o.Username, Password: s.o.Password,
+		DialTimeout: s.o.Timeout, DialKeepAliveTime: 30 * time.Second, DialKeepAliveTimeout: 10 * time.Second,
+		MaxUnaryRetries: 1, Logger: zap.NewNop(),
+		DialOptions: []grpc.DialOption{
+			grpc.WithChainUnaryInterceptor(count), grpc.WithChainStreamInterceptor(countStream),
+			// Without this the connection comes back up to two minutes after the store.
+			grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: s.o.Timeout,
+				Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 500 * time.Millisecond}}),
+		},
+	}
+	if s.o.Dial != nil {
+		c.DialOptions = append(c.DialOptions, grpc.WithContextDialer(s.o.Dial))
+	}
+	return c
+}
+
+// call asks the store once. The error says what was asked and of whom.
+func (s *Store) call(ctx context.Context, what string, f func(context.Context, *clientv3.Client) error) error {
+	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
+	defer cancel()
+	c, err := s.connect(ctx)
+	if err == nil {
+		err = f(ctx, c)
+	}
+	if err == nil {
+		return nil
+	}
+	return s.wrap(what, err)
+}
+
+func (s *Store) wrap(what string, err error) error {
+	return fmt.Errorf("etcd %s: %s: %w", strings.Join(s.o.Endpoints, ","), what, &trouble{err})
+}
+
+// trouble is an error of the store in words for people.
+type trouble struct{ err error }
+
+func (t *trouble) Error() string {
+	switch st, ok := status.FromError(t.err); {
+	case errors.Is(t.err, context.DeadlineExceeded):
+		return "no answer in time"
+	case ok && st.Code() != codes.Unknown:
+		return st.Message()
+	}
+	return t.err.Error()
+}
+
+func (t *trouble) Unwrap() error { return t.err }
+
+// passing reports whether an error is one that time may heal: nobody answers, or the cluster has no leader.
+func passing(err error) bool {
+	var e rpctypes.EtcdError
+	if errors.As(err, &e) {
+		return e.Code() == codes.Unavailable
+	}
+	return errors.Is(err, context.DeadlineExceeded) || code(err) == codes.Unavailable || code(err) == codes.DeadlineExceeded
+}
+
+func code(err error) codes.Code {
+	var t *trouble
+	if errors.As(err, &t) {
+		err = t.err
+	}
+	return status.Code(err)
+}
+
+const (
+	firstPause = 50 * time.Millisecond
+	lastPause  = time.Second
+)
+
+// retry asks the store until it answers. When ctx is done the error has the cause of that and what was wrong last.
+func (s *Store) retry(ctx context.Context, what string, f func(context.Context, *clientv3.Client) error) error {
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		err := s.call(ctx, what, f)
+		if err == nil || ctx.Err() == nil && !passing(err) {
+			return err
+		}
+		if !sleep(ctx, pause) {
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

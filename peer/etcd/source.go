@@ -1,0 +1,88 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"net/netip"
+	"slices"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/cniblocks/cniblocks/peer"
+)
+
+var (
+	_ peer.Source    = (*Store)(nil)
+	_ peer.Registrar = (*Store)(nil)
+)
+
+// Watch yields the peers, as [peer.Source] says: all leases that are published, by the revisions in which they were
+// created. Leases have no names; a peer's name is its address, except for this node after [Store.Acquire]. As soon as the
+// configuration was read, peers must lie within its networks.
+//
+// It costs one read of all leases and one watch. A change costs no further call.
+func (s *Store) Watch(ctx context.Context) iter.Seq2[[]peer.Peer, error] {
+	return func(yield func([]peer.Peer, error) bool) {
+		r := newRoll(s.subnets())
+		var t teller
+		var outage error
+		known := false
+		for u := range s.follow(ctx, s.subnets(), clientv3.WithPrefix()) {
+			s.saw(u.revision)
+			changed := r.know(s.known())
+			switch {
+			case u.err != nil:
+				outage = u.err
+			case u.whole:
+				changed, known, outage = r.reset(u.all) || !known, true, nil
+			default:
+				changed = r.apply(u.events) || changed
+			}
+			if !s.tell(r, &t, known, changed, outage, yield) {
+				return
+			}
+		}
+	}
+}
+
+// tell yields if there is something to tell, and reports whether the caller wants more.
+func (s *Store) tell(r *roll, t *teller, known, changed bool, outage error, yield func([]peer.Peer, error) bool) bool {
+	if !known {
+		err := outage
+		if err != nil {
+			err = fmt.Errorf("%w; no peers are known yet", err)
+		}
+		return !t.news(false, err) || yield(nil, err)
+	}
+	err := outage
+	if err != nil {
+		err = fmt.Errorf("%w; the last list with %d peers is kept", err, len(r.list))
+	}
+	if problems := r.problems(); len(problems) > 0 {
+		err = errors.Join(err, fmt.Errorf("etcd keys %s: %w", s.subnets(), problems))
+	}
+	return !t.news(changed, err) || yield(slices.Clone(r.list), err)
+}
+
+func (s *Store) subnets() string { return s.o.Prefix + "/subnets/" }
+
+func (s *Store) saw(revision int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.revision = max(s.revision, revision)
+}
+
+// known are the networks, and this node's key and name.
+func (s *Store) known() (within []netip.Prefix, key, name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.config != nil {
+		within = s.config.Prefixes()
+	}
+	if s.held != nil {
+		key, name = s.held.key, s.held.name
+	}
+	return within, key, name
+}
