@@ -19,8 +19,11 @@ func (n *Node) base(f peer.Family) int {
 
 // pathMTU is how long a packet of a pod to the peer may be; 0 is not known.
 func (n *Node) pathMTU(p *peer.Peer) int {
-	if n.o.MTU != 0 {
+	switch {
+	case n.o.MTU != 0:
 		return n.o.MTU
+	case p == n.at:
+		return n.atMTU
 	}
 	least := 0
 	for _, a := range n.d.ways(n, p) {

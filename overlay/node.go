@@ -39,6 +39,8 @@ type Node struct {
 	applied  bool          // the kernel held want after our last write
 	mtu      int           // for pods
 
+	at       *peer.Peer              // that is being planned
+	atMTU    int                     // of the path to it
 	dump     kernel                  // its slices are used again
 	src      [2]netip.Addr           // of IPv4 and IPv6 routes
 	held     map[netip.Prefix]string // who had which range before the last list

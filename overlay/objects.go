@@ -9,7 +9,6 @@ import (
 	"iter"
 	"math/bits"
 	"net/netip"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -118,7 +117,7 @@ type mtuChange struct {
 	mtu  int
 }
 
-func (m mtuChange) msg() *rtnl.Msg { return rtnl.SetLink(rtnl.Set{Index: m.link.Index, MTU: m.mtu}) }
+func (m *mtuChange) msg() *rtnl.Msg { return rtnl.SetLink(rtnl.Set{Index: m.link.Index, MTU: m.mtu}) }
 
 func (m mtuChange) String() string { return fmt.Sprintf("MTU %d of %s", m.mtu, m.link.Name) }
 
@@ -127,29 +126,32 @@ func (c *changes) empty() bool {
 		len(c.setRoute)+len(c.delRoute)+len(c.setTunnel)+len(c.delTunnel)+len(c.delLink) == 0
 }
 
-// additions are the messages for what is new or different, in the order in which packets need it.
+// additions are the messages for what is new or different, in the order in which packets need it. Each counts until the
+// next one comes.
 func (c *changes) additions() iter.Seq[*rtnl.Msg] {
 	return func(yield func(*rtnl.Msg) bool) {
-		_ = messages(slices.Values(c.mtu), mtuChange.msg, yield) &&
-			messages(slices.Values(c.setAddr), rtnl.NewAddr, yield) &&
-			messages(slices.Values(c.setFDB), rtnl.SetFDB, yield) &&
-			messages(slices.Values(c.setNeigh), rtnl.ReplaceNeigh, yield) &&
-			messages(spread(c.setRoute), rtnl.ReplaceRoute, yield)
+		var m rtnl.Msg
+		_ = messages(inOrder(c.mtu), (*mtuChange).msg, yield) &&
+			messages(inOrder(c.setAddr), func(a *rtnl.Addr) *rtnl.Msg { return rtnl.NewAddr(*a) }, yield) &&
+			messages(inOrder(c.setFDB), m.SetFDB, yield) &&
+			messages(inOrder(c.setNeigh), m.ReplaceNeigh, yield) &&
+			messages(spread(c.setRoute), m.ReplaceRoute, yield)
 	}
 }
 
-// removals are the messages for what is not wanted, routes first.
+// removals are the messages for what is not wanted, routes first. Each counts until the next one comes.
 func (c *changes) removals() iter.Seq[*rtnl.Msg] {
 	return func(yield func(*rtnl.Msg) bool) {
-		_ = messages(spread(c.delRoute), rtnl.DelRoute, yield) &&
-			messages(slices.Values(c.delNeigh), rtnl.DelNeigh, yield) &&
-			messages(slices.Values(c.delFDB), rtnl.DelFDB, yield) &&
-			messages(slices.Values(c.delAddr), rtnl.DelAddr, yield) &&
-			messages(slices.Values(c.delLink), func(l rtnl.Link) *rtnl.Msg { return rtnl.DelLinkIndex(l.Index) }, yield)
+		var m rtnl.Msg
+		_ = messages(spread(c.delRoute), m.DelRoute, yield) &&
+			messages(inOrder(c.delNeigh), m.DelNeigh, yield) &&
+			messages(inOrder(c.delFDB), m.DelFDB, yield) &&
+			messages(inOrder(c.delAddr), func(a *rtnl.Addr) *rtnl.Msg { return rtnl.DelAddr(*a) }, yield) &&
+			messages(inOrder(c.delLink), func(l *rtnl.Link) *rtnl.Msg { return rtnl.DelLinkIndex(l.Index) }, yield)
 	}
 }
 
-func messages[V any](all iter.Seq[V], msg func(V) *rtnl.Msg, yield func(*rtnl.Msg) bool) bool {
+func messages[V any](all iter.Seq[*V], msg func(*V) *rtnl.Msg, yield func(*rtnl.Msg) bool) bool {
 	for v := range all {
 		if !yield(msg(v)) {
 			return false
@@ -158,15 +160,25 @@ func messages[V any](all iter.Seq[V], msg func(V) *rtnl.Msg, yield func(*rtnl.Ms
 	return true
 }
 
+func inOrder[V any](all []V) iter.Seq[*V] {
+	return func(yield func(*V) bool) {
+		for i := range all {
+			if !yield(&all[i]) {
+				return
+			}
+		}
+	}
+}
+
 // spread yields the values in the order of their places read with the bits reversed. Routes come and go sorted by address,
 // and the kernel keeps those of IPv4 in a trie: in sorted order it rebuilds node after node of it, in this one next to
 // none. 10 000 are added in 0.8 of the time and deleted in a third of it.
-func spread[V any](all []V) iter.Seq[V] {
-	return func(yield func(V) bool) {
+func spread[V any](all []V) iter.Seq[*V] {
+	return func(yield func(*V) bool) {
 		width := bits.Len(uint(max(len(all), 1) - 1))
 		for i := range uint64(1) << width {
 			place := bits.Reverse64(i) >> (64 - width)
-			if place < uint64(len(all)) && !yield(all[place]) {
+			if place < uint64(len(all)) && !yield(&all[place]) {
 				return
 			}
 		}

@@ -76,7 +76,9 @@ func (n *Node) planOne(p *peer.Peer, to *plan) error {
 	if mtu != 0 && mtu < MinMTUv6 && slices.ContainsFunc(n.pods(p), func(r netip.Prefix) bool { return r.Addr().Is6() }) {
 		return fmt.Errorf("%d bytes are left for pods on the way to it, and IPv6 needs %d (RFC 8200): raise the MTU of the underlay, or leave its IPv6 ranges out", mtu, MinMTUv6)
 	}
+	n.at, n.atMTU = p, mtu
 	err := n.d.plan(n, p, to)
+	n.at = nil
 	if len(to.routes)+len(to.fdbs)+len(to.tunnel) > 0 || err == nil {
 		n.least = smaller(n.least, mtu)
 	}

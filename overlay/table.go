@@ -15,13 +15,12 @@ type table[K comparable, V any] struct {
 	slots []int32 // open addressing: the place of a value plus 1, 0 is free; at least half of them are
 	key   func(*V) K
 	hash  func(K) uint64
+	size  int     // how many are expected once there is one
 	order []int32 // places of the values in the order of the last dump, which the next one mostly has too
 }
 
 func newTable[K comparable, V any](size int, key func(*V) K, hash func(K) uint64) *table[K, V] {
-	t := &table[K, V]{items: make([]V, 0, size), key: key, hash: hash}
-	t.rehash(size)
-	return t
+	return &table[K, V]{size: size, key: key, hash: hash}
 }
 
 func (t *table[K, V]) rehash(size int) {
@@ -39,6 +38,9 @@ func (t *table[K, V]) next(slot int) int { return (slot + 1) & (len(t.slots) - 1
 
 // find returns the slot of a key, and the place of its value; -1 if there is none, and the slot is free for it.
 func (t *table[K, V]) find(k K) (slot, place int) {
+	if t.slots == nil {
+		return 0, -1
+	}
 	for slot = t.home(k); ; slot = t.next(slot) {
 		place = int(t.slots[slot]) - 1
 		if place < 0 || t.key(&t.items[place]) == k {
@@ -61,6 +63,10 @@ func (t *table[K, V]) get(k K) (v V, ok bool) {
 
 // put sets the value of its key.
 func (t *table[K, V]) put(v *V) {
+	if t.slots == nil {
+		t.items = make([]V, 0, t.size)
+		t.rehash(t.size)
+	}
 	slot, place := t.find(t.key(v))
 	if place >= 0 {
 		t.items[place] = *v

@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Msg is a request under construction: netlink header, family header, attributes.
+// Msg is a request under construction: netlink header, family header, attributes. The zero value is none yet. Its methods
+// that make it one, such as [Msg.ReplaceRoute], may be called again, once the former request has been sent.
 type Msg struct {
 	b     []byte
 	store [112]byte // where b begins; most messages need no more
@@ -32,10 +33,17 @@ func words(op string, about func([]byte) string, msg []byte) string {
 
 // newMsg starts a request; op says in words what it asks for.
 func newMsg(typ, flags uint16, op string, family []byte) *Msg {
-	m := &Msg{flags: flags, op: op}
-	m.b = m.store[:headerLen]
+	return new(Msg).start(typ, flags, op, family)
+}
+
+// start makes m another request, in the memory of what it was.
+func (m *Msg) start(typ, flags uint16, op string, family []byte) *Msg {
+	if m.b == nil {
+		m.b = m.store[:]
+	}
+	m.b = append(m.b[:headerLen], family...)
 	native.PutUint16(m.b[4:], typ)
-	m.b = append(m.b, family...)
+	m.flags, m.op, m.about, m.reply = flags, op, nil, nil
 	return m
 }
 

@@ -35,7 +35,8 @@ type asked struct {
 // them out. A message that fails does not keep later ones from being carried out; the errors of all are joined.
 func (c *Conn) Do(msgs ...*Msg) error { return c.Stream(slices.Values(msgs)) }
 
-// Stream is [Conn.Do] with messages that need not exist at the same time. The sequence must not use c.
+// Stream is [Conn.Do] with messages that need not exist at the same time: each is copied when it comes, and may then be
+// made another. The sequence must not use c.
 func (c *Conn) Stream(msgs iter.Seq[*Msg]) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -49,6 +49,9 @@ func Open(ns *netns.NS) (*Conn, error) {
 	return c.(*Conn), nil
 }
 
+// Dial returns another socket in ns, for a dump beside one that is under way. The caller closes it.
+func Dial(ns *netns.NS) (*Conn, error) { return dial(ns, 0) }
+
 func dial(ns *netns.NS, groups uint32) (*Conn, error) {
 	fd, err := ns.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
 	if err != nil {

@@ -21,12 +21,18 @@ type Neigh struct {
 }
 
 // ReplaceNeigh adds an entry or replaces the one for the same address.
-func ReplaceNeigh(n Neigh) *Msg {
-	return neighMsg(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, "set", n)
+func ReplaceNeigh(n Neigh) *Msg { return new(Msg).ReplaceNeigh(&n) }
+
+// ReplaceNeigh makes m what the function of this name returns.
+func (m *Msg) ReplaceNeigh(n *Neigh) *Msg {
+	return m.neigh(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, "set", n)
 }
 
 // DelNeigh removes an entry; one that is not there is [io/fs.ErrNotExist].
-func DelNeigh(n Neigh) *Msg { return neighMsg(unix.RTM_DELNEIGH, 0, "delete", n) }
+func DelNeigh(n Neigh) *Msg { return new(Msg).DelNeigh(&n) }
+
+// DelNeigh makes m what the function of this name returns.
+func (m *Msg) DelNeigh(n *Neigh) *Msg { return m.neigh(unix.RTM_DELNEIGH, 0, "delete", n) }
 
 func ndmsg(family uint8, link int, state uint16, flags uint8) []byte {
 	b := make([]byte, unix.SizeofNdMsg)
@@ -37,13 +43,13 @@ func ndmsg(family uint8, link int, state uint16, flags uint8) []byte {
 	return b
 }
 
-func neighMsg(typ, flags uint16, verb string, n Neigh) *Msg {
+func (m *Msg) neigh(typ, flags uint16, verb string, n *Neigh) *Msg {
 	state := n.State
 	if state == 0 {
 		state = unix.NUD_PERMANENT
 	}
-	m := newMsg(typ, flags, verb, ndmsg(family(n.IP), n.Link, state, 0))
-	m.about = func(b []byte) string { return parseNeigh(b).String() }
+	m.start(typ, flags, verb, ndmsg(family(n.IP), n.Link, state, 0))
+	m.about = aboutNeigh
 	m.ip(unix.NDA_DST, n.IP)
 	if typ == unix.RTM_NEWNEIGH {
 		m.bytes(unix.NDA_LLADDR, n.MAC[:])
@@ -53,6 +59,8 @@ func neighMsg(typ, flags uint16, verb string, n Neigh) *Msg {
 	}
 	return m
 }
+
+func aboutNeigh(body []byte) string { return parseNeigh(body).String() }
 
 // Permanent reports whether the entry was made by hand or program, not by address resolution.
 func (n Neigh) Permanent() bool { return n.State&unix.NUD_PERMANENT != 0 }
@@ -105,22 +113,28 @@ type FDB struct {
 }
 
 // SetFDB adds an entry or replaces the one for the same MAC; of those for the zero MAC it adds one more.
-func SetFDB(f FDB) *Msg {
+func SetFDB(f FDB) *Msg { return new(Msg).SetFDB(&f) }
+
+// SetFDB makes m what the function of this name returns.
+func (m *Msg) SetFDB(f *FDB) *Msg {
 	if f.MAC == (MAC{}) {
-		return fdbMsg(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_APPEND, "set", f)
+		return m.fdb(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_APPEND, "set", f)
 	}
-	return fdbMsg(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, "set", f)
+	return m.fdb(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, "set", f)
 }
 
 // DelFDB removes an entry; one that is not there is [io/fs.ErrNotExist].
-func DelFDB(f FDB) *Msg { return fdbMsg(unix.RTM_DELNEIGH, 0, "delete", f) }
+func DelFDB(f FDB) *Msg { return new(Msg).DelFDB(&f) }
 
-func fdbMsg(typ, flags uint16, verb string, f FDB) *Msg {
+// DelFDB makes m what the function of this name returns.
+func (m *Msg) DelFDB(f *FDB) *Msg { return m.fdb(unix.RTM_DELNEIGH, 0, "delete", f) }
+
+func (m *Msg) fdb(typ, flags uint16, verb string, f *FDB) *Msg {
 	ntf := uint8(unix.NTF_SELF)
 	if f.Extern {
 		ntf |= unix.NTF_EXT_LEARNED
 	}
-	m := newMsg(typ, flags, verb, ndmsg(unix.AF_BRIDGE, f.Link, unix.NUD_PERMANENT|unix.NUD_NOARP, ntf))
+	m.start(typ, flags, verb, ndmsg(unix.AF_BRIDGE, f.Link, unix.NUD_PERMANENT|unix.NUD_NOARP, ntf))
 	m.about = aboutFDB
 	m.bytes(unix.NDA_LLADDR, f.MAC[:])
 	if f.Dst.IsValid() {

@@ -66,26 +66,32 @@ func (m *Msg) rtmsg(r *Route) {
 
 // NewRoute adds a route; one for the same destination, metric and table is [io/fs.ErrExist].
 func NewRoute(r Route) *Msg {
-	return routeMsg(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add", r)
+	return new(Msg).route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add", &r)
 }
 
 // ReplaceRoute adds a route or replaces the one for the same destination, metric and table.
-func ReplaceRoute(r Route) *Msg {
-	return routeMsg(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, "replace", r)
+func ReplaceRoute(r Route) *Msg { return new(Msg).ReplaceRoute(&r) }
+
+// ReplaceRoute makes m what the function of this name returns.
+func (m *Msg) ReplaceRoute(r *Route) *Msg {
+	return m.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, "replace", r)
 }
 
 // AppendRoute adds a route beside those for the same destination: for IPv6 one more next hop.
 func AppendRoute(r Route) *Msg {
-	return routeMsg(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, "append", r)
+	return new(Msg).route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, "append", &r)
 }
 
 // DelRoute removes the route that agrees in every field that is set.
-func DelRoute(r Route) *Msg { return routeMsg(unix.RTM_DELROUTE, 0, "delete", r) }
+func DelRoute(r Route) *Msg { return new(Msg).DelRoute(&r) }
 
-func routeMsg(typ, flags uint16, verb string, r Route) *Msg {
-	m := newMsg(typ, flags, verb, nil)
+// DelRoute makes m what the function of this name returns.
+func (m *Msg) DelRoute(r *Route) *Msg { return m.route(unix.RTM_DELROUTE, 0, "delete", r) }
+
+func (m *Msg) route(typ, flags uint16, verb string, r *Route) *Msg {
+	m.start(typ, flags, verb, nil)
 	m.about = aboutRoute
-	m.rtmsg(&r)
+	m.rtmsg(r)
 	if typ == unix.RTM_DELROUTE {
 		h := m.b[headerLen:]
 		if r.Scope == 0 {
