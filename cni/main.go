@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"runtime/debug"
 	"slices"
+	"syscall"
 )
 
 // Main is a plugin's main function: it reads the request from the environment and standard input, prints the result or the
@@ -29,6 +31,7 @@ func Run(ctx context.Context, p Plugin, delegates Delegates, getenv func(string)
 	if err == nil {
 		r.Delegates = delegates
 		answer, err = serve(ctx, p, r)
+		defer deaf(out)()
 		for _, w := range r.Warnings() {
 			fmt.Fprintln(errs, "warning:", w)
 		}
@@ -39,10 +42,33 @@ func Run(ctx context.Context, p Plugin, delegates Delegates, getenv func(string)
 		return 1
 	}
 	if _, err := out.Write(answer); err != nil {
+		if r.Verb == ADD {
+			err = unknown(ctx, p, r, fmt.Errorf("print the result: %w", err))
+		}
 		fmt.Fprintln(errs, err)
 		return 1
 	}
 	return 0
+}
+
+// deaf makes an error of a write to standard output that nobody reads any more. Without it the runtime of Go ends the
+// process by SIGPIPE, see package os/signal.
+func deaf(out io.Writer) (stop func()) {
+	if f, ok := out.(*os.File); !ok || f.Fd() != 1 {
+		return func() {}
+	}
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGPIPE)
+	return func() { signal.Stop(c) }
+}
+
+// unknown takes back what was added and cannot be told: an attachment that nobody knows of.
+func unknown(ctx context.Context, p Plugin, r *Request, cause error) error {
+	del, err := r.With(DEL, nil)
+	if err == nil {
+		err = p.Del(context.WithoutCancel(ctx), del)
+	}
+	return errors.Join(cause, err)
 }
 
 func serve(ctx context.Context, p Plugin, r *Request) (answer []byte, err error) {
@@ -58,12 +84,7 @@ func serve(ctx context.Context, p Plugin, r *Request) (answer []byte, err error)
 			return nil, err
 		}
 		if answer, err = res.Encode(r.Version); err != nil {
-			// A result that cannot be told is an attachment that nobody knows of.
-			del, e := r.With(DEL, nil)
-			if e == nil {
-				e = p.Del(context.WithoutCancel(ctx), del)
-			}
-			return nil, errors.Join(err, e)
+			return nil, unknown(ctx, p, r, err)
 		}
 		return answer, nil
 	case DEL:

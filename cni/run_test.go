@@ -146,6 +146,17 @@ func TestAnAnswerThatNobodyReadsIsAFailure(t *testing.T) {
 	require.Contains(t, errs.String(), "file already closed")
 }
 
+func TestAnADDWhoseResultNobodyReadsIsTakenBack(t *testing.T) {
+	t.Parallel()
+	dels := 0
+	p := fake{del: func(context.Context, *cni.Request) error { dels++; return errors.New("no way back") }}
+	var errs bytes.Buffer
+	require.Equal(t, 1, cni.Run(t.Context(), p, nil, environ(cni.ADD), strings.NewReader(netconf), closed{}, &errs))
+	require.Equal(t, 1, dels)
+	require.Contains(t, errs.String(), "print the result: file already closed")
+	require.Contains(t, errs.String(), "no way back")
+}
+
 type closed struct{}
 
 func (closed) Write([]byte) (int, error) { return 0, fs.ErrClosed }
