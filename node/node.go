@@ -11,7 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
+	"math/rand/v2"
 	"path/filepath"
 
 	machine "github.com/cniblocks/cniblocks/internal/boot"
@@ -21,6 +21,9 @@ import (
 
 // DefaultStateDir is where the files of all networks are.
 const DefaultStateDir = "/run/cniblocks"
+
+// maxSize bounds the file; it has one peer and the prefixes of the network.
+const maxSize = 1 << 20
 
 // File is what a machine knows of itself in a network.
 type File struct {
@@ -55,7 +58,10 @@ func Dir(stateDir, network string) string {
 // Read returns what is known of this machine in ns. No such file, one of an earlier boot, of another namespace or of no
 // sense is [io/fs.ErrNotExist].
 func Read(ns *netns.NS, path string) (f File, err error) {
-	b, err := os.ReadFile(path)
+	b, err := ReadFile(path, maxSize)
+	if errors.Is(err, fs.ErrInvalid) {
+		return f, errors.Join(err, fs.ErrNotExist)
+	}
 	if err != nil {
 		return f, err
 	}
@@ -78,7 +84,7 @@ func Read(ns *netns.NS, path string) (f File, err error) {
 	return f, nil
 }
 
-// Write replaces the file in one step, and makes its directory.
+// Write replaces the file in one step, and makes its directory, see [OpenDir].
 func Write(ns *netns.NS, path string, f File) error {
 	boot, cookie, err := here(ns)
 	if err != nil {
@@ -89,22 +95,13 @@ func Write(ns *netns.NS, path string, f File) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".node-*")
+	network := filepath.Dir(path)
+	dir, err := OpenDir(filepath.Dir(network), filepath.Base(network))
 	if err != nil {
 		return err
 	}
-	_, err = tmp.Write(b)
-	err = errors.Join(err, tmp.Chmod(0o644), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(tmp.Name()))
-	}
-	return nil
+	defer dir.Close()
+	return Replace(dir, filepath.Base(path), fmt.Sprintf(".node-%x", rand.Uint64()), b, 0o644)
 }
 
 func here(ns *netns.NS) (boot string, cookie uint64, err error) {

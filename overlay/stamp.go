@@ -16,6 +16,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/internal/boot"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/node"
 	"github.com/cniblocks/cniblocks/internal/sparse"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -44,6 +45,8 @@ type StampRoute struct {
 	Dst  netip.Prefix `json:"dst"`
 	Link int          `json:"link"`
 }
+
+const maxStamp = 1 << 16 // bytes; it names a few links and routes
 
 func (n *Node) stampFile() string {
 	name := "peers.stamp"
@@ -104,7 +107,7 @@ func (n *Node) stands(id string) (s Stamp, ok bool) {
 	if id == "" {
 		return s, false
 	}
-	b, err := os.ReadFile(n.stampFile())
+	b, err := node.ReadFile(n.stampFile(), maxStamp)
 	if err != nil || sparse.Unmarshal(b, &s) != nil || s.Peers != id || s.Config != n.digest() {
 		return s, false
 	}
@@ -188,11 +191,13 @@ func (n *Node) writeStamp(id string) error {
 	if err != nil {
 		return err
 	}
-	tmp := n.stampFile() + ".new"
-	if err := os.WriteFile(tmp, b, 0o644); err != nil {
+	dir, err := node.OpenDir(n.o.StateDir, n.o.Network)
+	if err != nil {
 		return err
 	}
-	return os.Rename(tmp, n.stampFile())
+	defer dir.Close()
+	name := filepath.Base(n.stampFile())
+	return node.Replace(dir, name, name+".new", b, 0o644)
 }
 
 func (n *Node) dropStamp() error {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/node"
 )
 
 func (n *Node) dir() string { return filepath.Join(n.o.StateDir, n.o.Network) }
@@ -22,30 +24,33 @@ func (n *Node) lock(ctx context.Context) (unlock func(), err error) {
 	if n.locked {
 		return func() {}, nil
 	}
-	if err := os.MkdirAll(n.dir(), 0o755); err != nil {
+	dir, err := node.OpenDir(n.o.StateDir, n.o.Network)
+	if err != nil {
 		return nil, err
 	}
+	defer dir.Close()
 	path := filepath.Join(n.dir(), "lock")
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	f, err := dir.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+		return nil, err
 	}
+	fd := int(f.Fd())
 	for wait := 200 * time.Microsecond; ; wait = min(2*wait, 10*time.Millisecond) {
 		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			n.locked = true
 			return func() {
 				n.locked = false
-				unix.Close(fd)
+				f.Close()
 			}, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			unix.Close(fd)
+			f.Close()
 			return nil, &fs.PathError{Op: "lock", Path: path, Err: err}
 		}
 		select {
 		case <-ctx.Done():
-			unix.Close(fd)
+			f.Close()
 			return nil, fmt.Errorf("lock %s, which another process holds: %w", path, ctx.Err())
 		case <-time.After(wait):
 		}

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -74,7 +75,7 @@ func loadKey(dir, network string) (privateKey, error) {
 }
 
 func readKey(path string) (k privateKey, err error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return k, err
 	}
@@ -85,6 +86,12 @@ func readKey(path string) (k privateKey, err error) {
 	}
 	if st.Mode().Perm()&0o077 != 0 {
 		return k, fmt.Errorf("%s: others may read it (mode %#o): 'chmod 600' it, or remove it to get a new key", path, st.Mode().Perm())
+	}
+	if owner, ok := st.Sys().(*syscall.Stat_t); ok && owner.Uid != 0 && int(owner.Uid) != os.Geteuid() {
+		return k, fmt.Errorf("%s: belongs to user %d, who knows the key: remove it to get a new key", path, owner.Uid)
+	}
+	if !st.Mode().IsRegular() {
+		return k, fmt.Errorf("%s: is not a regular file (%s): remove it to get a new key", path, st.Mode().Type())
 	}
 	var b [128]byte
 	n, err := f.Read(b[:])
