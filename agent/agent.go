@@ -42,6 +42,9 @@ type Agent struct {
 	// Registrar takes this node's ranges. nil: the Source states them, and this node is one of its peers.
 	Registrar peer.Registrar
 
+	// Expiry is when the ranges expire unless they are renewed, the zero Time if they do not; nil: they do not.
+	Expiry func() time.Time
+
 	// Layout tells how the network is built. It may ask the store, and waits for it until ctx is done.
 	Layout func(ctx context.Context) (Layout, error)
 
@@ -58,6 +61,7 @@ type Agent struct {
 
 	Resync time.Duration // between two looks at everything; 0: 3 minutes
 	Grace  time.Duration // how long the store may take before the agent starts with what is on disk; 0: 1 s
+	Buffer int           // bytes of the kernel that its announcements may wait in; 0: 32 MiB
 	Log    *slog.Logger  // nil: none
 
 	// Alive is called now and then by the loop that does the work, for a watchdog, with whether all is right; nil: nobody.

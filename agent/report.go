@@ -13,18 +13,15 @@ import (
 
 // report brings the status up to date after a piece of work.
 func (r *runner) report() {
-	const most = 100
 	var tunnels []TunnelStatus
-	var refused []string
 	for _, c := range *r.nets.Load() {
 		tunnels = append(tunnels, TunnelStatus{Encap: c.Encap, Devices: c.devices})
-		refused = append(refused, c.refused[:min(len(c.refused), most)]...)
 	}
 	var was, now bool
 	what := "ready"
 	r.st.with(func() {
 		was = r.st.s.Ready
-		r.st.s.Tunnels, r.st.s.Refused, r.st.beat = tunnels, refused[:min(len(refused), most)], time.Now()
+		r.st.s.Tunnels, r.st.beat = tunnels, time.Now()
 		var why []string
 		now, why = r.st.ready()
 		r.st.s.Ready = now
@@ -41,6 +38,16 @@ func (r *runner) report() {
 	if r.Alive != nil {
 		r.Alive(now, what)
 	}
+}
+
+// tellRefused puts the peers that are left out into the status.
+func (r *runner) tellRefused() {
+	const most = 100
+	var refused []string
+	for _, c := range *r.nets.Load() {
+		refused = append(refused, c.refused...)
+	}
+	r.st.with(func() { r.st.s.Refused = refused[:min(len(refused), most)] })
 }
 
 // lives reports whether the loop has come around lately.

@@ -66,7 +66,7 @@ func newRunner(a *Agent) (*runner, error) {
 	if r.conn, err = rtnl.Open(a.NS); err != nil {
 		return nil, err
 	}
-	if r.mon, err = rtnl.OpenMonitor(a.NS, 0); err != nil {
+	if r.mon, err = rtnl.OpenMonitor(a.NS, a.Buffer); err != nil {
 		return nil, err
 	}
 	if r.nft, err = openNFT(a.NS); err != nil {

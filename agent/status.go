@@ -235,8 +235,8 @@ func (a *Agent) Status() Status {
 	case k.lists.Load() == 0 && !k.s.Started.IsZero():
 		s.Source.Lag = time.Since(k.s.Started).Seconds()
 	}
-	if e, ok := a.Registrar.(interface{ Expiry() time.Time }); ok {
-		if at := e.Expiry(); !at.IsZero() {
+	if a.Expiry != nil {
+		if at := a.Expiry(); !at.IsZero() {
 			s.Source.Expiry = &at
 		}
 	}

@@ -214,6 +214,7 @@ func (r *runner) each(f func(*carrier) error) error {
 		}
 		c.refused = said
 	}
+	r.tellRefused()
 	return errors.Join(errs...)
 }
 

@@ -104,7 +104,7 @@ func (n *Node) ofPods(r netip.Prefix) bool { return len(n.o.Prefixes) > 0 && n.o
 func (n *Node) routeConcerns(r *rtnl.Route, gone bool) bool {
 	if r.Table == n.o.Table {
 		if w, wanted := n.want.routes.get(r.Dst); wanted {
-			return gone && sameRoute(r, &w) || !gone && !sameRoute(r, &w)
+			return gone && (sameRoute(r, &w) || len(n.refused) > 0) || !gone && !sameRoute(r, &w)
 		}
 		if n.owns(r) {
 			return !gone

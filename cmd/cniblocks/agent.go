@@ -140,6 +140,8 @@ func (s *settings) open(a *agent.Agent) (end func(), err error) {
 			a.SubnetEnv = s.subnetFile
 		}
 		return func() {}, s.needEncap()
+	case kind == "etcd" || kind == "etcds":
+		return s.etcd(a)
 	case kind == "kubernetes" && rest == "":
 		return s.kubernetes(a)
 	}
