@@ -16,8 +16,8 @@ import (
 
 	"github.com/cniblocks/cniblocks/internal/boot"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
-	"github.com/cniblocks/cniblocks/node"
 	"github.com/cniblocks/cniblocks/internal/sparse"
+	"github.com/cniblocks/cniblocks/node"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
