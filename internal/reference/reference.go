@@ -8,6 +8,7 @@
 package reference
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -171,13 +172,22 @@ func install(dir string, names []string) error {
 }
 
 func goInstall(bin string, pkgs []string) error {
-	cmd := exec.Command("go", append([]string{"install", "-trimpath", "-ldflags", "-s -w"}, pkgs...)...)
-	cmd.Dir = bin // outside every module
-	cmd.Env = append(os.Environ(), "GOBIN="+bin, "CGO_ENABLED=0", "GO111MODULE=on", "GOWORK=off", "GOFLAGS=",
+	_, err := goCommand(bin, append([]string{"install", "-trimpath", "-ldflags", "-s -w"}, pkgs...)...)
+	return err
+}
+
+// goCommand runs the go command in a directory outside of this module, and returns what it printed.
+func goCommand(dir string, args ...string) ([]byte, error) {
+	cmd := exec.Command("go", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOBIN="+dir, "CGO_ENABLED=0", "GO111MODULE=on", "GOWORK=off", "GOFLAGS=",
 		"GOOS="+runtime.GOOS, "GOARCH="+runtime.GOARCH)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s (needs the go command, and the module cache or a module proxy): %w\n%s",
-			strings.Join(pkgs, " "), err, out)
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("go %s (needs the go command, and the module cache or a module proxy): %w\n%s%s",
+			strings.Join(args, " "), err, errs.String(), out)
 	}
-	return nil
+	return out, nil
 }
