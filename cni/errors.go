@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Code is an error code of the CNI specification, section "Error".
@@ -61,6 +62,16 @@ func CodeOf(err error) Code {
 	return ErrIO
 }
 
+// maxMessage bounds what is said of an error, which may repeat a value of the configuration.
+const maxMessage = 8 << 10
+
+func cut(s string) string {
+	if len(s) > maxMessage {
+		return strings.ToValidUTF8(s[:maxMessage], "") + " ..."
+	}
+	return s
+}
+
 // encode is the error as the specification has it printed.
 func encode(version string, err error) []byte {
 	var e *Error
@@ -77,6 +88,6 @@ func encode(version string, err error) []byte {
 		Code    Code   `json:"code"`
 		Msg     string `json:"msg"`
 		Details string `json:"details,omitempty"`
-	}{version, CodeOf(err), msg, details})
+	}{version, CodeOf(err), cut(msg), cut(details)})
 	return append(b, '\n')
 }

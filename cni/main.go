@@ -33,11 +33,11 @@ func Run(ctx context.Context, p Plugin, delegates Delegates, getenv func(string)
 		answer, err = serve(ctx, p, r)
 		defer deaf(out)()
 		for _, w := range r.Warnings() {
-			fmt.Fprintln(errs, "warning:", w)
+			fmt.Fprintln(errs, "warning:", cut(w))
 		}
 	}
 	if err != nil {
-		fmt.Fprintln(errs, err)
+		fmt.Fprintln(errs, cut(err.Error()))
 		_, _ = out.Write(encode(version, err))
 		return 1
 	}

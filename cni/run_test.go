@@ -234,3 +234,18 @@ func TestAnIPAMPluginJudgesItsOwnPartOnly(t *testing.T) {
 	r = request(t, cni.ADD, `{"cniVersion": "1.0.0", "name": "net", "ipam": {"subnet": 7}}`)
 	require.ErrorContains(t, r.DecodeIPAM(&c), `key "ipam.subnet" is a JSON number; want a string`)
 }
+
+func TestWhatIsSaidOfAHugeValueIsBounded(t *testing.T) {
+	t.Parallel()
+	huge := strings.Repeat("ä", 1<<20)
+	a := run(t, fake{del: func(_ context.Context, r *cni.Request) error {
+		r.Warn("key is %s", huge)
+		return cni.Errorf(cni.ErrConfig, "key %s", huge)
+	}}, environ(cni.DEL), netconf)
+	require.Equal(t, 1, a.status)
+	require.Less(t, len(a.out)+len(a.errs), 32<<10)
+	var e cni.Error
+	require.NoError(t, json.Unmarshal([]byte(a.out), &e))
+	require.Contains(t, e.Msg, "key ää")
+	require.True(t, strings.HasSuffix(e.Msg, "ää ..."))
+}
