@@ -70,6 +70,7 @@ type Request struct {
 
 	warnings *[]string
 	depth    int // how many plugins called one another to get here
+	lent     any // the namespaces of Lend
 }
 
 // Attachment is the one that the request is about.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/cniblocks/cniblocks/internal/sparse"
 )
@@ -26,14 +27,13 @@ func (r *Request) Delegate(typ string) (Plugin, error) {
 	if linked != nil && r.depth >= maxDepth {
 		return nil, Errorf(ErrConfig, "delegate %q: more than %d plugins call one another", typ, maxDepth)
 	}
-	self := selfInfo
 	for _, dir := range r.Path {
 		path := filepath.Join(dir, typ)
 		st, err := os.Stat(path)
 		if err != nil || !st.Mode().IsRegular() || st.Mode()&0o111 == 0 {
 			continue
 		}
-		if own, err := self(); linked != nil && err == nil && os.SameFile(st, own) {
+		if own, err := selfInfo(); linked != nil && err == nil && os.SameFile(st, own) {
 			return inProcess{linked}, nil
 		}
 		return executable(path), nil
@@ -45,7 +45,14 @@ func (r *Request) Delegate(typ string) (Plugin, error) {
 		typ, strings.Join(r.Path, ", "))
 }
 
-func selfInfo() (os.FileInfo, error) { return os.Stat("/proc/self/exe") }
+// selfInfo is this program's own file.
+var selfInfo = sync.OnceValues(func() (os.FileInfo, error) { return os.Stat("/proc/self/exe") })
+
+// Linked reports whether a delegate runs in this process.
+func Linked(delegate Plugin) bool {
+	_, ok := delegate.(inProcess)
+	return ok
+}
 
 // IPAM finds the plugin that the key "ipam" names; nil if it names none. It gets the whole configuration (specification,
 // section 4).

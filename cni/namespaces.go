@@ -9,11 +9,28 @@ import (
 	"github.com/cniblocks/cniblocks/netns"
 )
 
+// lent are namespaces that are open already.
+type lent struct {
+	netNS     string // that pod was opened by
+	node, pod *netns.NS
+}
+
+// Lend gives the plugins that this request goes to in the same process the namespaces that the caller has open, so that
+// [Request.Namespaces] does not open them, and their sockets, once more. Each closes what it got by itself. pod may be nil.
+func (r *Request) Lend(node, pod *netns.NS) { r.lent = lent{r.NetNS, node, pod} }
+
 // Namespaces opens the network namespace of the node, that of the calling thread, and for ADD and CHECK the container's;
 // for the other verbs, which work without it, pod is nil. A container's namespace that is not there is an
 // [ErrUnknownContainer], one that is none, or the node's own, an [ErrEnvironment]. Both are to be closed.
 func (r *Request) Namespaces() (node, pod *netns.NS, err error) {
-	if node, err = netns.Current(); err != nil || r.Verb != ADD && r.Verb != CHECK {
+	attach := r.Verb == ADD || r.Verb == CHECK
+	if l, ok := r.lent.(lent); ok && (!attach || l.pod != nil && l.netNS == r.NetNS) {
+		if attach {
+			pod = l.pod.Share()
+		}
+		return l.node.Share(), pod, nil
+	}
+	if node, err = netns.Current(); err != nil || !attach {
 		return node, nil, err
 	}
 	pod, err = netns.Open(r.NetNS)

@@ -42,6 +42,37 @@ func TestTheNamespacesOfARequestAreThoseOfNodeAndContainer(t *testing.T) {
 	}))
 }
 
+func TestNamespacesThatAreLentAreNotOpenedAgain(t *testing.T) {
+	t.Parallel()
+	node, pod := nstest.New(t), nstest.New(t)
+	at := fmt.Sprintf("CNI_NETNS=/proc/%d/fd/%d", os.Getpid(), pod.Fd())
+	r := request(t, cni.ADD, netconf, at)
+	r.Lend(node, pod)
+	n, p, err := r.Namespaces()
+	require.NoError(t, err)
+	require.Same(t, node, n)
+	require.Same(t, pod, p)
+	require.NoError(t, n.Close())
+	require.NoError(t, p.Close())
+
+	to, err := r.With(cni.DEL, nil)
+	require.NoError(t, err)
+	n, p, err = to.Namespaces()
+	require.NoError(t, err)
+	require.Same(t, node, n)
+	require.Nil(t, p)
+	require.NoError(t, n.Close())
+	_, err = node.Cookie()
+	require.NoError(t, err, "the lender's are open still")
+
+	r.NetNS = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), node.Fd())
+	n, p, err = r.Namespaces()
+	require.NoError(t, err)
+	require.True(t, p.Same(node), "another path is another namespace")
+	require.NoError(t, p.Close())
+	require.NoError(t, n.Close())
+}
+
 func TestPrevIPsAreThoseOfTheInterfaceThatIsAskedAbout(t *testing.T) {
 	t.Parallel()
 	r := request(t, cni.CHECK, `{"cniVersion": "1.0.0", "name": "net", "prevResult": {"interfaces": [{"name": "br0"}, {"name": "eth0", "sandbox": "/x"},

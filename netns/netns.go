@@ -42,6 +42,7 @@ type NS struct {
 
 	mu     sync.Mutex
 	kept   map[any]io.Closer
+	shares int // how many more owners there are
 	cookie atomic.Uint64
 }
 
@@ -185,7 +186,11 @@ func shareDir() error {
 		return err
 	}
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
+	for err == unix.EINTR {
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
 		return &fs.PathError{Op: "lock", Path: Dir, Err: err}
 	}
 	err = unix.Mount("", Dir, "none", unix.MS_SHARED|unix.MS_REC, "")
@@ -374,14 +379,26 @@ func (ns *NS) Keep(key any, open func() (io.Closer, error)) (io.Closer, error) {
 	return c, nil
 }
 
-// Close closes the namespace and what was kept in it. The namespace itself stays if something else holds it. A nil NS is
-// closed already.
+// Share returns ns for one more owner, who closes it too: the last Close counts.
+func (ns *NS) Share() *NS {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	ns.shares++
+	return ns
+}
+
+// Close closes the namespace and what was kept in it, unless it is shared with an owner who has not closed it yet. The
+// namespace itself stays if something else holds it. A nil NS is closed already.
 func (ns *NS) Close() error {
 	if ns == nil {
 		return nil
 	}
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
+	if ns.shares > 0 {
+		ns.shares--
+		return nil
+	}
 	var errs []error
 	for _, c := range ns.kept {
 		errs = append(errs, c.Close())

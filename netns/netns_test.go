@@ -248,6 +248,23 @@ func TestKeepOpensOncePerKeyAndCloseCloses(t *testing.T) {
 	require.Equal(t, 2, closed)
 }
 
+func TestASharedNamespaceIsClosedByItsLastOwner(t *testing.T) {
+	t.Parallel()
+	ns, err := netns.New()
+	require.NoError(t, err)
+	closed := 0
+	_, err = ns.Keep("key", func() (io.Closer, error) { return closer(func() error { closed++; return nil }), nil })
+	require.NoError(t, err)
+	again := ns.Share()
+	require.True(t, again.Same(ns))
+	require.NoError(t, ns.Close())
+	require.Zero(t, closed)
+	_, err = again.Cookie()
+	require.NoError(t, err)
+	require.NoError(t, again.Close())
+	require.Equal(t, 1, closed)
+}
+
 type closer func() error
 
 func (c closer) Close() error { return c() }

@@ -5,7 +5,6 @@ package node
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -57,8 +56,7 @@ func ReadFile(path string, most int) ([]byte, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	f := os.NewFile(uintptr(fd), path)
-	defer f.Close()
+	defer syscall.Close(fd) // not by package os, whose poller would cost ten more system calls
 	var st syscall.Stat_t
 	if err := syscall.Fstat(fd, &st); err != nil {
 		return nil, &fs.PathError{Op: "stat", Path: path, Err: err}
@@ -66,11 +64,20 @@ func ReadFile(path string, most int) ([]byte, error) {
 	if st.Mode&syscall.S_IFMT != syscall.S_IFREG || st.Size > int64(most) {
 		return nil, fmt.Errorf("%s is not a file of ours: %w", path, fs.ErrInvalid)
 	}
-	b, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
-	if err == nil && len(b) > most {
-		err = fmt.Errorf("%s is longer than %d bytes: %w", path, most, fs.ErrInvalid)
+	b := make([]byte, st.Size)
+	for have := 0; have < len(b); {
+		n, err := syscall.Read(fd, b[have:])
+		switch {
+		case err == syscall.EINTR:
+		case err != nil:
+			return nil, &fs.PathError{Op: "read", Path: path, Err: err}
+		case n == 0:
+			return b[:have], nil
+		default:
+			have += n
+		}
 	}
-	return b, err
+	return b, nil
 }
 
 // Replace puts content into a file of a directory, in one step, by way of another file, which must be nobody else's at the

@@ -1,6 +1,8 @@
 package overlay_test
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -28,7 +30,7 @@ func TestADuplicateADDLeavesTheAttachmentOfTheFirst(t *testing.T) {
 			p.add(conf)
 			nstest.Settle(t, m.ns)
 			before := nstest.Dump(m.ns)
-			require.Equal(t, cni.ErrConfig, p.refused(cni.ADD, conf, "call DEL first"))
+			require.Equal(t, cni.ErrConfig, p.refused(cni.ADD, conf, "the node has it already"))
 			p.check(conf)
 			require.Equal(t, before, nstest.Dump(m.ns))
 			p.must(cni.DEL, conf)
@@ -66,4 +68,26 @@ func TestTwoADDsAtOnceOfTheSamePodEndWithOneWholeAttachment(t *testing.T) {
 		p.check(conf)
 		p.must(cni.DEL, conf)
 	}
+}
+
+func TestAForeignDelegateIsNotCalledForAnInterfaceThatIsThere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	w.peers("a", "b")
+	m := w.machines[0]
+	calls := filepath.Join(w.dir, "calls")
+	script := "#!/bin/sh\necho $CNI_COMMAND >> " + calls + "\nexit 1\n"
+	require.NoError(t, os.WriteFile(filepath.Join(w.dir, "bridge"), []byte(script), 0o755))
+	conf := m.conf(nil)
+	p := m.pod("x")
+	p.refused(cni.ADD, conf, "bridge")
+	b, err := os.ReadFile(calls)
+	require.NoError(t, err)
+	require.Equal(t, "ADD\nDEL\n", string(b), "after a failed ADD comes DEL")
+
+	nstest.Link(t, nstest.End{NS: p.ns, Name: "eth0"}, nstest.End{NS: m.ns, Name: "first"})
+	require.Equal(t, cni.ErrConfig, p.refused(cni.ADD, conf, "call DEL first"))
+	b, err = os.ReadFile(calls)
+	require.NoError(t, err)
+	require.Equal(t, "ADD\nDEL\n", string(b), "the interface is another ADD's")
 }

@@ -32,6 +32,7 @@ type job struct {
 	*cni.Request
 	*conf
 	host     *netns.NS
+	pod      *netns.NS // nil where none is needed
 	delegate cni.Plugin
 	view     view
 	node     *overlay.Node // nil where the node agent keeps the peers
@@ -47,8 +48,13 @@ func begin(r *cni.Request) (*job, error) {
 	if j.delegate, err = r.Delegate(c.delegateType()); err != nil {
 		return nil, err
 	}
-	j.host, err = netns.Current()
+	j.host, j.pod, err = r.Namespaces()
 	return j, err
+}
+
+func (j *job) close() {
+	j.host.Close()
+	j.pod.Close()
 }
 
 // identify finds out who this machine is and prepares its part of the network.
@@ -104,7 +110,7 @@ func (Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err error
 	if err != nil {
 		return nil, err
 	}
-	defer j.host.Close()
+	defer j.close()
 	if err := j.identify(); err != nil {
 		return nil, err
 	}
@@ -126,7 +132,7 @@ func (Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err error
 		return nil, err
 	}
 	res, err := j.delegate.Add(ctx, to)
-	if err != nil && carries(j.delegateType()) {
+	if err != nil && cni.Linked(j.delegate) {
 		return nil, err // it has undone what it did
 	}
 	if err == nil && !rule.None() {
@@ -140,26 +146,17 @@ func (Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err error
 }
 
 // claim makes sure that the pod does not have the interface yet, and keeps other ADDs of it waiting until it is released:
-// when a delegate fails its DEL is called, which must not take what an earlier ADD made.
+// when another's program fails its DEL is called, which must not take what an earlier ADD made. Delegates that are linked
+// in undo what they did themselves, and no more.
 func (j *job) claim(ctx context.Context) (release func(), err error) {
-	if carries(j.delegateType()) {
-		return func() {}, nil // that one does it
+	if cni.Linked(j.delegate) {
+		return func() {}, nil
 	}
-	pod, err := netns.Open(j.NetNS)
+	release, err = j.pod.Lock(ctx)
 	if err != nil {
-		code := cni.ErrEnvironment
-		if errors.Is(err, fs.ErrNotExist) {
-			code = cni.ErrUnknownContainer
-		}
-		return nil, cni.Errorf(code, "CNI_NETNS: %w", err)
-	}
-	unlock, err := pod.Lock(ctx)
-	if err != nil {
-		pod.Close()
 		return nil, err
 	}
-	release = func() { unlock(); pod.Close() }
-	c, err := rtnl.Open(pod)
+	c, err := rtnl.Open(j.pod)
 	if err == nil {
 		_, err = c.LinkByName(j.IfName)
 	}
@@ -179,7 +176,11 @@ func (j *job) forDelegate(verb cni.Verb, v *view, mtu int) (*cni.Request, error)
 	if err != nil {
 		return nil, err
 	}
-	return j.With(verb, conf)
+	to, err := j.With(verb, conf)
+	if err == nil {
+		to.Lend(j.host, j.pod)
+	}
+	return to, err
 }
 
 // Del has the delegate take the attachment away. The overlay is the node's and stays; neither the peers nor the state
@@ -189,7 +190,7 @@ func (Plugin) Del(ctx context.Context, r *cni.Request) error {
 	if err != nil {
 		return err
 	}
-	defer j.host.Close()
+	defer j.close()
 	to, err := j.forDelegate(cni.DEL, nil, 0)
 	if err != nil {
 		return err
@@ -203,7 +204,7 @@ func (Plugin) Check(ctx context.Context, r *cni.Request) error {
 	if err != nil {
 		return err
 	}
-	defer j.host.Close()
+	defer j.close()
 	if err := j.identify(); err != nil {
 		return err
 	}
@@ -250,7 +251,7 @@ func (Plugin) Status(ctx context.Context, r *cni.Request) error {
 	if err != nil {
 		return unavailable(err)
 	}
-	defer j.host.Close()
+	defer j.close()
 	if err := j.identify(); err != nil {
 		return unavailable(err)
 	}
@@ -279,7 +280,7 @@ func (Plugin) GC(ctx context.Context, r *cni.Request) error {
 	if err != nil {
 		return err
 	}
-	defer j.host.Close()
+	defer j.close()
 	to, err := j.forDelegate(cni.GC, nil, 0)
 	if err != nil {
 		return err
