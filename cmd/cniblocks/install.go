@@ -22,6 +22,8 @@ Puts the plugins into a directory for CNI plugins: one file under all their name
 that a runtime finds the old plugin or the new one at any moment. What is there already is not written again. Files of
 other names stay as they are.
 
+With --forward it also makes this machine a router, which an agent that runs in a container without privileges cannot.
+
   sudo cniblocks install --dir /opt/cni/bin
 `
 
@@ -32,6 +34,8 @@ func install(ctx context.Context, args []string, out, errs io.Writer) int {
 	o := newOptions("install", installText)
 	dir := o.String("dir", "", "`DIR` for the plugins; needed")
 	from := o.String("from", "", "the `FILE` that is the plugins; default: "+pluginProgram+" beside this program")
+	forward := o.String("forward", "", "switch on forwarding for these `FAMILIES`: ipv4, ipv6 or ipv4,ipv6")
+	parameters := o.String("sysctl-dir", "/proc/sys/net", "`DIR` where the kernel's parameters are mounted, for --forward")
 	if _, status, done := o.read(args, 0, out, errs); done {
 		return status
 	}
@@ -41,6 +45,9 @@ func install(ctx context.Context, args []string, out, errs io.Writer) int {
 	}
 	names, written, err := installPlugins(ctx, *from, *dir)
 	if err != nil {
+		return complain(errs, "install", err)
+	}
+	if err := switchForwarding(*forward, *parameters); err != nil {
 		return complain(errs, "install", err)
 	}
 	if !written {

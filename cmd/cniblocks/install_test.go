@@ -99,3 +99,27 @@ func files(t *testing.T, dir string) (names []string) {
 	}
 	return names
 }
+
+func TestInstallSwitchesOnForwardingWhereItIsOff(t *testing.T) {
+	t.Parallel()
+	from, _ := plugins(t)
+	dir, parameters := t.TempDir(), t.TempDir()
+	four, six := filepath.Join(parameters, "ipv4/ip_forward"), filepath.Join(parameters, "ipv6/conf/all/forwarding")
+	for path, value := range map[string]string{four: "0\n", six: "2\n"} {
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, []byte(value), 0o644))
+	}
+	status, _, errs := call(t, "install", "--from", from, "--dir", dir, "--sysctl-dir", parameters, "--forward", "ipv4,ipv6")
+	require.Zero(t, status, errs)
+	for path, want := range map[string]string{four: "1", six: "2\n"} {
+		b, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.Equal(t, want, string(b))
+	}
+	status, _, errs = call(t, "install", "--from", from, "--dir", dir, "--sysctl-dir", parameters, "--forward", "ipv5")
+	require.Equal(t, failed, status)
+	require.Contains(t, errs, "--forward ipv5: want ipv4, ipv6 or ipv4,ipv6")
+	status, _, errs = call(t, "install", "--from", from, "--dir", dir, "--sysctl-dir", "/nonexistent", "--forward", "ipv6")
+	require.Equal(t, failed, status)
+	require.Contains(t, errs, "switch on ipv6 forwarding: open /nonexistent/ipv6/conf/all/forwarding")
+}
