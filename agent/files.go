@@ -30,7 +30,7 @@ func (r *runner) mtu() int {
 // files tells plugins what this node is, once the peers were applied, and again when it has changed. Where no pod may be
 // attached they say why.
 func (r *runner) files() error {
-	if !r.st.isApplied() || r.self == nil {
+	if !r.set || r.self == nil {
 		return nil
 	}
 	f := node.File{Self: *r.self, Network: peer.Network{Prefixes: r.allPrefixes()}, MTU: r.mtu(), Agent: true, IPMasq: r.SNAT.Families.Any()}
@@ -42,7 +42,14 @@ func (r *runner) files() error {
 	if errors.Join(errs...) == nil && r.mended {
 		errs = append(errs, r.conflist())
 	}
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	if err == nil && r.mended {
+		r.st.complete()
+	}
+	if err == nil && r.lost == nil {
+		r.st.set(troubleLost, nil)
+	}
+	return err
 }
 
 func (r *runner) nodeFile(f node.File) error {

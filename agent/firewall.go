@@ -38,9 +38,6 @@ func (r *runner) firewall(ctx context.Context) error {
 		}
 		r.adopted = true
 	}
-	if !r.mended {
-		r.due.look = true // for the files, which wait for it
-	}
 	r.mended = true
 	return nil
 }

@@ -33,8 +33,8 @@ func in(t testing.TB, ns *netns.NS, line string) string {
 func (m *machine) state() string {
 	var b strings.Builder
 	for _, line := range []string{
-		"ip -o -d link show | grep cniblocks | sed 's/^[0-9]*: //; s/ promiscuity.*//; s/ state [A-Z]*//; s/ qdisc [a-z]*//'",
-		"ip -o addr show | grep -E 'cb-|flannel' | sed 's/^[0-9]*: //'", "ip route show proto 117 | sort", "ip -6 route show proto 117 | sort",
+		"ip -o -d link show | grep cniblocks | sed 's/^[0-9]*: //; s/ promiscuity.*//; s/ state [A-Z]*//; s/ qdisc [a-z]*//' | sort",
+		"ip -o addr show | grep -E 'cb-|flannel' | sed 's/^[0-9]*: //' | sort", "ip route show proto 117 | sort", "ip -6 route show proto 117 | sort",
 		"ip neigh show nud permanent | grep -E 'cb-|flannel' | sort", "bridge fdb show | grep -E 'dev (cb-|flannel)' | sort",
 		"nft list table inet cniblocks 2>/dev/null | sort", "cat /proc/sys/net/ipv4/ip_forward",
 	} {

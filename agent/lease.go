@@ -30,8 +30,7 @@ func (r *runner) onAcquired(self peer.Peer, err error) {
 		r.log.Error("this node has no range of pods", "error", err)
 		return
 	}
-	r.held, r.lost = true, nil
-	r.st.set(troubleLost, nil)
+	r.held, r.lost, r.asking = true, nil, false
 	r.log.Info("this node's ranges", "name", self.Name, "ranges", self.Pods)
 	r.become(r.placed(r.asBefore(self)))
 	r.due.build = true // which publishes
@@ -65,7 +64,7 @@ func (r *runner) onPublished(reach peer.Reach, err error) {
 
 // onLost stops the use of the ranges for new pods; what stands goes on as well as it can.
 func (r *runner) onLost(err error) {
-	r.held, r.lost = false, err
+	r.held, r.lost, r.asking = false, err, false
 	r.st.set(troubleLost, err)
 	r.log.Error("this node's ranges are lost", "error", err)
 	r.st.losses.Add(1)
@@ -74,10 +73,10 @@ func (r *runner) onLost(err error) {
 // reconsider is called now and then: a lost range is asked for again where that harms no pod. If nobody has taken it, it
 // is simply this node's again. If somebody has, this node takes another one as soon as no pod has addresses of it.
 func (r *runner) reconsider() {
-	if r.saved.dirty && r.st.isApplied() {
+	if r.saved.dirty && r.set {
 		r.saveNow()
 	}
-	if r.lost == nil || r.self == nil {
+	if r.lost == nil || r.asking || r.self == nil {
 		return
 	}
 	if owner, taken := r.taken(); taken {
@@ -87,15 +86,15 @@ func (r *runner) reconsider() {
 			return
 		}
 	}
-	r.lost = nil
+	r.asking = true
 	r.claim()
 }
 
 // taken tells which peer has a part of this node's ranges.
 func (r *runner) taken() (owner string, taken bool) {
 	for _, p := range r.list {
-		if p.Name != r.self.Name && overlaps(p.Pods, r.self.Pods) {
-			return fmt.Sprintf("node %q", p.Name), true
+		if !r.mine(&p) && overlaps(p.Pods, r.self.Pods) {
+			return fmt.Sprintf("the node at %v", found{p.V4.Addr, p.V6.Addr}.list()), true
 		}
 	}
 	return "", false

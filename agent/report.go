@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,7 +44,7 @@ func (r *runner) report() {
 // tellRefused puts the peers that are left out into the status.
 func (r *runner) tellRefused() {
 	const most = 100
-	var refused []string
+	refused := slices.Clone(r.odd)
 	for _, c := range *r.nets.Load() {
 		refused = append(refused, c.refused...)
 	}

@@ -35,9 +35,12 @@ type runner struct {
 	self     *peer.Peer // this node, with what it published
 	former   []netip.Prefix
 	list     []peer.Peer // the last good one; nil before the first
+	odd      []string    // why peers of it are left out
 	prefixes []netip.Prefix
 	held     bool // the Registrar said that the ranges are this node's
 	lost     error
+	asking   bool  // for ranges in place of those that were lost
+	set      bool  // a list was applied
 	at       found // its addresses on the underlay, with a Registrar
 	memory   memory
 	boot     string

@@ -136,11 +136,8 @@ func (k *statusKeeper) with(f func()) {
 	f()
 }
 
-func (k *statusKeeper) isApplied() bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.isSet
-}
+// complete says that the kernel and the files have been right once.
+func (k *statusKeeper) complete() { k.with(func() { k.isSet = true }) }
 
 func (k *statusKeeper) applied(peers int, took time.Duration) {
 	if took > 0 {
@@ -148,7 +145,7 @@ func (k *statusKeeper) applied(peers int, took time.Duration) {
 		k.setNanos.Add(int64(took))
 		k.lastSet.Store(int64(took))
 	}
-	k.with(func() { k.isSet, k.s.Peers = true, peers })
+	k.with(func() { k.s.Peers = peers })
 }
 
 // noteCause remembers what the kernel said, for the repair that follows.

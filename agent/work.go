@@ -57,8 +57,9 @@ func (r *runner) carry(ctx context.Context, d due) {
 		err = r.setAll(ctx)
 	case d.repair:
 		if d.set {
+			peers := r.peers()
 			for _, c := range *r.nets.Load() {
-				c.Want(r.peers())
+				c.Want(peers)
 			}
 		}
 		err = r.repairAll(ctx, d.why)
@@ -168,8 +169,10 @@ func (r *runner) setAll(ctx context.Context) error {
 		return nil
 	}
 	begin := time.Now()
-	err := r.each(func(c *carrier) error { return c.Set(ctx, r.peers()) })
+	peers := r.peers()
+	err := r.each(func(c *carrier) error { return c.Set(ctx, peers) })
 	if err == nil {
+		r.set = true
 		r.st.applied(len(r.list), time.Since(begin))
 	}
 	r.follow()
@@ -187,6 +190,7 @@ func (r *runner) repairAll(ctx context.Context, why string) error {
 	r.follow()
 	r.st.repaired(why, time.Since(begin))
 	if err == nil && r.list != nil {
+		r.set = true
 		r.st.applied(len(r.list), 0)
 	}
 	r.log.Debug("compared with the kernel", "because", why, "took", time.Since(begin))
@@ -229,27 +233,36 @@ func (r *runner) follow() {
 	}
 }
 
-// peers are those of the list without this node and without whoever claims its ranges, which would lead its own pods'
-// packets away.
+// peers are those of the list that can be served. Left out are those who claim this node's ranges, which would lead its
+// own pods' packets away, and those who speak another encapsulation.
 func (r *runner) peers() []peer.Peer {
-	mine := func(p peer.Peer) bool {
-		return p.Name == r.self.Name || r.self.V4.Addr.IsValid() && p.V4.Addr == r.self.V4.Addr && overlaps(p.Pods, r.self.Pods)
+	encap := r.layout.Tunnels[0].Encap
+	odd := func(p *peer.Peer) error {
+		switch {
+		case p.Name == r.self.Name || r.mine(p):
+			return nil
+		case overlaps(p.Pods, r.self.Pods):
+			return fmt.Errorf("peer %q: its ranges %s overlap this node's, %s: give every node ranges of its own", p.Name, p.Pods, r.self.Pods)
+		case p.Encap != "" && p.Encap != encap:
+			return fmt.Errorf("peer %q: it speaks %s, and this node %s: configure both alike", p.Name, p.Encap, encap)
+		}
+		return nil
 	}
-	if !slices.ContainsFunc(r.list, func(p peer.Peer) bool { return !mine(p) && overlaps(p.Pods, r.self.Pods) }) {
+	r.odd = nil
+	for i := range r.list {
+		if err := odd(&r.list[i]); err != nil {
+			r.odd = append(r.odd, err.Error())
+		}
+	}
+	if len(r.odd) == 0 {
 		return r.list
 	}
-	var rest []peer.Peer
-	for _, p := range r.list {
-		if mine(p) {
-			continue
-		}
-		if overlaps(p.Pods, r.self.Pods) {
-			r.log.Warn("a peer claims a range of this node and is left out", "peer", p.Name, "ranges", p.Pods)
-			continue
-		}
-		rest = append(rest, p)
-	}
-	return rest
+	return slices.DeleteFunc(slices.Clone(r.list), func(p peer.Peer) bool { return odd(&p) != nil })
+}
+
+// mine reports whether a peer is at this node's addresses.
+func (r *runner) mine(p *peer.Peer) bool {
+	return p.V4.Addr == r.self.V4.Addr && p.V4.Addr.IsValid() || p.V6.Addr == r.self.V6.Addr && p.V6.Addr.IsValid()
 }
 
 func overlaps(a, b []netip.Prefix) bool {

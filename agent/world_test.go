@@ -22,6 +22,7 @@ import (
 	"github.com/cniblocks/cniblocks/internal/ping"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/node"
 	"github.com/cniblocks/cniblocks/overlay"
 	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/peer/file"
@@ -169,6 +170,18 @@ func (m *machine) run() {
 		}
 	}
 	m.w.t.Cleanup(m.stop)
+}
+
+// heartbeat is that of the agent.
+const heartbeat = 2 * time.Second
+
+// file is what the agent tells the plugins.
+func (m *machine) file() node.File {
+	m.w.t.Helper()
+	f, err := node.Read(m.ns, filepath.Join(m.StateDir, "pods", "node.json"))
+	require.NoError(m.w.t, err)
+	require.True(m.w.t, f.Agent)
+	return f
 }
 
 func (m *machine) ready() {

@@ -91,6 +91,9 @@ func (n *Node) addrConcerns(a *rtnl.Addr, gone bool) bool {
 		wanted := n.wantedAddrs()[rtnl.Addr{Link: a.Link, Prefix: a.Prefix}]
 		return gone && wanted || !gone && !wanted && a.Proto == Proto
 	}
+	if _, other := n.others[a.Link]; other {
+		return false
+	}
 	if n.under == nil || ip.IsLinkLocalUnicast() || ip.IsMulticast() || n.ofPods(netip.PrefixFrom(ip, ip.BitLen())) {
 		return false
 	}
@@ -111,6 +114,9 @@ func (n *Node) routeConcerns(r *rtnl.Route, gone bool) bool {
 		}
 	}
 	dst := r.Dst.Addr()
+	if _, other := n.others[r.Link]; other || n.onDevice(r.Link) {
+		return false
+	}
 	if n.under == nil || r.Table != mainTable || r.Proto == Proto || dst.IsLinkLocalUnicast() || dst.IsMulticast() || n.ofPods(r.Dst) {
 		return false
 	}

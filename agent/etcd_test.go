@@ -1,0 +1,260 @@
+//go:build linux
+
+package agent_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/cniblocks/cniblocks/agent"
+	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/peer/etcd"
+	"github.com/cniblocks/cniblocks/peer/etcd/etcdtest"
+)
+
+const (
+	configKey  = "/coreos.com/network/config"
+	subnetsKey = "/coreos.com/network/subnets/"
+)
+
+// byEtcd prepares an agent that follows the network in a store, with a lease of so many seconds.
+func (m *machine) byEtcd(s *etcdtest.Server, ttl time.Duration) *agent.Agent {
+	t := m.w.t
+	t.Helper()
+	store, err := etcd.New(etcd.Options{Endpoints: []string{etcdtest.URL}, Dial: s.Dial, TTL: ttl, Timeout: 2 * time.Second,
+		StateFile: filepath.Join(m.dir, "lib", "pods", "etcd.json")})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, store.Close()) })
+	a := m.prepare(store, store, agent.Layout{})
+	a.Layout = func(ctx context.Context) (agent.Layout, error) {
+		c, err := store.Config(ctx)
+		if err != nil {
+			return agent.Layout{}, err
+		}
+		return agent.Flannel(c)
+	}
+	a.Endpoints = agent.Endpoints{Addrs: m.at[:]}
+	a.SubnetEnv = filepath.Join(m.dir, "subnet.env")
+	a.Expiry = func() time.Time { return store.Status().Expires }
+	return a
+}
+
+// configs are networks as flannel states them.
+var configs = map[string]string{
+	"vxlan":            `{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}`,
+	"vxlan, two":       `{"Network": "10.244.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:10:244::/48", "Backend": {"Type": "vxlan"}}`,
+	"vxlan, IPv6 only": `{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fd00:10:244::/48", "Backend": {"Type": "vxlan"}}`,
+	"vxlan, direct":    `{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan", "DirectRouting": true, "VNI": 77, "Port": 4789}}`,
+	"host-gw":          `{"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}}`,
+	"host-gw, two":     `{"Network": "10.244.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:10:244::/48", "Backend": {"Type": "host-gw"}}`,
+	"ipip":             `{"Network": "10.244.0.0/16", "Backend": {"Type": "ipip"}}`,
+	"wireguard, two":   `{"Network": "10.244.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:10:244::/48", "Backend": {"Type": "wireguard"}}`,
+}
+
+func TestThreeAgentsComeUpAtOnceOnAnEmptyStoreAndTheirPodsReachEachOther(t *testing.T) {
+	t.Parallel()
+	for name, config := range configs {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			kind, _, _ := strings.Cut(name, ",")
+			if kind != "host-gw" {
+				nstest.Need(t, nstest.Feature(kind))
+			}
+			s := etcdtest.New(t)
+			s.Ctl(t, "put", configKey, config)
+			w := newWorld(t, 3)
+			for _, m := range w.machines {
+				m.byEtcd(s, 0)
+				m.run()
+			}
+			taken := map[netip.Prefix]string{}
+			for _, m := range w.machines {
+				m.ready()
+				m.pods = m.Status().Ranges
+				for _, r := range m.pods {
+					require.Empty(t, taken[r], r)
+					taken[r] = m.name
+				}
+				env, err := os.ReadFile(m.SubnetEnv)
+				require.NoError(t, err)
+				require.Contains(t, string(env), fmt.Sprintf("FLANNEL_MTU=%d\nFLANNEL_IPMASQ=true\n", m.Status().MTU))
+				m.attach(m.pods...)
+			}
+			require.Eventually(t, func() bool {
+				return !slices.ContainsFunc(w.machines, func(m *machine) bool { return m.Status().Peers != 3 })
+			}, soon, 5*time.Millisecond)
+			w.reachAll()
+		})
+	}
+}
+
+func TestANodeWhoseLeaseExpiredIsForgottenAndOneThatReturnsInTimeHasItsRangeAndMAC(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.VXLAN)
+	s := etcdtest.New(t)
+	s.Ctl(t, "put", configKey, configs["vxlan"])
+	w := newWorld(t, 2)
+	a, b := w.machines[0], w.machines[1]
+	for _, m := range w.machines {
+		m.byEtcd(s, 3*time.Second)
+		m.run()
+		m.ready()
+	}
+	require.Eventually(t, func() bool { return a.Status().Routes == 1 }, soon, time.Millisecond)
+	was, mac := b.Status().Ranges, in(t, b.ns, "cat /sys/class/net/flannel.1/address || ip -o link show flannel.1 | grep -o 'ether [^ ]*'")
+
+	b.stop()
+	b.byEtcd(s, 3*time.Second)
+	b.run()
+	b.ready()
+	require.Equal(t, was, b.Status().Ranges)
+
+	b.stop()
+	require.Eventually(t, func() bool { return a.Status().Routes == 0 && a.Status().Peers == 1 }, soon, 10*time.Millisecond)
+	require.NotContains(t, in(t, a.ns, "bridge fdb show dev flannel.1"), b.at[0].String())
+
+	// A reboot: the device and what does not outlive it are gone.
+	in(t, b.ns, "ip link del flannel.1")
+	require.NoError(t, os.RemoveAll(b.StateDir))
+	b.byEtcd(s, 3*time.Second)
+	b.run()
+	b.ready()
+	require.Equal(t, was, b.Status().Ranges)
+	require.Equal(t, mac, in(t, b.ns, "cat /sys/class/net/flannel.1/address || ip -o link show flannel.1 | grep -o 'ether [^ ]*'"))
+	require.Eventually(t, func() bool { return a.Status().Routes == 1 }, soon, time.Millisecond)
+}
+
+func TestWithoutTheStoreNoRouteIsLostWhateverHappens(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.VXLAN)
+	s := etcdtest.New(t)
+	s.Ctl(t, "put", configKey, configs["vxlan, two"])
+	w := newWorld(t, 3)
+	for _, m := range w.machines {
+		m.byEtcd(s, 0)
+		m.run()
+	}
+	for _, m := range w.machines {
+		m.ready()
+		m.pods = m.Status().Ranges
+		m.attach(m.pods...)
+	}
+	a := w.machines[0]
+	require.Eventually(t, func() bool { return a.Status().Routes == 4 }, soon, time.Millisecond)
+	time.Sleep(3 * heartbeat) // until the list is on disk
+	want := a.state()
+
+	s.Stop(t)
+	require.Eventually(t, func() bool { return a.Status().Source.Error != "" }, soon, 10*time.Millisecond)
+	require.True(t, a.Status().Ready, "the state is right, though the store is away")
+	require.Equal(t, want, a.state())
+	in(t, a.ns, "ip route flush proto 117; ip link del flannel.1; ip link set flannel-v6.1 down")
+	a.mended(want, "a flush while the store is away")
+
+	a.stop() // a restart, and then a reboot, while the store is away
+	a.byEtcd(s, 0)
+	a.run()
+	a.ready()
+	require.True(t, a.Status().Source.FromDisk)
+	require.Equal(t, want, a.state())
+	a.stop()
+	in(t, a.ns, "ip link del flannel.1; ip link del flannel-v6.1; nft flush ruleset")
+	require.NoError(t, os.RemoveAll(a.StateDir))
+	a.byEtcd(s, 0)
+	a.run()
+	a.ready()
+	require.Equal(t, want, a.state())
+	w.reachAll()
+
+	begin := time.Now()
+	s.Start(t)
+	require.Eventually(t, func() bool { return a.Status().Source.Up && !a.Status().Source.FromDisk }, soon, time.Millisecond)
+	t.Logf("the source is back %s after the store's start", time.Since(begin))
+	require.Equal(t, want, a.state())
+	key := "10.244.99.0-24"
+	begin = time.Now()
+	s.Ctl(t, "put", subnetsKey+key, `{"PublicIP":"192.0.2.99","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:99"}}`)
+	require.Eventually(t, func() bool { return strings.Contains(a.state(), "10.244.99.0/24") }, soon, time.Millisecond)
+	t.Logf("a new lease is in the kernel %s after etcdctl began to write it", time.Since(begin))
+}
+
+func TestARangeThatAnotherTookIsErrorUntilNoPodUsesItAndThenThereIsANewOne(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.VXLAN)
+	s := etcdtest.New(t)
+	s.Ctl(t, "put", configKey, configs["vxlan"])
+	w := newWorld(t, 1)
+	m := w.machines[0]
+	m.byEtcd(s, 0)
+	m.run()
+	m.ready()
+	own := m.Status().Ranges[0]
+	lease := filepath.Join(m.LeaseDir, "pods", own.Addr().Next().Next().String())
+	require.NoError(t, os.MkdirAll(filepath.Dir(lease), 0o755))
+	require.NoError(t, os.WriteFile(lease, []byte("c1\r\neth0"), 0o600))
+
+	s.Ctl(t, "put", subnetsKey+strings.ReplaceAll(own.String(), "/", "-"),
+		`{"PublicIP":"192.0.2.99","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:99"}}`)
+	require.Eventually(t, func() bool { return strings.Contains(strings.Join(m.Status().Reasons, " "), "drain this node") }, soon, 10*time.Millisecond, "%+v", m.Status())
+	require.False(t, m.Status().Ready)
+	require.Equal(t, []netip.Prefix{own}, m.Status().Ranges)
+	f := m.file()
+	require.Contains(t, f.Blocked, "no longer this node's")
+
+	require.NoError(t, os.Remove(lease))
+	m.ready()
+	require.NotEqual(t, own, m.Status().Ranges[0])
+	require.Empty(t, m.file().Blocked)
+	require.Equal(t, m.Status().Ranges, m.file().Self.Pods)
+}
+
+func TestALeaseThatVanishedIsTakenAgainThoughPodsUseIt(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.VXLAN)
+	s := etcdtest.New(t)
+	s.Ctl(t, "put", configKey, configs["vxlan"])
+	w := newWorld(t, 1)
+	m := w.machines[0]
+	m.byEtcd(s, 0)
+	m.run()
+	m.ready()
+	own := m.Status().Ranges
+	lease := filepath.Join(m.LeaseDir, "pods", own[0].Addr().Next().Next().String())
+	require.NoError(t, os.MkdirAll(filepath.Dir(lease), 0o755))
+	require.NoError(t, os.WriteFile(lease, []byte("c1\r\neth0"), 0o600))
+	s.Ctl(t, "del", "--prefix", subnetsKey)
+	require.Eventually(t, func() bool { return m.Status().LostRuns == 1 && m.Status().Ready }, soon, 10*time.Millisecond)
+	require.Equal(t, own, m.Status().Ranges)
+	require.Contains(t, s.Ctl(t, "get", "--prefix", "--keys-only", subnetsKey), strings.ReplaceAll(own[0].String(), "/", "-"))
+}
+
+func TestAPeerOfAnotherBackendAndABadLeaseCostNobodyElse(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.VXLAN)
+	s := etcdtest.New(t)
+	s.Ctl(t, "put", configKey, configs["vxlan"])
+	s.Ctl(t, "put", subnetsKey+"10.244.50.0-24", `{"PublicIP":"192.0.2.50","BackendType":"host-gw"}`)
+	s.Ctl(t, "put", subnetsKey+"10.244.51.0-24", `{"PublicIP":"192.0.2.51","BackendType":"smoke signals"}`)
+	s.Ctl(t, "put", subnetsKey+"10.244.52.0-24", `{"PublicIP":`)
+	s.Ctl(t, "put", subnetsKey+"10.244.53.0-24", `{"PublicIP":"192.0.2.53","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:53"}}`)
+	w := newWorld(t, 1)
+	m := w.machines[0]
+	m.byEtcd(s, 0)
+	m.run()
+	m.ready()
+	require.Equal(t, 1, m.Status().Routes)
+	require.Contains(t, in(t, m.ns, "ip route show proto 117"), "10.244.53.0/24")
+	require.Contains(t, strings.Join(m.Status().Refused, "\n"), "host-gw")
+	for _, key := range []string{"10.244.51.0-24", "10.244.52.0-24"} {
+		require.Contains(t, m.Status().Source.Error, key)
+	}
+}
