@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/cniblocks/cniblocks/internal/nft"
 	"github.com/cniblocks/cniblocks/internal/xtables"
@@ -33,15 +34,18 @@ func open(ns *netns.NS, name string) (Backend, error) {
 		}
 		return ipt, nil
 	case "":
-		noNFT := NFT{ns}.there()
-		if noNFT == nil && ipt.inUse() && !(NFT{ns}).inUse() { // either it was configured before, or nftables cannot
-			noNFT = NFT{ns}.try()
+		missing := NFT{ns}.there()
+		if missing == nil && ipt.inUse() && !(NFT{ns}).inUse() { // either it was configured before, or nftables cannot
+			missing = NFT{ns}.try()
 		}
-		if noNFT == nil {
+		switch {
+		case missing == nil:
 			return NFT{ns}, nil
+		case !lacks(missing): // a failure that passes must not move a network to another backend
+			return nil, missing
 		}
 		if err := ipt.there(); err != nil {
-			return nil, fmt.Errorf("no backend for SNAT: %w; %w", noNFT, err)
+			return nil, fmt.Errorf("no backend for SNAT: %w; %w", missing, err)
 		}
 		return ipt, nil
 	}
@@ -85,6 +89,11 @@ func Probe(ctx context.Context, ns *netns.NS, name string) error {
 	return err
 }
 
+// lacks reports whether the error says that the kernel cannot, rather than that it could not this time.
+func lacks(err error) bool {
+	return noNFT(err) || errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrNotExist)
+}
+
 const nftModules = "load the modules nf_tables, nft_chain_nat and nft_masq"
 
 // there reports whether the kernel has nftables.
@@ -96,7 +105,7 @@ func (b NFT) there() error {
 			err = errors.ErrUnsupported
 		}
 	}
-	if noNFT(err) || errors.Is(err, errors.ErrUnsupported) {
+	if err != nil && lacks(err) {
 		return fmt.Errorf("SNAT by nftables: the kernel has no nftables: %w: %s", err, nftModules)
 	}
 	return b.open(err)

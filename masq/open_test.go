@@ -204,3 +204,14 @@ func TestIPTablesRulesThatAreFlushedAreReportedAndPutBack(t *testing.T) {
 		}
 	}
 }
+
+func TestAFailureThatPassesDoesNotMoveANetworkToAnotherBackend(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.NFT, nstest.IPTables)
+	ns, err := netns.New()
+	require.NoError(t, err)
+	require.NoError(t, ns.Close())
+	b, err := Open(t.Context(), ns, "")
+	require.ErrorContains(t, err, "SNAT by nftables")
+	require.Nil(t, b)
+}
