@@ -11,6 +11,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base32"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -29,7 +30,7 @@ type MAC = rtnl.MAC
 // ParseMAC reads six octets; the all-zero and group addresses are errors.
 func ParseMAC(s string) (MAC, error) { return rtnl.ParseMAC(s) }
 
-// End is one end of a pair. MTU is in bytes; a zero MAC or MTU is the kernel's choice.
+// End is one end of a pair. MTU is in bytes; a zero MTU is the kernel's choice, a zero MAC a random one.
 type End struct {
 	NS    *netns.NS
 	Name  string
@@ -81,6 +82,10 @@ func CreateOn(ctx context.Context, p Pair, master int) (Pair, error) {
 	if err := ctx.Err(); err != nil {
 		return p, err
 	}
+	drawn := p.Host.MAC == MAC{}
+	if drawn {
+		p.Host.MAC = randomMAC()
+	}
 	var made rtnl.Link
 	msgs := []*rtnl.Msg{rtnl.NewVeth(rtnl.End{Name: p.Host.Name, MAC: p.Host.MAC, MTU: p.Host.MTU},
 		rtnl.End{Name: p.Pod.Name, MAC: p.Pod.MAC, MTU: p.Pod.MTU}, p.Pod.NS.Fd(), master, func(l rtnl.Link) { made = l })}
@@ -90,7 +95,12 @@ func CreateOn(ctx context.Context, p Pair, master int) (Pair, error) {
 		msgs = append(msgs, rtnl.SetLink(rtnl.Set{Name: p.Host.Name, Alias: p.Alias}))
 	}
 	if err := c.Do(msgs...); err != nil {
-		if made.Index != 0 { // it is only the alias that failed
+		if made.Index == 0 && drawn { // the kernel may have made it all the same, and its answer was lost
+			if l, e := c.LinkByName(p.Host.Name); e == nil && l.MAC == p.Host.MAC {
+				made = l
+			}
+		}
+		if made.Index != 0 { // it is only the alias or the answer that failed
 			return p, errors.Join(err, c.Do(rtnl.DelLinkIndex(made.Index)))
 		}
 		return p, explain(c, p, err)
@@ -99,6 +109,14 @@ func CreateOn(ctx context.Context, p Pair, master int) (Pair, error) {
 		return p, errors.Join(err, c.Do(rtnl.DelLink(p.Host.Name)))
 	}
 	return p, nil
+}
+
+// randomMAC is a station's, locally administered. Nobody else's pair has it.
+func randomMAC() (m MAC) {
+	binary.NativeEndian.PutUint32(m[2:], rand.Uint32())
+	binary.NativeEndian.PutUint16(m[:], uint16(rand.Uint32()))
+	m[0] = m[0]&^1 | 2
+	return m
 }
 
 // check refuses what the kernel would take for a pattern, or for a wish to choose a name itself.
