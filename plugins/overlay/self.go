@@ -130,7 +130,11 @@ func (c *conf) viewOf(r *cni.Request, ns *netns.NS, n peer.Network, problems pee
 		r.Warn("peers: %v", p)
 	}
 	host, _ := os.Hostname()
-	self, err := peer.Self(n.Peers, c.Node, local(ns), host)
+	var unread error
+	self, err := peer.Self(n.Peers, c.Node, local(ns, &unread), host)
+	if unread != nil {
+		return view{}, fmt.Errorf("which peer is this machine? Its addresses cannot be read: %w", unread)
+	}
 	if err != nil {
 		return view{}, cni.Errorf(cni.ErrConfig, "netconf: %w", err)
 	}
@@ -145,17 +149,15 @@ func (c *conf) viewOf(r *cni.Request, ns *netns.NS, n peer.Network, problems pee
 	return view{self: self, prefixes: n.Prefixes, id: id, load: func() ([]peer.Peer, error) { return n.Peers, nil }}, nil
 }
 
-// local yields the addresses of ns.
-func local(ns *netns.NS) iter.Seq[netip.Addr] {
+// local yields the addresses of ns, or none and an error.
+func local(ns *netns.NS, unread *error) iter.Seq[netip.Addr] {
 	return func(yield func(netip.Addr) bool) {
 		c, err := rtnl.Open(ns)
-		if err != nil {
-			return
+		var addrs []rtnl.Addr
+		if err == nil {
+			addrs, err = c.Addrs(0)
 		}
-		addrs, err := c.Addrs(0)
-		if err != nil {
-			return
-		}
+		*unread = err
 		for _, a := range addrs {
 			if !a.Prefix.Addr().IsLoopback() && !yield(a.Prefix.Addr()) {
 				return
