@@ -165,7 +165,8 @@ func (s *session) setLastReserved(pool int, a netip.Addr) {
 		c.fd = fd
 	}
 	if s.net.write(c.fd, lastName(pool), []byte(text), 0) == nil && len(text) < c.size {
-		_ = unix.Ftruncate(c.fd, int64(len(text)))
+		for unix.Ftruncate(c.fd, int64(len(text))) == unix.EINTR {
+		}
 	}
 	s.cursors[pool] = cursor{c.fd, a, len(text)}
 }

@@ -166,6 +166,9 @@ func (d dir) write(fd int, name string, b []byte, off int64) error {
 		return d.err("write", name, err)
 	}
 	n, err := unix.Pwrite(fd, b, off)
+	for err == unix.EINTR {
+		n, err = unix.Pwrite(fd, b, off)
+	}
 	if err == nil && n < len(b) {
 		err = unix.ENOSPC
 	}

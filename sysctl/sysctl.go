@@ -64,13 +64,13 @@ func read(key string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	fd, err := unix.Open(p, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := again(func() (int, error) { return unix.Open(p, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		return "", &fs.PathError{Op: "read", Path: p, Err: err}
 	}
 	defer unix.Close(fd)
 	var b [4096]byte // the kernel's own bound is a page
-	n, err := unix.Read(fd, b[:])
+	n, err := again(func() (int, error) { return unix.Read(fd, b[:]) })
 	if err != nil {
 		return "", &fs.PathError{Op: "read", Path: p, Err: err}
 	}
@@ -82,13 +82,21 @@ func write(key, value string) error {
 	if err != nil {
 		return err
 	}
-	fd, err := unix.Open(p, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	fd, err := again(func() (int, error) { return unix.Open(p, unix.O_WRONLY|unix.O_CLOEXEC, 0) })
 	if err == nil {
-		_, err = unix.Write(fd, []byte(value))
+		_, err = again(func() (int, error) { return unix.Write(fd, []byte(value)) })
 		unix.Close(fd)
 	}
 	if err != nil {
 		return &fs.PathError{Op: "write " + value + " to", Path: p, Err: err}
 	}
 	return nil
+}
+
+// again makes a call that a signal interrupted once more.
+func again(call func() (int, error)) (n int, err error) {
+	for n, err = call(); err == unix.EINTR; {
+		n, err = call()
+	}
+	return n, err
 }
