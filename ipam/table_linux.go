@@ -126,6 +126,7 @@ func (s *session) replaceTable(slots []slot) error {
 	}
 	if err != nil {
 		unix.Close(fd)
+		_ = s.idx.unlink(tmp)
 		return err
 	}
 	n, _ := parseHeader(t)
