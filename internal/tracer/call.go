@@ -31,12 +31,15 @@ var changes = map[uint64]string{
 	unix.SYS_CLONE: "clone", unix.SYS_EXECVE: "execve",
 }
 
+// answers are the system calls that receive from a socket.
+var answers = map[uint64]string{unix.SYS_RECVFROM: "recvfrom", unix.SYS_RECVMSG: "recvmsg"}
+
 // Of openat(2) only those count that may make a file, of clone(2) those that start a program, of write(2) those that do
 // not wake a thread of the program itself.
 const making = unix.O_CREAT | unix.O_TRUNC | unix.O_TMPFILE&^unix.O_DIRECTORY
 
 // Name is that of the system call, as in section 2 of the manual.
-func (c Call) Name() string { return changes[c.nr] }
+func (c Call) Name() string { return changes[c.nr] + answers[c.nr] }
 
 // String names the call and what it is about, as far as that is known.
 func (c Call) String() string {
@@ -72,8 +75,8 @@ func (c Call) text(at uint64) string {
 	return string(s)
 }
 
-// callOf is the call that the thread is about to make, if it changes something.
-func callOf(main, tid int) (Call, bool) {
+// callOf is the call that the thread is about to make, if it is one of those.
+func callOf(main, tid int, of map[uint64]string) (Call, bool) {
 	var info struct {
 		op       uint8
 		_        [3]uint8
@@ -85,7 +88,7 @@ func callOf(main, tid int) (Call, bool) {
 	}
 	const getSyscallInfo, entry = 0x420e, 1
 	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, getSyscallInfo, uintptr(tid), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)
-	if errno != 0 || info.op != entry || changes[info.nr] == "" {
+	if errno != 0 || info.op != entry || of[info.nr] == "" {
 		return Call{}, false
 	}
 	c := Call{main: main, nr: info.nr, args: info.args}

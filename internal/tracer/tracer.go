@@ -37,6 +37,16 @@ type Outcome struct {
 // that it starts are not asked about; Trace returns when they, too, have ended. The command's Stdout and Stderr must be
 // files or nil: nobody waits for a copy to end.
 func Trace(cmd *exec.Cmd, before func(Call) Verdict) (Outcome, error) {
+	return run(cmd, changes, before)
+}
+
+// TraceAnswers is [Trace] with the calls that receive from a socket in place of those that change something. One that
+// fails has received nothing; the message waits for the next.
+func TraceAnswers(cmd *exec.Cmd, before func(Call) Verdict) (Outcome, error) {
+	return run(cmd, answers, before)
+}
+
+func run(cmd *exec.Cmd, of map[uint64]string, before func(Call) Verdict) (Outcome, error) {
 	runtime.LockOSThread() // the thread that starts it is its tracer
 	defer runtime.UnlockOSThread()
 	cmd.Env = append(cmd.Env, "GOMAXPROCS=1")
@@ -47,7 +57,7 @@ func Trace(cmd *exec.Cmd, before func(Call) Verdict) (Outcome, error) {
 	if err := cmd.Start(); err != nil {
 		return Outcome{}, err
 	}
-	t := tracer{main: cmd.Process.Pid, before: before, fails: map[int]syscall.Errno{}, others: map[int]bool{}}
+	t := tracer{main: cmd.Process.Pid, of: of, before: before, fails: map[int]syscall.Errno{}, others: map[int]bool{}}
 	defer func() { _ = cmd.Process.Release() }() // it was waited for here
 	err := t.follow()
 	return Outcome{t.killed && t.status.Signaled(), t.status.ExitStatus(), t.count}, err
@@ -70,6 +80,7 @@ func Run(cmd *exec.Cmd, before func(n int) (goOn bool)) (killed bool, err error)
 
 type tracer struct {
 	main, count int
+	of          map[uint64]string
 	before      func(Call) Verdict
 	started     bool
 	killed      bool
@@ -132,7 +143,7 @@ func (t *tracer) judge(tid int) bool {
 		result(tid, errno)
 		return true
 	}
-	c, ok := callOf(t.main, tid)
+	c, ok := callOf(t.main, tid, t.of)
 	if !ok || t.killed {
 		return true
 	}
