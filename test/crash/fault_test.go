@@ -1,0 +1,222 @@
+//go:build linux
+
+package crash_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/internal/tracer"
+)
+
+// errnos are what calls fail with.
+var errnos = []syscall.Errno{syscall.ENOSPC, syscall.EPERM, syscall.ENOMEM, syscall.EINTR, syscall.EBUSY, syscall.ENETDOWN}
+
+// restarts are the calls that POSIX lets a signal interrupt, and that are to be made again then.
+var restarts = map[string]bool{"openat": true, "write": true, "pwrite64": true, "ftruncate": true, "flock": true, "sendto": true,
+	"sendmsg": true, "recvfrom": true, "recvmsg": true}
+
+// fault is a call that is to fail.
+type fault struct {
+	name  string
+	trace trace
+}
+
+// faults are calls that change something, whose errors mean that nothing happened, and calls that receive, whose errors
+// mean that something happened and the answer is lost.
+var faults = []fault{{"changes fail", tracer.Trace}, {"answers are lost", tracer.TraceAnswers}}
+
+// failed proves that a program which failed said why, in the form of the specification. A program that could not write
+// that need not have said it.
+func (n *node) failed(s struck, errno syscall.Errno, why string) {
+	n.t.Helper()
+	require.NotEmpty(n.t, s.err, why)
+	if s.at == "write out" {
+		return
+	}
+	var e struct {
+		Code    cni.Code
+		Msg     string
+		Version string `json:"cniVersion"`
+	}
+	require.NoError(n.t, json.Unmarshal([]byte(s.out), &e), "%s: %q", why, s.out)
+	require.Equal(n.t, "1.1.0", e.Version, why)
+	require.Contains(n.t, []cni.Code{cni.ErrIO, cni.ErrTryAgain}, e.Code, "%s: %s", why, e.Msg)
+	require.Contains(n.t, e.Msg, errno.Error(), why)
+	require.NotContains(n.t, strings.ToLower(e.Msg), "panic", why)
+}
+
+// failAll lets every change of a victim fail, one at a time. before prepares, after judges.
+func failAll(t *testing.T, n *node, name string, victim call, some, ways int, before func(), after func(s struck, errno syscall.Errno, why string)) {
+	t.Helper()
+	if runtime.GOARCH != "amd64" {
+		t.Skip("calls are made to fail on amd64 only")
+	}
+	for _, f := range faults {
+		before()
+		none := n.strike(victim, f.trace, 0, tracer.Verdict{})
+		after(none, 0, name+" undisturbed")
+		codes := map[int]int{}
+		tried := points(none.Changes, some, ways, func(k, w int) bool {
+			errno := errnos[(k+w)%len(errnos)]
+			before()
+			s := n.strike(victim, f.trace, k, tracer.Fail(errno))
+			why := fmt.Sprintf("%s, change %d (%s) failed with %q", name, k, s.at, errno)
+			if s.Status != 0 {
+				require.False(t, errno == syscall.EINTR && restarts[strings.Fields(s.at)[0]], "%s: want it called again: %s", why, s.err)
+				if victim.verb != upVerb {
+					n.failed(s, errno, why)
+				}
+			}
+			after(s, errno, why)
+			codes[s.Status]++
+			return s.at != ""
+		})
+		require.Positive(t, tried)
+		report(t, row{n.name, name + ", " + f.name, none.Changes, tried})
+		t.Logf("%d of them it survived itself", codes[0])
+	}
+}
+
+func TestAnADDWhoseCallsFailSaysWhyAndUndoesItself(t *testing.T) {
+	each(t, func(t *testing.T, c config) {
+		n, clean := warm(t, c)
+		failAll(t, n, "ADD", n.add("a"), 9, len(errnos), func() {}, func(s struck, errno syscall.Errno, why string) {
+			if s.Status == 0 {
+				n.distinct(why)
+				n.run(n.check("a"))
+				n.run(n.del("a"))
+			}
+			n.lives(clean, why)
+		})
+	})
+}
+
+func TestAPairWhoseMakerLostTheKernelsAnswerIsRemovedAndNoOther(t *testing.T) {
+	i := slices.IndexFunc(configs, func(c config) bool { return c.name == "bridge, layer 2" })
+	nstest.NeedRoot(t)
+	n, clean := warm(t, configs[i])
+	for _, id := range []string{"a", "live"} { // the second is a duplicate of one that lives
+		tried := 0
+		for k := 1; k <= most; k++ {
+			s := n.strike(n.add(id), tracer.TraceAnswers, k, tracer.Fail(syscall.ENOBUFS))
+			why := fmt.Sprintf("ADD of %s, answer %d lost", id, k)
+			if id == "a" && s.Status == 0 {
+				n.run(n.del("a"))
+			} else {
+				require.NotZero(t, s.Status, why)
+			}
+			n.lives(clean, why)
+			if s.at == "" {
+				break
+			}
+			tried++
+		}
+		require.Greater(t, tried, 1)
+	}
+}
+
+func TestAnADDWhoseRuntimeIsGoneUndoesItself(t *testing.T) {
+	each(t, func(t *testing.T, c config) {
+		n, clean := warm(t, c)
+		cmd := n.command(n.add("a"))
+		for _, f := range []*io.Writer{&cmd.Stdout, &cmd.Stderr} {
+			(*f).(*os.File).Close()
+			r, w, err := os.Pipe()
+			require.NoError(t, err)
+			require.NoError(t, r.Close())
+			defer w.Close()
+			*f = w
+		}
+		var exit *exec.ExitError
+		require.ErrorAs(t, n.ns.Do(cmd.Run), &exit)
+		require.Equal(t, 1, exit.ExitCode(), exit.String())
+		n.lives(clean, "ADD with nobody to read its result")
+	})
+}
+
+func TestADELWhoseCallsFailSaysSoAndTheNextFinishes(t *testing.T) {
+	each(t, func(t *testing.T, c config) {
+		n, clean := warm(t, c)
+		failAll(t, n, "DEL", n.del("a"), 6, len(errnos), func() { n.run(n.add("a")) }, func(s struck, _ syscall.Errno, why string) {
+			if s.Status != 0 {
+				n.run(n.del("a"))
+			}
+			n.lives(clean, why)
+		})
+	})
+}
+
+func TestAGCWhoseCallsFailSaysSoAndTheNextFinishes(t *testing.T) {
+	each(t, func(t *testing.T, c config) {
+		n, clean := warm(t, c)
+		before := func() { n.run(n.add("a")); n.run(n.add("c")) }
+		failAll(t, n, "GC", n.gc("live"), 6, 2, before, func(s struck, _ syscall.Errno, why string) {
+			if s.Status != 0 {
+				n.run(n.gc("live"))
+			}
+			n.lives(clean, why)
+		})
+	})
+}
+
+func TestAFirstADDWhoseCallsFailIsMendedByTheNextAndCleanedUp(t *testing.T) {
+	each(t, func(t *testing.T, c config) {
+		n := newNode(t, c)
+		before := n.settled()
+		failAll(t, n, "first ADD", n.add("a"), 8, 2, func() {}, func(s struck, _ syscall.Errno, why string) {
+			if s.Status == 0 {
+				n.run(n.check("a"))
+				n.run(n.del("a"))
+			}
+			require.Empty(t, n.leases(), why)
+			n.attaches("b", why)
+			n.run(n.del("b"))
+			n.cleanup()
+			n.is(before, "%s, cleaned up", why)
+		})
+	})
+}
+
+func TestANewListOfPeersWhoseCallsFailIsMendedByTheNext(t *testing.T) {
+	eachOverlay(t, func(t *testing.T, c config) {
+		n := newNode(t, c)
+		n.run(n.add("live"))
+		n.run(n.up(n.conf))
+		one := n.settled()
+		n.run(n.up(n.two))
+		two := n.settled()
+		n.run(n.up(n.conf))
+		failAll(t, n, "overlay up, other peers", n.up(n.two), 8, 2, func() {}, func(s struck, errno syscall.Errno, why string) {
+			if s.Status != 0 {
+				require.Contains(t, s.err, errno.Error(), why)
+				n.run(n.up(n.two))
+			}
+			n.is(two, "%s", why)
+			n.run(n.up(n.conf))
+			n.is(one, "%s, then the old list", why)
+		})
+	})
+}
+
+// leases are the addresses that have a lease file.
+func (n *node) leases() (held []string) {
+	for line := range strings.Lines(n.dump()) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "file" && strings.HasPrefix(f[1], "/leases/net/") {
+			held = append(held, f[1])
+		}
+	}
+	return slices.Compact(held)
+}
