@@ -32,7 +32,7 @@ func (n *Node) lock(ctx context.Context) (unlock func(), err error) {
 	path := filepath.Join(n.dir(), "lock")
 	f, err := dir.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s is not a file of ours, remove it: %w", path, err)
 	}
 	fd := int(f.Fd())
 	for wait := 200 * time.Microsecond; ; wait = min(2*wait, 10*time.Millisecond) {

@@ -11,6 +11,7 @@ need() { # PROGRAM PACKAGE...
 need ip iproute2
 need nft nftables
 need iptables iptables
+need strace strace
 need modprobe kmod
 need xz xz-utils
 need gcc gcc libc6-dev

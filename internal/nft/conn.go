@@ -191,7 +191,8 @@ func (c *Conn) query(reqs []Request) (answers []Answer, whole bool, err error) {
 		return nil, false, err
 	}
 	answers, whole = make([]Answer, len(reqs)), true
-	for open := len(reqs); open > 0; {
+	denied := false // a write of one who may not is dropped as a whole, and only its first message answered
+	for open := len(reqs); open > 0 && !denied; {
 		err := c.receive(0, func(typ, flags uint16, seq uint32, payload []byte) {
 			i := int(seq - first)
 			if i < 0 || i >= len(answers) { // of an earlier call
@@ -204,6 +205,7 @@ func (c *Conn) query(reqs []Request) (answers []Answer, whole bool, err error) {
 			case typ == unix.NLMSG_ERROR, typ == unix.NLMSG_DONE:
 				open--
 				answers[i].Err = errnoOf(payload)
+				denied = i == 0 && answers[i].Err == unix.EPERM
 			case len(payload) >= 4:
 				answers[i].rows = append(answers[i].rows, append([]byte(nil), payload[4:]...))
 				if len(answers[i].rows) == reqs[i].rows {
@@ -214,6 +216,9 @@ func (c *Conn) query(reqs []Request) (answers []Answer, whole bool, err error) {
 		if err != nil {
 			return nil, false, err
 		}
+	}
+	if denied {
+		return nil, false, unix.EPERM
 	}
 	return answers, whole, nil
 }
