@@ -155,6 +155,10 @@ func (r *runner) locate() {
 	if at == r.at {
 		return
 	}
+	if err := r.miss(at); err != nil {
+		r.st.set(troubleEndpoint, err)
+		return
+	}
 	r.log.Info("this node's addresses", "addresses", at.list())
 	r.at = at
 	if r.self == nil {
@@ -162,6 +166,20 @@ func (r *runner) locate() {
 		return
 	}
 	r.become(r.placed(*r.self))
+}
+
+// miss fails if this node had an address that its tunnels need, and has none of that family now: it may come back.
+func (r *runner) miss(at found) error {
+	if r.layout == nil {
+		return nil
+	}
+	for i, f := range peer.Families {
+		gone := r.at[i].IsValid() && !at[i].IsValid()
+		if gone && slices.ContainsFunc(r.layout.Tunnels, func(t Tunnel) bool { return t.Underlay == f }) {
+			return fmt.Errorf("this node has lost its %s address, %s, and the network's tunnels run over it: give it one", f, r.at[i])
+		}
+	}
+	return nil
 }
 
 // steady keeps an address that still is one of the node's where there is a choice, so that a second one on the same link

@@ -37,8 +37,8 @@ func (r *runner) files() error {
 	if r.lost != nil {
 		f.Blocked = fmt.Sprintf("the ranges %v are no longer this node's; 'cniblocks status' tells more", r.self.Pods)
 	}
+	errs := []error{r.subnetEnv(f), r.nodeFile(f)}
 	r.st.is(f, r.former)
-	errs := []error{r.nodeFile(f), r.subnetEnv(f)}
 	if errors.Join(errs...) == nil && r.mended {
 		errs = append(errs, r.conflist())
 	}

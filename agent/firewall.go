@@ -57,7 +57,34 @@ func (r *runner) masquerade(ctx context.Context) error {
 	if changed && err == nil {
 		r.st.firewalls.Add(1)
 	}
+	if err != nil || !r.shrink {
+		return err
+	}
+	if err = r.forgetRanges(ctx, rule, p); err == nil {
+		r.shrink = false
+	}
 	return err
+}
+
+// forgetRanges takes earlier ranges of this node out of the SNAT, and leaves the single addresses that plugins put there.
+func (r *runner) forgetRanges(ctx context.Context, rule snat.Rule, p masq.Policy) error {
+	b, err := masq.Open(ctx, r.NS, r.SNAT.Backend)
+	if err != nil {
+		return err
+	}
+	list, err := b.List(ctx)
+	if err != nil {
+		return err
+	}
+	var owners []string
+	for _, have := range list {
+		if have.Of(r.Network) {
+			for _, pod := range have.Pods {
+				owners = append(owners, pod.Owner)
+			}
+		}
+	}
+	return rule.Retain(ctx, p, owners)
 }
 
 // nftMonitor tells that nftables have changed, by whomever.

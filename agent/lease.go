@@ -105,9 +105,12 @@ func (r *runner) retire() {
 	if len(r.former) == 0 {
 		return
 	}
+	had := len(r.former)
 	r.former = slices.DeleteFunc(r.former, func(p netip.Prefix) bool {
 		n, err := r.users([]netip.Prefix{p})
 		return err == nil && n == 0
 	})
-	r.saved.dirty, r.due.firewall = true, true
+	if len(r.former) < had {
+		r.saved.dirty, r.shrink, r.due.firewall = true, true, true
+	}
 }

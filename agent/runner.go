@@ -53,6 +53,7 @@ type runner struct {
 	saved   saved
 	nft     *nftMonitor
 	mended  bool // the firewall was put in place once
+	shrink  bool // it still names ranges that were this node's
 	adopted bool
 }
 
