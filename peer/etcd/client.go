@@ -112,13 +112,14 @@ func (s *Store) connect(ctx context.Context) (*clientv3.Client, error) {
 }
 
 func (s *Store) clientConfig(ctx context.Context) clientv3.Config {
+	fail := grpc.WaitForReady(false) // at once while there is no connection, saying why
 	count := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 		s.calls.Add(1)
-		return call(ctx, method, req, reply, cc, opts...)
+		return call(ctx, method, req, reply, cc, append(opts[:len(opts):len(opts)], fail)...)
 	}
 	countStream := func(ctx context.Context, d *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 		s.calls.Add(1)
-		return open(ctx, d, cc, method, opts...)
+		return open(ctx, d, cc, method, append(opts[:len(opts):len(opts)], fail)...)
 	}
 	c := clientv3.Config{
 		Context: ctx, Endpoints: s.o.Endpoints, TLS: s.o.TLS, Username: s.o.Username, Password: s.o.Password,
@@ -160,7 +161,7 @@ type trouble struct{ err error }
 
 func (t *trouble) Error() string {
 	switch st, ok := status.FromError(t.err); {
-	case errors.Is(t.err, context.DeadlineExceeded):
+	case errors.Is(t.err, context.DeadlineExceeded), st.Code() == codes.DeadlineExceeded:
 		return "no answer in time"
 	case ok && st.Code() != codes.Unknown:
 		return st.Message()
@@ -189,7 +190,7 @@ func code(err error) codes.Code {
 
 const (
 	firstPause = 50 * time.Millisecond
-	lastPause  = time.Second
+	lastPause  = 500 * time.Millisecond
 )
 
 // retry asks the store until it answers. When ctx is done the error has the cause of that and what was wrong last.

@@ -69,7 +69,9 @@ func (s *Store) events(ctx context.Context, key string, from int64, opts []clien
 	defer wg.Wait()
 	defer cancel()
 	opts = append(opts[:len(opts):len(opts)], clientv3.WithRev(from))
-	events := c.Watch(clientv3.WithRequireLeader(ctx), key, opts...)
+	var events clientv3.WatchChan
+	started := make(chan clientv3.WatchChan, 1)
+	wg.Go(func() { started <- c.Watch(clientv3.WithRequireLeader(ctx), key, opts...) }) // waits for the store
 	lost := make(chan struct{})
 	wg.Go(func() {
 		defer close(lost)
@@ -80,6 +82,7 @@ func (s *Store) events(ctx context.Context, key string, from int64, opts []clien
 		select {
 		case <-ctx.Done():
 			return false, nil
+		case events = <-started:
 		case <-lost: // reading will tell whether it is back
 			return ctx.Err() == nil, nil
 		case <-wake:
