@@ -60,6 +60,7 @@ func pod(t *testing.T, m *machine.Machine, name string) machine.Pod {
 	p, err := m.Pod(name)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, p.Close()) })
+	nstest.Sysctl(t, p.NS, "net/ipv6/conf/default/accept_dad", "0") // dumps do not change by themselves
 	return p
 }
 
