@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 
 	machine "github.com/cniblocks/cniblocks/internal/boot"
+	"github.com/cniblocks/cniblocks/internal/sparse"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -66,7 +67,7 @@ func Read(ns *netns.NS, path string) (f File, err error) {
 		return f, err
 	}
 	var w wire
-	if err := json.Unmarshal(b, &w); err != nil {
+	if err := sparse.Unmarshal(b, &w); err != nil {
 		return f, fmt.Errorf("%s is torn: %w", path, fs.ErrNotExist)
 	}
 	boot, cookie, err := here(ns)

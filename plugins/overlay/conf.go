@@ -18,6 +18,7 @@ import (
 // conf is the netconf of overlay and of host-gw.
 type conf struct {
 	overlay.Config // the encapsulation
+	encap          overlay.Encap
 
 	PeersFile string          `json:"peersFile"`
 	Peers     json.RawMessage `json:"peers"`
@@ -125,8 +126,8 @@ func (c *conf) checkKeys(*cni.Request) error {
 	return nil
 }
 
-func (c *conf) checkTable(*cni.Request) error {
-	_, err := c.encapsulation()
+func (c *conf) checkTable(*cni.Request) (err error) {
+	c.encap, err = c.encapsulation()
 	return err
 }
 

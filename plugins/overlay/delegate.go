@@ -11,23 +11,6 @@ import (
 	"github.com/cniblocks/cniblocks/peer"
 )
 
-// object is a JSON object under construction.
-type object map[string]json.RawMessage
-
-func (o object) put(key string, v any) error {
-	b, err := json.Marshal(v)
-	o[key] = b
-	return err
-}
-
-// fill puts a value where the administrator stated none.
-func (o object) fill(key string, v any) error {
-	if o[key] != nil {
-		return nil
-	}
-	return o.put(key, v)
-}
-
 // delegateConf is the configuration of the delegate: what it states itself, what every delegate is handed down, and what
 // follows from the overlay where it states nothing. Without a view, for DEL, nothing follows.
 func (c *conf) delegateConf(r *cni.Request, v *view, mtu int) (json.RawMessage, error) {
@@ -64,7 +47,7 @@ func (c *conf) delegateConf(r *cni.Request, v *view, mtu int) (json.RawMessage, 
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(d)
+	return d.encode(), nil
 }
 
 // fillCarrier hands the masquerading down to the last plugin of ours in the chain: one rule, with the exceptions of all.
@@ -154,7 +137,8 @@ func (c *conf) fillIPAM(d object, v *view) error {
 			return err
 		}
 	}
-	return d.put("ipam", i)
+	d["ipam"] = i.encode()
+	return nil
 }
 
 func has(ranges []netip.Prefix, is4 bool) bool {

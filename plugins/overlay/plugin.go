@@ -62,14 +62,15 @@ func (j *job) identify() (err error) {
 	if j.view, err = j.look(j.Request, j.host); err != nil || j.view.agent {
 		return err
 	}
-	encap, err := j.encapsulation()
-	if err != nil {
-		return err
+	if j.encap == nil { // for GC, which takes a configuration as it is
+		if j.encap, err = j.encapsulation(); err != nil {
+			return err
+		}
 	}
 	j.node, err = overlay.New(overlay.Options{
 		NS: j.host, Network: j.Network, Node: j.view.self, Prefixes: j.view.prefixes, Underlay: j.underlay(),
 		Table: j.Table, Metric: j.Metric, MTU: j.MTU, Device: j.Device, StateDir: j.StateDir,
-	}, encap)
+	}, j.encap)
 	if err != nil {
 		return cni.Errorf(cni.ErrConfig, "netconf: %w", err)
 	}
