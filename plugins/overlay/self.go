@@ -15,6 +15,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/internal/sparse"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/node"
 	"github.com/cniblocks/cniblocks/peer"
@@ -69,7 +70,7 @@ func (c *conf) lookFile(r *cni.Request, ns *netns.NS) (view, error) {
 	note := c.note(r, false)
 	if f, err := node.Read(ns, note); err == nil && !f.Agent {
 		var s source
-		if json.Unmarshal([]byte(f.Source), &s) == nil && s.Node == c.Node {
+		if sparse.Unmarshal([]byte(f.Source), &s) == nil && s.Node == c.Node {
 			now, same, err := s.ID.Same(c.PeersFile)
 			if err == nil && same {
 				if now != s.ID {
