@@ -175,3 +175,10 @@ func TestTheVirtualMachineIsAskedForNoMoreThanWaitsForIt(t *testing.T) {
 	}
 	require.Equal(t, []selection{{"m/a", "^(TestB)$"}, {"m/a", "^(TestA)$/^(x)$"}}, wantVM(l))
 }
+
+func TestPackagesWhoseTestsNeedKubernetesAreParted(t *testing.T) {
+	t.Parallel()
+	others, kube := parted("m/a m/internal/kubetest2 testing\nm/b testing m/internal/kubetest\nm/internal/kubetest\nm/c\n\n")
+	require.Equal(t, []string{"m/a", "m/internal/kubetest", "m/c"}, others)
+	require.Equal(t, []string{"m/b"}, kube)
+}

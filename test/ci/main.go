@@ -82,11 +82,30 @@ func (s *suite) run(ctx context.Context) (report, error) {
 	if s.race {
 		args = append(args, "-race")
 	}
-	here, err := s.lane(ctx, "here", nil, append(args, s.packages...))
+	others, kube, err := s.split(ctx)
 	if err != nil {
 		return report{}, err
 	}
+	built := func() error { return nil }
+	if len(kube) > 0 {
+		built = s.buildKube(ctx)
+	}
+	here := newLane("lane here")
+	if len(others) > 0 {
+		if here, err = s.lane(ctx, "here", nil, slices.Concat(args, others)); err != nil {
+			return report{}, err
+		}
+	}
 	lanes, missing, problems := []*lane{here}, []string{}, []string{}
+	if err := built(); err != nil {
+		missing, problems = s.cannot(missing, problems, "needs the programs of Kubernetes", err)
+	} else if len(kube) > 0 {
+		l, err := s.lane(ctx, "kube", nil, slices.Concat(args, kube))
+		if err != nil {
+			return report{}, err
+		}
+		lanes = append(lanes, l)
+	}
 	if os.Geteuid() != 0 {
 		missing, problems = s.cannot(missing, problems, asRoot, errors.New("this is not root: tests ran in a user namespace, or not at all"))
 	}

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+)
+
+// kubetest is the package by which tests get the programs of Kubernetes.
+const kubetest = "/internal/kubetest"
+
+// split parts the packages whose tests need the programs of Kubernetes from the others. Building those takes minutes, in
+// which the other tests can run.
+func (s *suite) split(ctx context.Context) (others, kube []string, err error) {
+	const format = `{{.ImportPath}}{{range .TestImports}} {{.}}{{end}}{{range .XTestImports}} {{.}}{{end}}`
+	cmd := exec.CommandContext(ctx, "go", append([]string{"list", "-f", format}, s.packages...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, nil, fmt.Errorf("go list: %w", err)
+	}
+	others, kube = parted(string(out))
+	return others, kube, nil
+}
+
+// parted reads lines of a package and what its tests import.
+func parted(list string) (others, kube []string) {
+	for line := range strings.Lines(list) {
+		words := strings.Fields(line)
+		if len(words) == 0 {
+			continue
+		}
+		if slices.ContainsFunc(words[1:], func(w string) bool { return strings.HasSuffix(w, kubetest) }) {
+			kube = append(kube, words[0])
+		} else {
+			others = append(others, words[0])
+		}
+	}
+	return others, kube
+}
+
+// buildKube begins to build the programs of Kubernetes, where they are not there yet, behind the tests. wait returns when
+// they are.
+func (s *suite) buildKube(ctx context.Context) (wait func() error) {
+	cmd := exec.CommandContext(ctx, "nice", "go", "run", "./test/kube/build")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Start()
+	return func() error {
+		if err == nil {
+			err = cmd.Wait()
+		}
+		fmt.Print(out.String())
+		return err
+	}
+}
