@@ -81,7 +81,7 @@ func (s *Server) await() error {
 	var err error
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		var c net.Conn
-		if c, err = s.dial(context.Background()); err == nil {
+		if c, err = s.dial(context.Background(), host); err == nil {
 			return c.Close()
 		}
 		select {
@@ -134,9 +134,9 @@ func (s *Server) TryCtl(args ...string) (string, error) {
 	return out.String(), err
 }
 
-func (s *Server) dial(ctx context.Context) (c net.Conn, err error) {
+func (s *Server) dial(ctx context.Context, addr string) (c net.Conn, err error) {
 	if e := s.NS.Do(func() error {
-		c, err = (&net.Dialer{}).DialContext(ctx, "tcp", host)
+		c, err = (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 		return nil
 	}); e != nil {
 		return nil, e
@@ -144,15 +144,16 @@ func (s *Server) dial(ctx context.Context) (c net.Conn, err error) {
 	return c, err
 }
 
-// Dial connects to the server from anywhere, by the way that [Server.Slow] and [Server.Cut] make worse.
-func (s *Server) Dial(ctx context.Context, _ string) (net.Conn, error) {
+// Dial connects to an address in the server's namespace from anywhere, by the way that [Server.Slow] and [Server.Cut] make
+// worse.
+func (s *Server) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	s.mu.Lock()
 	down := s.down
 	s.mu.Unlock()
 	if down {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.EHOSTUNREACH}
 	}
-	c, err := s.dial(ctx)
+	c, err := s.dial(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
