@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -83,7 +84,7 @@ func Start(o Options) (a *API, err error) {
 		}
 	}
 	a.http = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
-		DialContext: a.Dial, DisableKeepAlives: true,
+		DialContext:     a.Dial,
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // the server's certificate is its own
 	}}
 	if err = a.secrets(); err != nil {
@@ -109,6 +110,9 @@ func (a *API) Close() {
 	}
 	a.StopServer()
 	a.etcd.stop()
+	if a.http != nil {
+		a.http.CloseIdleConnections()
+	}
 	if a.owned && a.NS != nil {
 		a.NS.Close()
 	}
@@ -161,21 +165,35 @@ func (a *API) WaitReady() error {
 	return fmt.Errorf("kube-apiserver is not ready: %w\n%s", last, a.server.tail())
 }
 
-func (a *API) ask(path string) error {
-	req, err := http.NewRequest(http.MethodGet, a.URL()+path, nil)
+func (a *API) ask(path string) error { return a.Do(http.MethodGet, path, nil) }
+
+// Do sends a request with a JSON body as an administrator. An answer that is no success is an error.
+func (a *API) Do(method, path string, body []byte) error {
+	return a.send(method, path, "application/json", body)
+}
+
+// Merge merges a JSON document into an object (RFC 7386), as an administrator.
+func (a *API) Merge(path string, body []byte) error {
+	return a.send(http.MethodPatch, path, "application/merge-patch+json", body)
+}
+
+func (a *API) send(method, path, kind string, body []byte) error {
+	req, err := http.NewRequest(method, a.URL()+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Authorization", "Bearer "+a.token)
+	req.Header.Set("Content-Type", kind)
 	resp, err := a.http.Do(req)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return errors.New(resp.Status)
+	text, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode/100 != 2 {
+		err = fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, text)
 	}
-	return nil
+	return err
 }
 
 // URL is where the API server is.

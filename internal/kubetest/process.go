@@ -59,7 +59,7 @@ func (p *process) stop() {
 	_ = p.cmd.Process.Signal(unix.SIGTERM)
 	select {
 	case <-p.done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(2 * time.Second): // kube-apiserver waits for those who watch
 		p.kill()
 	}
 }
