@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/cniblocks/cniblocks/cni"
 )
@@ -14,18 +15,18 @@ const maxResolvConf = 64 << 10
 
 // resolvConf reads a file as resolv.conf(5) describes it.
 func resolvConf(path string) (dns cni.DNS, err error) {
-	st, err := os.Stat(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO does not keep us waiting
+	if err != nil {
+		return dns, cni.Errorf(cni.ErrConfig, `netconf: key "ipam.resolvConf": %w`, err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
 	if err != nil {
 		return dns, cni.Errorf(cni.ErrConfig, `netconf: key "ipam.resolvConf": %w`, err)
 	}
 	if !st.Mode().IsRegular() {
 		return dns, cni.Errorf(cni.ErrConfig, `netconf: key "ipam.resolvConf": %s is not a regular file`, path)
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return dns, cni.Errorf(cni.ErrConfig, `netconf: key "ipam.resolvConf": %w`, err)
-	}
-	defer f.Close()
 	return parseResolvConf(io.LimitReader(f, maxResolvConf))
 }
 
