@@ -37,7 +37,8 @@ func (n *node) looks(want, why string) {
 }
 
 func TestAKillBeforeAnyChangeOfTheFirstADDIsMendedAndCleanedUp(t *testing.T) {
-	each(t, func(t *testing.T, c config) {
+	t.Parallel()
+	each(t, everyone, func(t *testing.T, c config) {
 		n := newNode(t, c)
 		before := n.settled()
 		total := n.kill(n.add("a"), 0).Changes

@@ -16,6 +16,13 @@ type config struct {
 	json  string
 	peers string // "" or the other list of peers that the overlay can change to
 	needs []nstest.Feature
+	rare  bool // few kernels have it, so it mostly runs under emulation
+}
+
+// rare marks what few kernels have.
+func rare(c config) config {
+	c.rare = true
+	return c
 }
 
 func bridged(name, keys string, needs ...nstest.Feature) config {
@@ -67,23 +74,33 @@ var configs = []config{
 	bridged("bridge, dual stack", `"isDefaultGateway":true,"ipMasq":true,`+dual, nstest.NFT),
 	bridged("bridge, dual stack, iptables", `"isDefaultGateway":true,"ipMasq":true,"ipMasqBackend":"iptables",`+dual, nstest.IPTables, nstest.IP6Tables),
 	bridged("bridge, macspoofchk", `"isGateway":true,"macspoofchk":true,"hairpinMode":true,`+v4, nstest.NFTBridge),
-	bridged("bridge, VLAN", `"isGateway":true,"vlan":7,"ipMasq":true,`+v4, nstest.VLANFiltering, nstest.NFT),
+	rare(bridged("bridge, VLAN", `"isGateway":true,"vlan":7,"ipMasq":true,`+v4, nstest.VLANFiltering, nstest.NFT)),
 	bridged("bridge, layer 2", `"mtu":1400`),
 	carried("host-gw", "host-gw", "", nstest.NFT),
 	carried("overlay, vxlan", "overlay", `"encap":"vxlan",`, nstest.VXLAN, nstest.NFT),
 	carried("overlay, vxlan gpe", "overlay", `"encap":"vxlan","gpe":true,`, nstest.VXLAN, nstest.NFT),
-	carried("overlay, gre", "overlay", `"encap":"gre",`, nstest.GRE, nstest.IP6GRE, nstest.NFT),
-	carried("overlay, ipip", "overlay", `"encap":"ipip",`, nstest.IPIP, nstest.SIT, nstest.NFT),
-	carried("overlay, geneve", "overlay", `"encap":"geneve",`, nstest.Geneve, nstest.NFT),
-	carried("overlay, wireguard", "overlay", `"encap":"wireguard","dataDir":"DIR/lib",`, nstest.WireGuard, nstest.NFT),
+	rare(carried("overlay, gre", "overlay", `"encap":"gre",`, nstest.GRE, nstest.IP6GRE, nstest.NFT)),
+	rare(carried("overlay, ipip", "overlay", `"encap":"ipip",`, nstest.IPIP, nstest.SIT, nstest.NFT)),
+	rare(carried("overlay, geneve", "overlay", `"encap":"geneve",`, nstest.Geneve, nstest.NFT)),
+	rare(carried("overlay, wireguard", "overlay", `"encap":"wireguard","dataDir":"DIR/lib",`, nstest.WireGuard, nstest.NFT)),
 }
 
-// each runs a test for every configuration that the kernel can do.
-func each(t *testing.T, f func(t *testing.T, c config)) {
+// each runs a test for every configuration that is picked and that the kernel can do, or, with -all, for all of them.
+func each(t *testing.T, picked func(config) bool, f func(t *testing.T, c config)) {
 	for _, c := range configs {
+		if !picked(c) && !*all {
+			continue
+		}
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			nstest.Need(t, c.needs...)
 			f(t, c)
 		})
 	}
 }
+
+func everyone(config) bool         { return true }
+func common(c config) bool         { return !c.rare }
+func rareBridges(c config) bool    { return !c.rare || c.peers == "" }
+func overlays(c config) bool       { return c.peers != "" }
+func commonOverlays(c config) bool { return !c.rare && c.peers != "" }

@@ -91,7 +91,8 @@ func failAll(t *testing.T, n *node, name string, victim call, some, ways int, be
 }
 
 func TestAnADDWhoseCallsFailSaysWhyAndUndoesItself(t *testing.T) {
-	each(t, func(t *testing.T, c config) {
+	t.Parallel()
+	each(t, common, func(t *testing.T, c config) {
 		n, clean := warm(t, c)
 		failAll(t, n, "ADD", n.add("a"), 9, len(errnos), func() {}, func(s struck, errno syscall.Errno, why string) {
 			if s.Status == 0 {
@@ -105,6 +106,7 @@ func TestAnADDWhoseCallsFailSaysWhyAndUndoesItself(t *testing.T) {
 }
 
 func TestAPairWhoseMakerLostTheKernelsAnswerIsRemovedAndNoOther(t *testing.T) {
+	t.Parallel()
 	i := slices.IndexFunc(configs, func(c config) bool { return c.name == "bridge, layer 2" })
 	nstest.NeedRoot(t)
 	n, clean := warm(t, configs[i])
@@ -129,7 +131,8 @@ func TestAPairWhoseMakerLostTheKernelsAnswerIsRemovedAndNoOther(t *testing.T) {
 }
 
 func TestAnADDWhoseRuntimeIsGoneUndoesItself(t *testing.T) {
-	each(t, func(t *testing.T, c config) {
+	t.Parallel()
+	each(t, common, func(t *testing.T, c config) {
 		n, clean := warm(t, c)
 		cmd := n.command(n.add("a"))
 		for _, f := range []*io.Writer{&cmd.Stdout, &cmd.Stderr} {
@@ -148,7 +151,8 @@ func TestAnADDWhoseRuntimeIsGoneUndoesItself(t *testing.T) {
 }
 
 func TestADELWhoseCallsFailSaysSoAndTheNextFinishes(t *testing.T) {
-	each(t, func(t *testing.T, c config) {
+	t.Parallel()
+	each(t, common, func(t *testing.T, c config) {
 		n, clean := warm(t, c)
 		failAll(t, n, "DEL", n.del("a"), 6, len(errnos), func() { n.run(n.add("a")) }, func(s struck, _ syscall.Errno, why string) {
 			if s.Status != 0 {
@@ -160,7 +164,8 @@ func TestADELWhoseCallsFailSaysSoAndTheNextFinishes(t *testing.T) {
 }
 
 func TestAGCWhoseCallsFailSaysSoAndTheNextFinishes(t *testing.T) {
-	each(t, func(t *testing.T, c config) {
+	t.Parallel()
+	each(t, common, func(t *testing.T, c config) {
 		n, clean := warm(t, c)
 		before := func() { n.run(n.add("a")); n.run(n.add("c")) }
 		failAll(t, n, "GC", n.gc("live"), 6, 2, before, func(s struck, _ syscall.Errno, why string) {
@@ -173,7 +178,8 @@ func TestAGCWhoseCallsFailSaysSoAndTheNextFinishes(t *testing.T) {
 }
 
 func TestAFirstADDWhoseCallsFailIsMendedByTheNextAndCleanedUp(t *testing.T) {
-	each(t, func(t *testing.T, c config) {
+	t.Parallel()
+	each(t, common, func(t *testing.T, c config) {
 		n := newNode(t, c)
 		before := n.settled()
 		failAll(t, n, "first ADD", n.add("a"), 8, 2, func() {}, func(s struck, _ syscall.Errno, why string) {
@@ -191,7 +197,8 @@ func TestAFirstADDWhoseCallsFailIsMendedByTheNextAndCleanedUp(t *testing.T) {
 }
 
 func TestANewListOfPeersWhoseCallsFailIsMendedByTheNext(t *testing.T) {
-	eachOverlay(t, func(t *testing.T, c config) {
+	t.Parallel()
+	each(t, commonOverlays, func(t *testing.T, c config) {
 		n := newNode(t, c)
 		n.run(n.add("live"))
 		n.run(n.up(n.conf))

@@ -19,11 +19,9 @@ import (
 	"github.com/cniblocks/cniblocks/plugins/overlay"
 )
 
-// These tests do not run in parallel: a tracer waits for whatever its thread started, and they are many.
-
 var (
 	all      = flag.Bool("all", false, "try every change, each in every way; else some of them")
-	tableOut = flag.String("table", "", "write the table of what was tried to this file")
+	tableOut = flag.String("table", "", "put what was tried into the table in this file")
 )
 
 func TestMain(m *testing.M) {
@@ -57,7 +55,7 @@ func up(conf string) int {
 // programs is a directory with the plugins.
 func programs(t *testing.T) string {
 	t.Helper()
-	if os.Getenv("CNIBLOCKS_VM") == "" {
+	if !emulated {
 		bin, err := binaries.Build()
 		if err != nil {
 			t.Fatal(err)

@@ -11,17 +11,9 @@ import (
 	"github.com/cniblocks/cniblocks/cni"
 )
 
-// eachOverlay is [each] for those that have peers.
-func eachOverlay(t *testing.T, f func(t *testing.T, c config)) {
-	each(t, func(t *testing.T, c config) {
-		if c.peers != "" {
-			f(t, c)
-		}
-	})
-}
-
 func TestAKillBeforeAnyChangeOfANewListOfPeersIsMendedByTheNextCall(t *testing.T) {
-	eachOverlay(t, func(t *testing.T, c config) {
+	t.Parallel()
+	each(t, overlays, func(t *testing.T, c config) {
 		n := newNode(t, c)
 		n.run(n.add("live"))
 		n.run(n.up(n.conf))

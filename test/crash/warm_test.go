@@ -47,7 +47,8 @@ func strikeAll(t *testing.T, n *node, clean, config, name string, victim call, s
 }
 
 func TestAKillBeforeAnyChangeOfADDLeavesNothing(t *testing.T) {
-	each(t, func(t *testing.T, c config) {
+	t.Parallel()
+	each(t, rareBridges, func(t *testing.T, c config) {
 		n, clean := warm(t, c)
 		strikeAll(t, n, clean, c.name, "ADD", n.add("a"), 9, func() {}, map[string]func(string){
 			"DEL": func(why string) {
@@ -72,7 +73,8 @@ func TestAKillBeforeAnyChangeOfADDLeavesNothing(t *testing.T) {
 }
 
 func TestAKillBeforeAnyChangeOfDELLeavesNothing(t *testing.T) {
-	each(t, func(t *testing.T, c config) {
+	t.Parallel()
+	each(t, common, func(t *testing.T, c config) {
 		n, clean := warm(t, c)
 		strikeAll(t, n, clean, c.name, "DEL", n.del("a"), 6, func() { n.run(n.add("a")) }, map[string]func(string){
 			"DEL": func(string) {
@@ -91,7 +93,8 @@ func TestAKillBeforeAnyChangeOfDELLeavesNothing(t *testing.T) {
 }
 
 func TestAKillBeforeAnyChangeOfGCLeavesNothing(t *testing.T) {
-	each(t, func(t *testing.T, c config) {
+	t.Parallel()
+	each(t, common, func(t *testing.T, c config) {
 		n, clean := warm(t, c)
 		before := func() { n.run(n.add("a")); n.run(n.add("c")) }
 		strikeAll(t, n, clean, c.name, "GC", n.gc("live"), 6, before, map[string]func(string){
