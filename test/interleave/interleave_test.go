@@ -20,10 +20,10 @@ import (
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/binaries"
+	"github.com/cniblocks/cniblocks/internal/machine"
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/reference"
 	"github.com/cniblocks/cniblocks/internal/tracer"
-	"github.com/cniblocks/cniblocks/test/internal/machine"
 )
 
 var (

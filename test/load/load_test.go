@@ -17,9 +17,9 @@ import (
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/binaries"
+	"github.com/cniblocks/cniblocks/internal/machine"
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/ipam"
-	"github.com/cniblocks/cniblocks/test/internal/machine"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m, binaries.Remove) }

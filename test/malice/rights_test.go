@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/machine"
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/netns"
-	"github.com/cniblocks/cniblocks/test/internal/machine"
 )
 
 const somebody = 4711 // a user without a name

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/cni"
-	"github.com/cniblocks/cniblocks/test/internal/machine"
+	"github.com/cniblocks/cniblocks/internal/machine"
 )
 
 // list is a JSON list of n items.

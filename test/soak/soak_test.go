@@ -21,10 +21,10 @@ import (
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/binaries"
+	"github.com/cniblocks/cniblocks/internal/machine"
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/reference"
 	"github.com/cniblocks/cniblocks/masq"
-	"github.com/cniblocks/cniblocks/test/internal/machine"
 	"github.com/cniblocks/cniblocks/veth"
 )
 

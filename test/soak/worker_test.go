@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/machine"
 	"github.com/cniblocks/cniblocks/internal/tracer"
-	"github.com/cniblocks/cniblocks/test/internal/machine"
 )
 
 // worker works on slots of its own. What it does depends on its random numbers alone, not on what others do meanwhile.
