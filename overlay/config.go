@@ -34,6 +34,7 @@ type Config struct {
 	L2            bool   `json:"l2,omitempty"`
 	Bridge        string `json:"-"` // that the delegate makes; the ports of L2
 	AllowUplink   bool   `json:"allowUplink,omitempty"`
+	NeighSuppress bool   `json:"neighSuppress,omitempty"`
 	PortIsolation bool   `json:"-"` // what the delegate is told of its ports
 }
 
@@ -48,8 +49,8 @@ func Names() []string { return slices.Clone(encapNames) }
 
 // encapKeys are what each encapsulation understands.
 var encapKeys = map[string][]string{
-	"vxlan":     {"vni", "port", "gbp", "gpe", "directRouting", "l2", "allowUplink"},
-	"gre":       {"mode", "key", "noKey", "ttl", "tos", "l2", "allowUplink"},
+	"vxlan":     {"vni", "port", "gbp", "gpe", "directRouting", "l2", "allowUplink", "neighSuppress"},
+	"gre":       {"mode", "key", "noKey", "ttl", "tos", "l2", "allowUplink", "neighSuppress"},
 	"ipip":      {"ttl", "tos"},
 	"geneve":    {"vni", "port"},
 	"wireguard": {"port", "persistentKeepalive", "keyDir"},
@@ -81,7 +82,7 @@ func (c Config) Encapsulation() (Encap, error) {
 	}
 	var l2 L2
 	if c.L2 {
-		l2 = L2{Bridge: c.Bridge, AllowUplink: c.AllowUplink}
+		l2 = L2{Bridge: c.Bridge, AllowUplink: c.AllowUplink, NeighSuppress: c.NeighSuppress}
 	}
 	switch c.Encap {
 	case "vxlan":
@@ -113,12 +114,25 @@ func (c Config) refusal() error {
 		return errors.New("\"l2\" without a bridge: the delegate must be of type bridge")
 	case c.L2 && c.PortIsolation && c.Encap == "gre":
 		return errors.New("\"portIsolation\" with \"l2\" and encap \"gre\": the tunnels are isolated ports too, and isolated ports cannot talk to each other; leave it out, or use vxlan")
-	case c.AllowUplink && !c.L2:
-		return errors.New("\"allowUplink\" without \"l2\": no tunnel is on a bridge; leave it out")
 	case c.NoKey && c.Key != 0:
 		return fmt.Errorf("\"noKey\" with key %d: state one of them", c.Key)
 	}
+	if err := c.l2Refusal(); err != nil {
+		return err
+	}
 	return c.vxlanRefusal()
+}
+
+func (c Config) l2Refusal() error {
+	switch {
+	case c.AllowUplink && !c.L2:
+		return errors.New("\"allowUplink\" without \"l2\": no tunnel is on a bridge; leave it out")
+	case c.NeighSuppress && !c.L2:
+		return errors.New("\"neighSuppress\" without \"l2\": no tunnel is on a bridge; leave it out")
+	case c.NeighSuppress && c.AllowUplink:
+		return errors.New("\"neighSuppress\" with \"allowUplink\": the MACs of what is behind the uplink do not derive from addresses, and may change; leave one of them out")
+	}
+	return nil
 }
 
 func (c Config) vxlanRefusal() error {
@@ -142,6 +156,7 @@ type keyValue struct {
 func (c Config) stated() []keyValue {
 	all := []keyValue{{"vni", c.VNI}, {"port", c.Port}, {"gbp", c.GBP}, {"gpe", c.GPE}, {"directRouting", c.DirectRouting},
 		{"mode", c.Mode}, {"key", c.Key}, {"noKey", c.NoKey}, {"ttl", c.TTL}, {"tos", c.TOS},
-		{"persistentKeepalive", c.PersistentKeepalive}, {"keyDir", c.KeyDir}, {"l2", c.L2}, {"allowUplink", c.AllowUplink}}
+		{"persistentKeepalive", c.PersistentKeepalive}, {"keyDir", c.KeyDir}, {"l2", c.L2}, {"allowUplink", c.AllowUplink},
+		{"neighSuppress", c.NeighSuppress}}
 	return slices.DeleteFunc(all, func(k keyValue) bool { return reflect.ValueOf(k.value).IsZero() })
 }

@@ -120,7 +120,7 @@ func (g *gre) peerDevices(n *Node, p peer.Peer) []device {
 	}}
 	if g.L2.on() {
 		d.bare, d.bridge = true, g.L2.Bridge
-		d.port = []rtnl.PortFlag{{Attr: rtnl.Isolated, On: true}}
+		d.port = g.L2.port(rtnl.PortFlag{Attr: rtnl.Isolated, On: true})
 	}
 	return []device{d}
 }

@@ -15,6 +15,12 @@ type L2 struct {
 	// AllowUplink permits a bridge that has a physical port, or a tunnel that is not this network's. Both can form a
 	// loop, which only a spanning tree or great care prevents.
 	AllowUplink bool
+
+	// NeighSuppress keeps questions for a neighbour (ARP, RFC 826; RFC 4861) out of the tunnels where this node knows the
+	// answer: those for its own addresses, and for addresses in the bridge's neighbour table, which the bridge answers
+	// itself. Announcements that nobody asked for stay on this node too, so it is for networks in which every address has
+	// the MAC that derives from it, and none moves to another MAC.
+	NeighSuppress bool
 }
 
 func (l L2) on() bool { return l.Bridge != "" }
@@ -23,7 +29,12 @@ func (l L2) check() error {
 	if len(l.Bridge) > 15 {
 		return fmt.Errorf("bridge %q: a name has at most 15 bytes", l.Bridge)
 	}
-	return nil
+	return Config{L2: l.on(), Bridge: l.Bridge, AllowUplink: l.AllowUplink, NeighSuppress: l.NeighSuppress}.l2Refusal()
+}
+
+// port is how the tunnels are ports of the bridge, beside what the encapsulation needs.
+func (l L2) port(more ...rtnl.PortFlag) []rtnl.PortFlag {
+	return append(more, rtnl.PortFlag{Attr: rtnl.NeighSuppress, On: l.NeighSuppress})
 }
 
 // mayJoin fails if the device on the bridge could close a loop.

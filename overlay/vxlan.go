@@ -110,7 +110,7 @@ func (d *vxlan) devices(n *Node) ([]device, error) {
 	dev := device{name: n.o.named("vxlan"), over: d.family, tunnel: t, mac: rtnl.MAC(d.own.MAC)}
 	if d.L2.on() {
 		t.Learning = true
-		dev.tunnel, dev.bare, dev.bridge = t, true, d.L2.Bridge
+		dev.tunnel, dev.bare, dev.bridge, dev.port = t, true, d.L2.Bridge, d.L2.port()
 		return []device{dev}, d.L2.mayJoin(n, dev.name)
 	}
 	if err := d.follow(n, &dev, t); err != nil {
