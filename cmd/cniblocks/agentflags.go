@@ -79,6 +79,7 @@ func (s *settings) declare(o *options) {
 	o.Var(&s.keepalive, "persistent-keepalive", "`SECONDS`: wireguard")
 	o.BoolVar(&s.L2, "l2", false, "one subnet spans all nodes: vxlan, gre")
 	o.BoolVar(&s.AllowUplink, "allow-uplink", false, "with l2: the bridge may have another way to other machines")
+	o.BoolVar(&s.NeighSuppress, "neigh-suppress", false, "with l2: keep ARP out of the tunnels where this node knows the answer")
 	o.StringVar(&s.bridge, "bridge", "cni0", "`NAME` of the bridge, with l2")
 	o.Var(&s.underlay, "underlay", "ipv4 or ipv6: use only that family between nodes")
 	o.IntVar(&s.mtu, "mtu", 0, "`BYTES` for pods; default: what the paths allow")
