@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/overlay"
 	"github.com/cniblocks/cniblocks/test/bench/internal/report"
 	"github.com/cniblocks/cniblocks/test/bench/internal/scratch"
 )
@@ -180,32 +181,43 @@ func (b *builder) routed() (*lane, error) {
 	}, true)
 }
 
+var nodeNames = []string{"one", "two"}
+
 // overlay is our plugin of that type on two nodes, with further keys such as the encapsulation.
 func (b *builder) overlay(name, plugin string, keys map[string]any) (*lane, error) {
+	lib, err := os.MkdirTemp(scratch.Dir(), "lib-")
+	if err != nil {
+		return nil, err
+	}
+	peers, err := peersFile(lib)
+	if err != nil {
+		return nil, err
+	}
 	return b.across(name, b.ours, func(node int, w *scratch.World) (scratch.Network, error) {
 		file := filepath.Join(w.Dir, "peers.json")
 		n := scratch.Network{Type: plugin, Subnets: []string{podRanges[node].String()}, Keys: map[string]any{
-			"peersFile": file, "node": []string{"one", "two"}[node], "stateDir": filepath.Join(w.Dir, "state"),
+			"peersFile": file, "node": nodeNames[node], "stateDir": filepath.Join(w.Dir, "state"),
+			"dataDir": filepath.Join(lib, nodeNames[node]),
 		}}
 		for k, v := range keys {
 			n.Keys[k] = v
 		}
-		return n, os.WriteFile(file, peersFile(), 0o644)
+		return n, os.WriteFile(file, peers, 0o644)
 	}, false)
 }
 
-func peersFile() []byte {
-	b, err := json.Marshal(map[string]any{
-		"network": []string{"10.99.0.0/16"},
-		"peers": []map[string]any{
-			{"name": "one", "endpoint": []string{scratch.NodeAddrs[0].Addr().String()}, "pods": []string{podRanges[0].String()}},
-			{"name": "two", "endpoint": []string{scratch.OutsideAddrs[0].Addr().String()}, "pods": []string{podRanges[1].String()}},
-		},
-	})
-	if err != nil {
-		panic(err) // there are only strings in it
+// peersFile has both nodes, with keys for WireGuard, which are made below that directory.
+func peersFile(lib string) ([]byte, error) {
+	var peers []map[string]any
+	for i, endpoint := range []netip.Addr{scratch.NodeAddrs[0].Addr(), scratch.OutsideAddrs[0].Addr()} {
+		key, err := overlay.WireGuard{KeyDir: filepath.Join(lib, nodeNames[i])}.PublicKey(scratch.NetworkName)
+		if err != nil {
+			return nil, err
+		}
+		peers = append(peers, map[string]any{"name": nodeNames[i], "endpoint": []string{endpoint.String()},
+			"pods": []string{podRanges[i].String()}, "publicKey": key.String()})
 	}
-	return b
+	return json.Marshal(map[string]any{"network": []string{"10.99.0.0/16"}, "peers": peers})
 }
 
 // oneNode and twoNodes are the lanes of the two scenarios, the first of which is what others are compared to. A lane that
@@ -223,7 +235,10 @@ func (b *builder) twoNodes() ([]*lane, []error) {
 		b.routed,
 		func() (*lane, error) { return b.overlay("host-gw", "host-gw", nil) },
 	}
-	for _, encap := range []string{"vxlan", "gre", "ipip", "geneve"} {
+	for _, encap := range overlay.Names() {
+		if encap == (overlay.Direct{}).Name() {
+			continue
+		}
 		makers = append(makers, func() (*lane, error) {
 			return b.overlay(encap, "overlay", map[string]any{"encap": encap})
 		})
