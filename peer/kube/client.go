@@ -85,10 +85,28 @@ func (c *client) close() {
 	}
 }
 
+// pageSize is how many whole Nodes are in memory at a time.
+const pageSize = 250
+
+// list lists the nodes, stripped, page by page and as they are now, whatever state o asks for: a list from the API
+// server's cache comes in one piece, which for thousands of nodes are hundreds of megabytes, and may be an old one. An API
+// server with an etcd from 3.4.25 on sends a stream instead, and nobody lists.
 func (c *client) list(ctx context.Context, o metav1.ListOptions) (*corev1.NodeList, error) {
-	nodes := &corev1.NodeList{}
-	err := c.rest.Get().Resource(resource).VersionedParams(&o, c.params).Do(ctx).Into(nodes)
-	return nodes, err
+	o.ResourceVersion, o.ResourceVersionMatch, o.Limit, o.Continue = "", "", pageSize, ""
+	all := &corev1.NodeList{}
+	for {
+		page := &corev1.NodeList{}
+		if err := c.rest.Get().Resource(resource).VersionedParams(&o, c.params).Do(ctx).Into(page); err != nil {
+			return nil, err
+		}
+		for i := range page.Items {
+			all.Items = append(all.Items, *strip(&page.Items[i]))
+		}
+		all.ResourceVersion = page.ResourceVersion
+		if o.Continue = page.Continue; o.Continue == "" {
+			return all, nil
+		}
+	}
 }
 
 func (c *client) watch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
