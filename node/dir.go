@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 )
 
 // OpenDir opens the directory of a network's files, and makes it, with those above, if it is not there. What is done
@@ -47,6 +48,25 @@ func ours(dir *os.Root) error {
 		return fmt.Errorf("belongs to user %d, who could change what is read there: remove it, or give it to root", st.Uid)
 	}
 	return nil
+}
+
+// lock keeps other writers out of the directory, which are quick. One that was stopped is given up after a while.
+func lock(dir *os.Root) (unlock func(), err error) {
+	f, err := dir.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	const patience = 3 * time.Second
+	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if err != syscall.EWOULDBLOCK && err != syscall.EINTR || time.Since(begin) > patience {
+			f.Close()
+			return nil, &fs.PathError{Op: "lock", Path: dir.Name(), Err: err}
+		}
+	}
 }
 
 // ReadFile reads a file whose directory somebody else might have made: it follows no symbolic link, never waits, and reads

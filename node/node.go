@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"path/filepath"
 
 	machine "github.com/cniblocks/cniblocks/internal/boot"
@@ -102,7 +101,13 @@ func Write(ns *netns.NS, path string, f File) error {
 		return err
 	}
 	defer dir.Close()
-	return Replace(dir, filepath.Base(path), fmt.Sprintf(".node-%x", rand.Uint64()), b, 0o644)
+	unlock, err := lock(dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	// One name for all, so that what a killed writer left goes with the next.
+	return Replace(dir, filepath.Base(path), filepath.Base(path)+".new", b, 0o644)
 }
 
 func here(ns *netns.NS) (boot string, cookie uint64, err error) {

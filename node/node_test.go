@@ -4,6 +4,7 @@ package node_test
 
 import (
 	"encoding/json"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -117,6 +118,31 @@ func TestAWriteThatFailsLeavesNothing(t *testing.T) {
 	require.NoError(t, os.MkdirAll(taken, 0o755))
 	require.Error(t, node.Write(ns, taken, file(t)))
 	entries, err := os.ReadDir(filepath.Join(dir, "net"))
+	require.NoError(t, err)
+	require.Len(t, entries, 1)
+}
+
+func TestWhatAKilledWriterLeftGoesWithTheNextAndWritersDoNotDisturbEachOther(t *testing.T) {
+	t.Parallel()
+	ns := nstest.New(t)
+	path := filepath.Join(t.TempDir(), "net", "node.json")
+	f := file(t)
+	require.NoError(t, node.Write(ns, path, f))
+	require.NoError(t, os.WriteFile(path+".new", []byte(`{"boot":`), 0o644))
+	var writers sync.WaitGroup
+	errs := make([]error, 8)
+	for i := range errs {
+		writers.Go(func() {
+			for range 20 {
+				errs[i] = errors.Join(errs[i], node.Write(ns, path, f))
+				_, err := node.Read(ns, path)
+				errs[i] = errors.Join(errs[i], err)
+			}
+		})
+	}
+	writers.Wait()
+	require.NoError(t, errors.Join(errs...))
+	entries, err := os.ReadDir(filepath.Dir(path))
 	require.NoError(t, err)
 	require.Len(t, entries, 1)
 }
