@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -105,6 +106,17 @@ func readKey(path string) (k privateKey, err error) {
 	return privateKey(raw), nil
 }
 
+// nameless makes a file of which a kill leaves nothing, where the file system can do that, and the name to link it by.
+func nameless(dir string) (f *os.File, name string, err error) {
+	if f, err = os.OpenFile(dir, unix.O_TMPFILE|os.O_WRONLY, 0o600); err == nil {
+		return f, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), nil
+	}
+	if f, err = os.CreateTemp(dir, ".wireguard.key-*"); err != nil { // mode 0600
+		return nil, "", err
+	}
+	return f, f.Name(), nil
+}
+
 // makeKey writes a new key so that it is there whole or not at all, after a loss of power too.
 func makeKey(path string) error {
 	var k privateKey
@@ -113,16 +125,18 @@ func makeKey(path string) error {
 	}
 	k[0] &= 248 // RFC 7748, section 5
 	k[31] = k[31]&127 | 64
-	f, err := os.CreateTemp(filepath.Dir(path), ".wireguard.key-*") // 0600
+	f, name, err := nameless(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
 	_, err = f.WriteString(base64.StdEncoding.EncodeToString(k[:]) + "\n")
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
+	if err = errors.Join(err, f.Sync()); err == nil {
+		err = unix.Linkat(unix.AT_FDCWD, name, unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
 	}
-	if err := os.Link(f.Name(), path); err != nil {
+	if !strings.HasPrefix(name, "/proc/") {
+		err = errors.Join(err, os.Remove(name))
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	d, err := os.Open(filepath.Dir(path))
