@@ -47,6 +47,8 @@ type Node struct {
 	State       []StateDir   `json:"state"`
 	Obstacles   []Obstacle   `json:"obstacles"`
 	Unread      []string     `json:"unread,omitempty"` // what could not be read, and why
+
+	EmptyIndexes []string `json:"-"` // paths of directories for indexes of leases that hold none
 }
 
 // Uplink is a device with a default route.

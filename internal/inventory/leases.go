@@ -46,6 +46,9 @@ func (r *reader) readDataDir(dir string) error {
 	if err != nil {
 		return err
 	}
+	if entries, err := os.ReadDir(filepath.Join(dir, indexName)); err == nil && len(entries) == 0 {
+		r.n.EmptyIndexes = append(r.n.EmptyIndexes, filepath.Join(dir, indexName))
+	}
 	var errs []error
 	for _, name := range names {
 		d := LeaseDir{DataDir: dir, Network: name, Owner: Foreign, Exists: true}

@@ -46,6 +46,16 @@ func (s *sweeper) leases() {
 		}
 		s.retain(d, left)
 	}
+	for _, path := range s.Found.EmptyIndexes {
+		if s.Disk && s.only() {
+			s.add(Step{Network: s.Network, Kind: "leases", Name: path, Note: "empty", last: true, do: func(context.Context) error {
+				return within(filepath.Dir(path), func(root *os.Root) error {
+					_ = root.Remove(filepath.Base(path)) // it may have an index by now
+					return nil
+				})
+			}})
+		}
+	}
 }
 
 // owners are who holds leases in a directory: those whose interfaces go, and those that keep one.

@@ -113,6 +113,14 @@ func TestABridgeWhoseMakerWasKilledGoesWithTheOnlyNetwork(t *testing.T) {
 	w.RequireAsBefore()
 }
 
+func TestThePlaceOfAnIndexWhoseMakerWasKilledGoesWithTheOnlyNetwork(t *testing.T) {
+	t.Parallel()
+	w := inventorytest.New(t)
+	require.NoError(t, os.Mkdir(filepath.Join(w.DataDir, ".cniblocks"), 0o700))
+	require.Equal(t, []string{"leases"}, run(t, plan(t, w, "red")))
+	w.RequireAsBefore()
+}
+
 func TestASecondCleanupFindsNothing(t *testing.T) {
 	t.Parallel()
 	w := inventorytest.New(t)
