@@ -14,7 +14,8 @@ import (
 type config struct {
 	name  string
 	json  string
-	peers string // "" or the other list of peers that the overlay can change to
+	peers string // "" or the same with the other list of peers
+	files map[string]string
 	needs []nstest.Feature
 	rare  bool // few kernels have it, so it mostly runs under emulation
 }
@@ -38,6 +39,18 @@ const (
 		{"name":"c","endpoint":["192.0.2.23","2001:db8::23"],"pods":["10.244.3.0/24","fd00:10:244:3::/64"]KEYc},
 		{"name":"d","endpoint":["192.0.2.14","2001:db8::14"],"pods":["10.244.4.0/24","fd00:10:244:4::/64"]KEYd}]`
 )
+
+// fromFiles has the peers in files.
+func fromFiles(c config) config {
+	c.files = map[string]string{}
+	for name, conf := range map[string]*string{"one.json": &c.json, "two.json": &c.peers} {
+		before, rest, _ := strings.Cut(*conf, `"network":`)
+		list, after, _ := strings.Cut(rest, "}],")
+		c.files[name] = `{"network":` + list + "}]}"
+		*conf = before + `"peersFile":"DIR/peers/` + name + `",` + after
+	}
+	return c
+}
 
 // keyed gives every peer a WireGuard key. That of a is made by the node itself, which refuses another.
 func keyed(peers string) string {
@@ -78,6 +91,7 @@ var configs = []config{
 	bridged("bridge, layer 2", `"mtu":1400`),
 	carried("host-gw", "host-gw", "", nstest.NFT),
 	carried("overlay, vxlan", "overlay", `"encap":"vxlan",`, nstest.VXLAN, nstest.NFT),
+	fromFiles(carried("overlay, vxlan, peers file", "overlay", `"encap":"vxlan",`, nstest.VXLAN, nstest.NFT)),
 	carried("overlay, vxlan gpe", "overlay", `"encap":"vxlan","gpe":true,`, nstest.VXLAN, nstest.NFT),
 	rare(carried("overlay, gre", "overlay", `"encap":"gre",`, nstest.GRE, nstest.IP6GRE, nstest.NFT)),
 	rare(carried("overlay, ipip", "overlay", `"encap":"ipip",`, nstest.IPIP, nstest.SIT, nstest.NFT)),

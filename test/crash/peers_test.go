@@ -25,7 +25,11 @@ func TestAKillBeforeAnyChangeOfANewListOfPeersIsMendedByTheNextCall(t *testing.T
 		n.is(one, "undisturbed, and back")
 
 		worlds := map[string]func(why string){
-			"up again":             func(why string) { n.run(n.up(n.two)); n.is(two, "%s", why) },
+			"up again": func(why string) {
+				n.run(n.up(n.two))
+				n.is(two, "%s", why)
+				require.NoFileExists(t, n.dir+halfNote, why)
+			},
 			"up with the old list": func(string) {},
 			"ADD": func(why string) {
 				other := call{verb: cni.ADD, id: "b", conf: n.two}
