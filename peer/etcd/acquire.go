@@ -248,7 +248,7 @@ func holdOf(subnets string, kv *mvccpb.KeyValue) *hold {
 	return h
 }
 
-// fits reports whether a lease is one that the configuration gives out. A reservation may be anywhere in the networks.
+// fits reports whether a lease is one that the configuration gives out.
 func fits(c flannel.Config, l flannel.Lease) bool {
 	four, six := c.Part(peer.IPv4), c.Part(peer.IPv6)
 	return (four.Count() == 0 && !l.Subnet.IsValid() || four.Contains(l.Subnet)) &&

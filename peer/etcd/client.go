@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -112,21 +113,13 @@ func (s *Store) connect(ctx context.Context) (*clientv3.Client, error) {
 }
 
 func (s *Store) clientConfig(ctx context.Context) clientv3.Config {
-	fail := grpc.WaitForReady(false) // at once while there is no connection, saying why
-	count := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-		s.calls.Add(1)
-		return call(ctx, method, req, reply, cc, append(opts[:len(opts):len(opts)], fail)...)
-	}
-	countStream := func(ctx context.Context, d *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-		s.calls.Add(1)
-		return open(ctx, d, cc, method, append(opts[:len(opts):len(opts)], fail)...)
-	}
 	c := clientv3.Config{
 		Context: ctx, Endpoints: s.o.Endpoints, TLS: s.o.TLS, Username: s.o.Username, Password: s.o.Password,
 		DialTimeout: s.o.Timeout, DialKeepAliveTime: 30 * time.Second, DialKeepAliveTimeout: 10 * time.Second,
-		MaxUnaryRetries: 1, Logger: zap.NewNop(),
+		MaxUnaryRetries: 2, // the second is for a token that has expired
+		Logger:          zap.NewNop(),
 		DialOptions: []grpc.DialOption{
-			grpc.WithChainUnaryInterceptor(count), grpc.WithChainStreamInterceptor(countStream),
+			grpc.WithChainUnaryInterceptor(s.unary), grpc.WithChainStreamInterceptor(s.stream),
 			// Without this the connection comes back up to two minutes after the store.
 			grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: s.o.Timeout,
 				Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 500 * time.Millisecond}}),
@@ -138,6 +131,35 @@ func (s *Store) clientConfig(ctx context.Context) clientv3.Config {
 	return c
 }
 
+// errStale says that the store does not even take a password beside the token that it does not know any more, which it
+// forgets when it restarts. Servers of 3.4 are so, and the client would try without end.
+var errStale = status.Error(codes.Unavailable, "the token has expired")
+
+// unary and stream see every call that goes out. While there is no connection they fail at once and can say why.
+func (s *Store) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	s.calls.Add(1)
+	err := call(ctx, method, req, reply, cc, append(opts[:len(opts):len(opts)], grpc.WaitForReady(false))...)
+	if method == pb.Auth_Authenticate_FullMethodName && errors.Is(rpctypes.Error(err), rpctypes.ErrInvalidAuthToken) {
+		return errStale
+	}
+	return err
+}
+
+func (s *Store) stream(ctx context.Context, d *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	s.calls.Add(1)
+	return open(ctx, d, cc, method, append(opts[:len(opts):len(opts)], grpc.WaitForReady(false))...)
+}
+
+// drop ends a client that is of no use any more; the next call makes another one.
+func (s *Store) drop(c *clientv3.Client) {
+	s.mu.Lock()
+	if s.client == c {
+		s.client = nil
+	}
+	s.mu.Unlock()
+	_ = c.Close()
+}
+
 // call asks the store once. The error says what was asked and of whom.
 func (s *Store) call(ctx context.Context, what string, f func(context.Context, *clientv3.Client) error) error {
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
@@ -145,6 +167,9 @@ func (s *Store) call(ctx context.Context, what string, f func(context.Context, *
 	c, err := s.connect(ctx)
 	if err == nil {
 		err = f(ctx, c)
+		if errors.Is(err, errStale) {
+			s.drop(c)
+		}
 	}
 	if err == nil {
 		return nil
@@ -171,13 +196,18 @@ func (t *trouble) Error() string {
 
 func (t *trouble) Unwrap() error { return t.err }
 
-// passing reports whether an error is one that time may heal: nobody answers, or the cluster has no leader.
+// passing reports whether an error is one that time may heal: nobody answers, the cluster has no leader, or the client was
+// replaced.
 func passing(err error) bool {
 	var e rpctypes.EtcdError
 	if errors.As(err, &e) {
 		return e.Code() == codes.Unavailable
 	}
-	return errors.Is(err, context.DeadlineExceeded) || code(err) == codes.Unavailable || code(err) == codes.DeadlineExceeded
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return true
+	}
+	c := code(err)
+	return c == codes.Unavailable || c == codes.DeadlineExceeded || c == codes.Canceled
 }
 
 func code(err error) codes.Code {

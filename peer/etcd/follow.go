@@ -29,33 +29,39 @@ func (s *Store) follow(ctx context.Context, key string, opts ...clientv3.OpOptio
 	return func(yield func(update) bool) {
 		pause := firstPause
 		for ctx.Err() == nil {
-			var u update
-			err := s.call(ctx, "read "+key, func(ctx context.Context, c *clientv3.Client) error {
-				r, err := c.Get(ctx, key, opts...)
-				if err == nil {
-					u = update{all: r.Kvs, whole: true, revision: r.Header.Revision}
-				}
-				return err
-			})
-			if ctx.Err() != nil {
+			begin := time.Now()
+			more, err := s.round(ctx, key, opts, yield)
+			if ctx.Err() != nil || !more || err != nil && !yield(update{err: err}) {
 				return
 			}
-			if err == nil {
+			if time.Since(begin) > lastPause {
 				pause = firstPause
-				if !yield(u) {
-					return
-				}
-				var more bool
-				if more, err = s.events(ctx, key, u.revision+1, opts, yield); !more {
-					return
-				}
 			}
-			if err != nil && (!yield(update{err: err}) || !sleep(ctx, pause)) {
+			if !sleep(ctx, pause) {
 				return
 			}
 			pause = min(2*pause, lastPause)
 		}
 	}
+}
+
+// round reads the keys and follows them as far as nothing can be missed. It reports whether the caller wants more.
+func (s *Store) round(ctx context.Context, key string, opts []clientv3.OpOption, yield func(update) bool) (more bool, err error) {
+	var u update
+	err = s.call(ctx, "read "+key, func(ctx context.Context, c *clientv3.Client) error {
+		r, err := c.Get(ctx, key, opts...)
+		if err == nil {
+			u = update{all: r.Kvs, whole: true, revision: r.Header.Revision}
+		}
+		return err
+	})
+	if err != nil || ctx.Err() != nil {
+		return true, err
+	}
+	if !yield(u) {
+		return false, nil
+	}
+	return s.events(ctx, key, u.revision+1, opts, yield)
 }
 
 // events yields what changes from a revision on. It reports whether the caller wants more, after the keys were read again.

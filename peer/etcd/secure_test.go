@@ -100,6 +100,12 @@ func TestTLSAndAPassword(t *testing.T) {
 	require.Error(t, next(t, all).err)
 	s.Cut(false)
 	require.NoError(t, next(t, all).err)
+	s.Stop(t)
+	require.Error(t, next(t, all).err)
+	s.Start(t) // which knows no token any more
+	require.NoError(t, next(t, all).err)
+	require.NoError(t, node.Publish(within(t, patience), vxlan(p, 2)))
+	require.EqualValues(t, 2, next(t, all).list[0].V4.MAC[5])
 	b, err := os.ReadFile(cert)
 	require.NoError(t, err)
 
@@ -118,7 +124,7 @@ func TestTLSAndAPassword(t *testing.T) {
 	}{
 		"wrong password":     {[]func(*etcd.Options){secure, login("node", "wrong-staple")}, "authentication failed, invalid user ID or password"},
 		"another prefix":     {[]func(*etcd.Options){secure, login("node", password), func(o *etcd.Options) { o.Prefix = "/other" }}, "permission denied"},
-		"unknown to it":      {[]func(*etcd.Options){secure, login("node", password), func(o *etcd.Options) { o.TLS = unknown }}, "tls"},
+		"unknown to it":      {[]func(*etcd.Options){secure, login("node", password), func(o *etcd.Options) { o.TLS = unknown }}, "etcd https://127.0.0.1:2479: "},
 		"unknown to us":      {[]func(*etcd.Options){secure, login("node", password), func(o *etcd.Options) { o.TLS = distrust }}, "certificate"},
 		"system's authority": {[]func(*etcd.Options){secure, login("node", password), func(o *etcd.Options) { o.TLS = nil }}, "certificate"},
 	} {
