@@ -25,18 +25,18 @@ const (
 type Backend struct {
 	Type string // "udp" if there is no Backend at all
 
-	VNI           uint32
-	Port          uint16 // VXLAN, Geneve: UDP
-	GBP           bool
-	Learning      bool
-	DirectRouting bool
-	MTU           int // of the underlay; 0 is that of the link
+	VNI           uint32 `json:",omitempty"`
+	Port          uint16 `json:",omitempty"` // VXLAN, Geneve: UDP
+	GBP           bool   `json:",omitempty"`
+	Learning      bool   `json:",omitempty"`
+	DirectRouting bool   `json:",omitempty"`
+	MTU           int    `json:",omitempty"` // of the underlay; 0 is that of the link
 
-	ListenPort                  uint16 // WireGuard: UDP
-	ListenPortV6                uint16 // of the device for IPv6
-	PSK                         Secret
-	PersistentKeepaliveInterval uint16 // seconds
-	Mode                        string
+	ListenPort                  uint16 `json:",omitempty"` // WireGuard: UDP
+	ListenPortV6                uint16 `json:",omitempty"` // of the device for IPv6
+	PSK                         Secret `json:",omitempty"`
+	PersistentKeepaliveInterval uint16 `json:",omitempty"` // seconds
+	Mode                        string `json:",omitempty"`
 }
 
 // Secret is a text that is printed as "(secret)".
@@ -53,7 +53,7 @@ func (s Secret) String() string {
 // GoString hides the secret.
 func (s Secret) GoString() string { return fmt.Sprintf("%q", s.String()) }
 
-// MarshalText hides the secret: a configuration that holds one is not written by this package.
+// MarshalText hides the secret.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 type backend struct {

@@ -11,7 +11,8 @@ import (
 	"github.com/cniblocks/cniblocks/peer"
 )
 
-// Config is a network as <prefix>/config in etcd and net-conf.json in Kubernetes state it. It is comparable.
+// Config is a network as <prefix>/config in etcd and net-conf.json in Kubernetes state it. It is comparable. As JSON it is
+// a configuration again, with the secret left out.
 type Config struct {
 	EnableIPv4     bool // true if not stated
 	EnableIPv6     bool

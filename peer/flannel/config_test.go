@@ -1,6 +1,7 @@
 package flannel_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -33,6 +34,12 @@ func TestAConfigurationHasTheDefaultsOfFlannel(t *testing.T) {
 		c, err = c.Ranges()
 		require.NoError(t, err, doc)
 		require.Equal(t, want, c, doc)
+
+		b, err := json.Marshal(c)
+		require.NoError(t, err)
+		again, err := flannel.ParseConfig(b)
+		require.NoError(t, err, "%s", b)
+		require.Equal(t, want, again)
 	}
 }
 
@@ -144,6 +151,9 @@ func TestAPresharedKeyIsNeverPrinted(t *testing.T) {
 	for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
 		require.NotContains(t, fmt.Sprintf(format, c), "hunter2")
 	}
+	b, err := json.Marshal(c)
+	require.NoError(t, err)
+	require.NotContains(t, string(b), "hunter2")
 	require.Empty(t, flannel.Secret("").String())
 }
 
