@@ -90,6 +90,16 @@ bench: build ## our plugins beside the reference ones, in turns
 bench-path: build ## the way of packets, beside the reference's and a bare veth pair
 	$(GO) run ./test/bench/path $(ARGS)
 
+.PHONY: crash
+crash: ## every system call of every verb killed or failed, for an hour or two; writes docs/reliability-crash.md; ARGS="-run ..."
+	$(GO) test -count=1 -v -timeout 6h -parallel 4 ./test/crash -all -table $(CURDIR)/docs/reliability-crash.md $(ARGS)
+
+.PHONY: crash-vm
+crash-vm: ## the same for what few kernels have, some calls of each, in the virtual machine
+	CGO_ENABLED=0 $(GO) build -o out/vm ./test/vm
+	CGO_ENABLED=0 $(GO) test -count=1 -v -timeout 2h -exec "$(CURDIR)/out/vm -limit 2h -w $(CURDIR)/docs" \
+		-run '/^(bridge,_VLAN|overlay,_(gre|ipip|geneve|wireguard))$$' ./test/crash -table $(CURDIR)/docs/reliability-crash.md $(ARGS)
+
 .PHONY: soak
 soak: ## 50000 calls at random, right ones, wrong ones and killed ones; ARGS="-operations=N -seed=N"
 	$(GO) test -count=1 -v -timeout 4h -run TestWhateverIsCalled ./test/soak -operations=50000 $(ARGS)

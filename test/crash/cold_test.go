@@ -70,7 +70,7 @@ func TestAKillBeforeAnyChangeOfTheFirstADDIsMendedAndCleanedUp(t *testing.T) {
 			"cleanup": func(string) {},
 		}
 		names := sortedKeys(worlds)
-		tried := points(total, 12, len(names), func(k, w int) bool {
+		tried := points(total, 9, len(names), func(k, w int) bool {
 			s := n.kill(n.add("a"), k)
 			why := fmt.Sprintf("the first ADD killed before change %d (%s), then %s", k, s.at, names[w])
 			worlds[names[w]](why)

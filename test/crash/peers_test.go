@@ -42,7 +42,7 @@ func TestAKillBeforeAnyChangeOfANewListOfPeersIsMendedByTheNextCall(t *testing.T
 			},
 		}
 		names := sortedKeys(worlds)
-		tried := points(total, 12, len(names), func(k, w int) bool {
+		tried := points(total, 9, len(names), func(k, w int) bool {
 			s := n.kill(n.up(n.two), k)
 			why := fmt.Sprintf("overlay up killed before change %d (%s), then %s", k, s.at, names[w])
 			worlds[names[w]](why)
