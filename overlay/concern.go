@@ -117,7 +117,7 @@ func (n *Node) routeConcerns(r *rtnl.Route, gone bool) bool {
 	if _, other := n.others[r.Link]; other || n.onDevice(r.Link) {
 		return false
 	}
-	if n.under == nil || r.Table != mainTable || r.Proto == Proto || dst.IsLinkLocalUnicast() || dst.IsMulticast() || n.ofPods(r.Dst) {
+	if n.under == nil || r.Table != mainTable || r.Proto == Proto || n.onDevice(r.Link) || dst.IsLinkLocalUnicast() || dst.IsMulticast() || n.ofPods(r.Dst) {
 		return false
 	}
 	was, known := n.under.byDst[r.Dst]

@@ -393,7 +393,8 @@ func (n *Node) rivals(foreign []rtnl.Route) []rtnl.Route {
 	return all
 }
 
-// underlay is what the endpoints are reached by: the main table, whatever table ours are in.
+// underlay is what the endpoints are reached by: the main table, whatever table ours are in. What is on our own devices is
+// no part of it, so that it stays the same when they are made.
 func (n *Node) underlay(links []rtnl.Link, routes []rtnl.Route, addrs []rtnl.Addr) (*underlay, error) {
 	if n.o.Table != mainTable {
 		all, err := n.conn.Routes(rtnl.RouteFilter{Table: mainTable})
@@ -402,7 +403,8 @@ func (n *Node) underlay(links []rtnl.Link, routes []rtnl.Route, addrs []rtnl.Add
 		}
 		routes = all
 	}
-	routes = slices.DeleteFunc(slices.Clone(routes), func(r rtnl.Route) bool { return r.Proto == Proto })
+	routes = slices.DeleteFunc(slices.Clone(routes), func(r rtnl.Route) bool { return r.Proto == Proto || n.onDevice(r.Link) })
+	addrs = slices.DeleteFunc(slices.Clone(addrs), func(a rtnl.Addr) bool { return n.onDevice(a.Link) })
 	return newUnderlay(n.conn, links, routes, addrs)
 }
 
