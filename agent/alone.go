@@ -67,11 +67,11 @@ func noFlanneld(ns *netns.NS) error {
 			continue
 		}
 		there, err := netns.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-		if err != nil {
-			continue
+		same := errors.Is(err, fs.ErrPermission) // without CAP_SYS_PTRACE it cannot be told where the other is
+		if err == nil {
+			same = there.Same(ns)
+			_ = there.Close()
 		}
-		same := there.Same(ns)
-		_ = there.Close()
 		if same {
 			return fmt.Errorf("flanneld runs on this node (process %d), and two programs cannot keep the same routes and lease: stop it and keep it stopped, then start the agent", pid)
 		}

@@ -90,7 +90,9 @@ func (c *cluster) apply(stdin string, args ...string) string {
 // eventually waits for a state, and prints when it was there.
 func (c *cluster) eventually(what string, holds func() bool) {
 	c.t.Helper()
-	require.Eventually(c.t, holds, endurance, 100*time.Millisecond, what)
+	for end := time.Now().Add(endurance); !holds(); time.Sleep(100 * time.Millisecond) {
+		require.True(c.t, time.Now().Before(end), "not after %s: %s", endurance, what)
+	}
 	c.t.Logf("%6.1f s: %s", time.Since(c.begin).Seconds(), what)
 }
 

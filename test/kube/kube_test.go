@@ -61,5 +61,6 @@ func TestAClusterFromItsManifestToItsLastNode(t *testing.T) {
 	s.aRestartedAPIServerCostsNoRouteAndNoPacket()
 	s.aNodeThatIsAddedTakesPart()
 	s.aNodeThatVanishedWhileAnAgentWasDownIsForgottenAtItsStart()
+	s.anAgentDoesNotRunBesideAFlanneld()
 	s.podsGoWithoutATrace()
 }

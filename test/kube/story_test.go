@@ -291,6 +291,24 @@ func (s *story) aNodeThatVanishedWhileAnAgentWasDownIsForgottenAtItsStart() {
 	s.talk("one", "two")
 }
 
+func (s *story) anAgentDoesNotRunBesideAFlanneld() {
+	_, err := s.n1.Run(nil, "cp", "/bin/sleep", "/run/flanneld")
+	require.NoError(s.t, err)
+	flanneld := s.n1.start("flanneld", "/run/flanneld", "3600")
+	_, err = s.n1.Run(nil, "kill", "-9", s.n1.agent())
+	require.NoError(s.t, err)
+	s.eventually("n1: the agent says why it does not start", func() bool {
+		logs, err := s.n1.Run(nil, "sh", "-c", "cat /var/log/pods/cniblocks_*/agent/*.log")
+		return err == nil && strings.Contains(logs, "flanneld runs on this node")
+	})
+	s.talk("one", "two")
+	flanneld.stop()
+	s.eventually("n1: has an agent again", func() bool {
+		out, err := s.Kubectl("", "-n", "cniblocks", "get", "daemonset", "cniblocks", "-o", "jsonpath={.status.numberReady}")
+		return err == nil && out == "2" && s.n1.agent() != ""
+	})
+}
+
 func (s *story) podsGoWithoutATrace() {
 	s.kubectl("delete", "pod", "one", "two", "--wait=true")
 	for _, m := range []*machine{s.n1, s.n2} {
