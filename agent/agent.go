@@ -44,6 +44,7 @@ type Agent struct {
 
 	// Expiry is when the ranges expire unless they are renewed, the zero Time if they do not; nil: they do not.
 	Expiry func() time.Time
+	Calls  func() uint64 // how many calls the store was sent, for the metrics; nil: not known
 
 	// Layout tells how the network is built. It may ask the store, and waits for it until ctx is done.
 	Layout func(ctx context.Context) (Layout, error)

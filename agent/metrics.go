@@ -50,6 +50,9 @@ func (a *Agent) metrics() []byte {
 	p.gauge("cniblocks_source_lag_seconds", "For how long the source has been failing.", s.Source.Lag)
 	p.counter("cniblocks_source_lists_total", "Lists that the source has given.", float64(s.Source.Lists))
 	p.gauge("cniblocks_source_from_disk", "1 if the peers are those that an earlier agent left.", b2f(s.Source.FromDisk))
+	if a.Calls != nil {
+		p.counter("cniblocks_source_calls_total", "Calls to the store.", float64(a.Calls()))
+	}
 	if s.Source.Expiry != nil {
 		p.gauge("cniblocks_lease_expiry_timestamp_seconds", "When this node's ranges expire unless they are renewed.", float64(s.Source.Expiry.Unix()))
 	}

@@ -233,31 +233,43 @@ func (r *runner) follow() {
 	}
 }
 
-// peers are those of the list that can be served. Left out are those who claim this node's ranges, which would lead its
-// own pods' packets away, and those who speak another encapsulation.
+// peers are those of the list that can be served; this node may be among them under its own name. Left out are those who
+// claim this node's ranges, which would lead its own pods' packets away, and those who speak another encapsulation.
 func (r *runner) peers() []peer.Peer {
-	encap := r.layout.Tunnels[0].Encap
-	odd := func(p *peer.Peer) error {
-		switch {
-		case p.Name == r.self.Name || r.mine(p):
-			return nil
-		case overlaps(p.Pods, r.self.Pods):
-			return fmt.Errorf("peer %q: its ranges %s overlap this node's, %s: give every node ranges of its own", p.Name, p.Pods, r.self.Pods)
-		case p.Encap != "" && p.Encap != encap:
-			return fmt.Errorf("peer %q: it speaks %s, and this node %s: configure both alike", p.Name, p.Encap, encap)
-		}
-		return nil
-	}
+	out := map[int]bool{}
 	r.odd = nil
 	for i := range r.list {
-		if err := odd(&r.list[i]); err != nil {
-			r.odd = append(r.odd, err.Error())
+		p := &r.list[i]
+		if p.Name == r.self.Name {
+			continue
+		}
+		if r.mine(p) {
+			out[i] = true // a store without names has not learned ours yet
+		} else if err := r.unfit(p); err != nil {
+			out[i], r.odd = true, append(r.odd, err.Error())
 		}
 	}
-	if len(r.odd) == 0 {
+	if len(out) == 0 {
 		return r.list
 	}
-	return slices.DeleteFunc(slices.Clone(r.list), func(p peer.Peer) bool { return odd(&p) != nil })
+	rest := make([]peer.Peer, 0, len(r.list))
+	for i, p := range r.list {
+		if !out[i] {
+			rest = append(rest, p)
+		}
+	}
+	return rest
+}
+
+// unfit says why a peer cannot be served.
+func (r *runner) unfit(p *peer.Peer) error {
+	switch encap := r.layout.Tunnels[0].Encap; {
+	case overlaps(p.Pods, r.self.Pods):
+		return fmt.Errorf("peer %q: its ranges %s overlap this node's, %s: give every node ranges of its own", p.Name, p.Pods, r.self.Pods)
+	case p.Encap != "" && p.Encap != encap:
+		return fmt.Errorf("peer %q: it speaks %s, and this node %s: configure both alike", p.Name, p.Encap, encap)
+	}
+	return nil
 }
 
 // mine reports whether a peer is at this node's addresses.

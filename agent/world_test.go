@@ -28,7 +28,7 @@ import (
 	"github.com/cniblocks/cniblocks/peer/file"
 )
 
-func TestMain(m *testing.M) { nstest.Main(m) }
+func TestMain(m *testing.M) { nstest.Main(m, removeProgram) }
 
 // soon is how long a test waits for what an agent does at once; a virtual machine without hardware support is slow.
 const soon = 30 * time.Second

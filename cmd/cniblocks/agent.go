@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cniblocks/cniblocks/agent"
 	"github.com/cniblocks/cniblocks/masq"
@@ -227,7 +228,13 @@ func (s *settings) serve(ctx context.Context, a *agent.Agent) error {
 		}()
 	}
 	n := newNotifier(os.Getenv)
-	a.Alive = n.alive
+	var once sync.Once
+	a.Alive = func(ready bool, what string) {
+		n.alive(ready, what)
+		if ready {
+			once.Do(func() { time.AfterFunc(4*time.Second, debug.FreeOSMemory) }) // what only the start needed
+		}
+	}
 	defer n.stopping()
 	return a.Run(ctx)
 }
