@@ -15,6 +15,7 @@ import (
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/plugins/bridge"
+	"github.com/cniblocks/cniblocks/plugins/flannel"
 	"github.com/cniblocks/cniblocks/plugins/hostlocal"
 	"github.com/cniblocks/cniblocks/plugins/overlay"
 )
@@ -35,7 +36,7 @@ func TestMain(m *testing.M) {
 }
 
 // plugins are what this binary is when it is called by their names, which it is where building programs takes too long.
-var plugins = cni.Delegates{"bridge": bridge.Plugin{}, "host-local": hostlocal.Plugin{}, "overlay": overlay.Plugin{}, "host-gw": overlay.Plugin{}}
+var plugins = cni.Delegates{"bridge": bridge.Plugin{}, "host-local": hostlocal.Plugin{}, "overlay": overlay.Plugin{}, "host-gw": overlay.Plugin{}, "flannel": flannel.Plugin{}}
 
 // upEnv names a configuration that this binary is to apply, as `cniblocks overlay up` does, in place of the tests.
 const upEnv = "CNIBLOCKS_CRASH_UP"

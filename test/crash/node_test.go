@@ -55,6 +55,7 @@ func newNode(t *testing.T, c config) *node {
 		require.NoError(t, os.MkdirAll(filepath.Join(n.dir, "peers"), 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(n.dir, "peers", name), []byte(text), 0o644))
 	}
+	require.NoError(t, os.WriteFile(filepath.Join(n.dir, "subnet.env"), []byte(subnetEnv), 0o600))
 	nstest.Sysctl(t, n.ns, "net/ipv6/conf/default/accept_dad", "0")
 	nstest.Link(t, nstest.End{NS: n.ns, Name: "uplink", Addrs: []string{"192.0.2.11/24", "2001:db8::11/64"}}, nstest.End{NS: nstest.New(t), Name: "eth0"})
 	nstest.Forward(t, n.ns) // what plugins switch on stays on, and with it some addresses of the kernel's
@@ -284,7 +285,7 @@ func (n *node) settled() string {
 func (n *node) cleanup() {
 	n.t.Helper()
 	state := filepath.Join(n.dir, "run")
-	found, err := inventory.Read(n.t.Context(), inventory.Options{NS: n.ns, DataDirs: []string{filepath.Join(n.dir, "leases")}, StateDir: state})
+	found, err := inventory.Read(n.t.Context(), inventory.Options{NS: n.ns, DataDirs: []string{filepath.Join(n.dir, "leases"), filepath.Join(n.dir, "flannel")}, StateDir: state})
 	require.NoError(n.t, err)
 	require.Empty(n.t, found.Unread)
 	p, err := sweep.Make(sweep.Options{NS: n.ns, Found: found, Network: "net", StateDir: state, Disk: true})
