@@ -58,7 +58,9 @@ var uses = map[string]struct {
 	"ipip":               {carried(`"type":"overlay","encap":"ipip"`), []nstest.Feature{nstest.IPIP, nstest.SIT}},
 	"geneve":             {carried(`"type":"overlay","encap":"geneve"`), []nstest.Feature{nstest.Geneve}},
 	"wireguard":          {carried(`"type":"overlay","encap":"wireguard"`), []nstest.Feature{nstest.WireGuard}},
-	"loopback":           {`{"cniVersion":"1.1.0","name":"net","type":"loopback"}`, nil},
+	"flannel": {`{"cniVersion":"1.1.0","name":"net","type":"flannel","subnetFile":"DIR/subnet.env","dataDir":"DIR/flannel",
+		"ipam":{"dataDir":"DIR"},"delegate":{"isDefaultGateway":true}}`, nil},
+	"loopback": {`{"cniVersion":"1.1.0","name":"net","type":"loopback"}`, nil},
 }
 
 func TestCleanupAfterEveryUseLeavesNothingOfOursAndAllOfOthers(t *testing.T) {
@@ -71,10 +73,11 @@ func TestCleanupAfterEveryUseLeavesNothingOfOursAndAllOfOthers(t *testing.T) {
 			nstest.Need(t, use.needs...)
 			m := machine.New(t)
 			m.Path += ":" + static
+			m.SubnetEnv(t)
 			foreign(t, m)
 			before, files := nstest.Dump(m.NS), m.Files(t)
 			ns := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), m.NS.Fd())
-			args := []string{"cleanup", "--netns", ns, "--data-dir", m.Dir, "--state-dir", filepath.Join(m.Dir, "run")}
+			args := []string{"cleanup", "--netns", ns, "--data-dir", m.Dir, "--data-dir", m.Dir + "/flannel", "--state-dir", filepath.Join(m.Dir, "run")}
 
 			attach(t, m, use.conf)
 			used := nstest.Dump(m.NS)
@@ -129,10 +132,10 @@ func attach(t *testing.T, m *machine.Machine, conf string) {
 	nstest.Settle(t, m.NS)
 }
 
-// withoutKeys passes over the private keys, which stay on purpose.
+// withoutKeys passes over the private keys, which stay on purpose, and over directories that others have, too.
 func withoutKeys(files []string) (rest []string) {
 	for _, f := range files {
-		if f != "/run" && f != "/lib" && !strings.HasPrefix(f, "/lib/") {
+		if f != "/run" && f != "/flannel" && f != "/lib" && !strings.HasPrefix(f, "/lib/") {
 			rest = append(rest, f)
 		}
 	}

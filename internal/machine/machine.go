@@ -134,6 +134,14 @@ func (m *Machine) Do(ctx context.Context, c Call) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+// SubnetEnv writes what flannel leaves on a node whose range is 10.7.1.0/24, and returns the path.
+func (m *Machine) SubnetEnv(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(m.Dir, "subnet.env")
+	require.NoError(t, os.WriteFile(path, []byte("FLANNEL_NETWORK=10.7.0.0/16\nFLANNEL_SUBNET=10.7.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"), 0o644))
+	return path
+}
+
 // Held are the addresses that are leased in a network, by container ID; each list is sorted.
 func (m *Machine) Held(network string) (map[string][]string, error) {
 	held := map[string][]string{}

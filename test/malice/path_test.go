@@ -42,7 +42,7 @@ func hostile(t *testing.T) map[string]cni.Code {
 
 func TestAHostilePathInPlaceOfANamespaceIsAnErrorAtOnceAndChangesNothing(t *testing.T) {
 	t.Parallel()
-	m := machine.New(t)
+	m := newMachine(t)
 	paths := hostile(t)
 	for name, conf := range confs(m.Dir) {
 		t.Run(name, func(t *testing.T) {
@@ -72,7 +72,7 @@ func TestAHostilePathInPlaceOfANamespaceIsAnErrorAtOnceAndChangesNothing(t *test
 
 func TestTheNodesOwnNamespaceAndThatOfAnotherPodAreLeftAlone(t *testing.T) {
 	t.Parallel()
-	m := machine.New(t)
+	m := newMachine(t)
 	for name, conf := range confs(m.Dir) {
 		if name == "loopback" {
 			continue // its interface is everybody's own
@@ -105,7 +105,7 @@ func TestTheNodesOwnNamespaceAndThatOfAnotherPodAreLeftAlone(t *testing.T) {
 
 func TestNoNameBecomesAPathElsewhere(t *testing.T) {
 	t.Parallel()
-	m := machine.New(t)
+	m := newMachine(t)
 	p := pod(t, m, "x")
 	top := filepath.Join(m.Dir, "top")
 	dir := filepath.Join(top, "in")
@@ -156,7 +156,7 @@ func TestLinksThatSomebodyPlantedAreNotFollowed(t *testing.T) {
 		t.Run(at, func(t *testing.T) {
 			t.Parallel()
 			nstest.Need(t, nstest.VXLAN)
-			m := machine.New(t)
+			m := newMachine(t)
 			p := pod(t, m, "x")
 			victim := t.TempDir()
 			require.NoError(t, os.WriteFile(filepath.Join(victim, "file"), []byte("precious"), 0o600))
@@ -189,7 +189,7 @@ func TestLinksThatSomebodyPlantedAreNotFollowed(t *testing.T) {
 func TestFilesAreForTheirOwnerToWriteWhateverTheUmask(t *testing.T) {
 	old := unix.Umask(0)
 	defer unix.Umask(old)
-	m := machine.New(t)
+	m := newMachine(t)
 	for name, conf := range confs(m.Dir) {
 		t.Run(name, func(t *testing.T) {
 			needs(t, name)

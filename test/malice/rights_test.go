@@ -44,7 +44,7 @@ func asSomebody(cmd *exec.Cmd) error {
 func TestTwoCapabilitiesAreEnough(t *testing.T) {
 	t.Parallel()
 	for who, drop := range map[string]func(*exec.Cmd) error{"root": asRoot, "another user": asSomebody} {
-		m := machine.New(t)
+		m := newMachine(t)
 		// The directories of leases and state are the user's, those above and the plugins may be read by all.
 		bin := readable(t, m.Bin)
 		require.NoError(t, os.Chmod(filepath.Dir(m.Dir), 0o755))
@@ -111,7 +111,7 @@ func readable(t *testing.T, bin string) string {
 
 func TestWithoutTheCapabilitiesAnErrorSaysWhatIsMissing(t *testing.T) {
 	t.Parallel()
-	m := machine.New(t)
+	m := newMachine(t)
 	bin := readable(t, m.Bin)
 	pin, _ := nstest.Named(t)
 	require.NoError(t, os.Chmod(filepath.Dir(m.Dir), 0o755))
@@ -147,7 +147,7 @@ func TestNoShellIsEverCalled(t *testing.T) {
 	if err != nil {
 		t.Skip("lane: needs the program strace")
 	}
-	m := machine.New(t)
+	m := newMachine(t)
 	for name, conf := range confs(m.Dir) {
 		t.Run(name, func(t *testing.T) {
 			needs(t, name)

@@ -13,7 +13,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/cni"
-	"github.com/cniblocks/cniblocks/internal/machine"
 )
 
 // list is a JSON list of n items.
@@ -32,7 +31,7 @@ func subnet(i int) string { return fmt.Sprintf("%d.%d.%d.0/24", 11+i>>16&127, i>
 
 func TestHugeConfigurationsAreBoundedInTimeAndMemory(t *testing.T) {
 	t.Parallel()
-	m := machine.New(t)
+	m := newMachine(t)
 	p := pod(t, m, "x")
 	conf := func(ipam, more string) string {
 		return `{"cniVersion":"1.1.0","name":"net","type":"bridge","bridge":"br0","isGateway":true,"ipMasq":true,"ipam":{"type":"host-local","dataDir":"` +

@@ -28,8 +28,10 @@ func confs(dir string) map[string]string {
 			"ipam":{"type":"host-local","dataDir":"DIR","ranges":[[{"subnet":"10.1.2.0/24"}],[{"subnet":"fd00:1:2::/64"}]]}}`,
 		"iptables": `{"cniVersion":"1.1.0","name":"net","type":"bridge","bridge":"br0","isGateway":true,"ipMasq":true,"ipMasqBackend":"iptables",
 			"macspoofchk":true,"ipam":{"type":"host-local","dataDir":"DIR","subnet":"10.1.2.0/24"}}`,
-		"host-gw":  overlaid(`"type":"host-gw"`),
-		"overlay":  overlaid(`"type":"overlay","encap":"vxlan"`),
+		"host-gw": overlaid(`"type":"host-gw"`),
+		"overlay": overlaid(`"type":"overlay","encap":"vxlan"`),
+		"flannel": `{"cniVersion":"1.1.0","name":"net","type":"flannel","subnetFile":"DIR/subnet.env","dataDir":"DIR/flannel",
+			"ipam":{"dataDir":"DIR"},"delegate":{"isDefaultGateway":true}}`,
 		"loopback": `{"cniVersion":"1.1.0","name":"net","type":"loopback"}`,
 	}
 	for name, conf := range all {
@@ -96,4 +98,11 @@ func files(t *testing.T, dir string) (all []string) {
 		return err
 	}))
 	return all
+}
+
+func newMachine(t *testing.T) *machine.Machine {
+	t.Helper()
+	m := machine.New(t)
+	m.SubnetEnv(t)
+	return m
 }

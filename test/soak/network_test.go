@@ -27,6 +27,7 @@ func networks(dir string) []*network {
 	all := []*network{
 		{name: "dual", conf: dual}, {name: "guarded", conf: guarded}, {name: "plain", conf: plain},
 		{name: "tunnel", conf: tunnel}, {name: "single", conf: single}, {name: "iptables", conf: iptables},
+		{name: "flannel", conf: flannel},
 	}
 	for _, n := range all {
 		n.dir = dir
@@ -77,6 +78,12 @@ func iptables(n *network, generation, variant, _ int) string {
 	return n.fill(`{"cniVersion":"1.1.0","name":"NAME","type":"bridge","bridge":"br-NAME","isGateway":true,"ipMasq":true,
 		"ipMasqBackend":"iptables","ipMasqExcept":[EXCEPT],"hairpinMode":TRUE,
 		"ipam":{"type":"host-local","dataDir":"DIR","subnet":"10.6.0.0/24"}}`, generation, variant)
+}
+
+// flannel stands beside a flannel daemon, whose file the machine has.
+func flannel(n *network, generation, variant, _ int) string {
+	return n.fill(`{"cniVersion":"1.1.0","name":"NAME","type":"flannel","subnetFile":"DIR/subnet.env","dataDir":"DIR/flannel",
+		"ipam":{"dataDir":"DIR"},"delegate":{"bridge":"br-NAME","isDefaultGateway":true,"hairpinMode":TRUE}}`, generation, variant)
 }
 
 // collected is the configuration for GC, which is a verb of CNI 1.1.

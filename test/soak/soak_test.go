@@ -60,6 +60,7 @@ func TestWhateverIsCalledInWhateverOrderExactlyWhatIsAttachedExists(t *testing.T
 	t.Logf("repeat with -seed=%d -operations=%d -workers=%d", *seed, *operations, *workers)
 	r := &run{t: t, m: machine.New(t)}
 	r.m.Path += ":" + static
+	r.m.SubnetEnv(t)
 	r.networks = networks(r.m.Dir)
 	crew := r.crew()
 	t.Cleanup(r.close)

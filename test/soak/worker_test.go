@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/cniblocks/cniblocks/cni"
@@ -108,6 +109,14 @@ func (w *worker) add(ctx context.Context, s *slot) error {
 	return err
 }
 
+// broken is a configuration with a value of the wrong kind.
+func broken(conf string) string {
+	if strings.Contains(conf, `"type":"flannel"`) {
+		return machine.With(conf, "delegate", 7)
+	}
+	return machine.With(conf, "mtu", "large")
+}
+
 // refused makes sure that an error has a code.
 func refused(err error, code cni.Code) error {
 	var r *machine.Refusal
@@ -141,7 +150,7 @@ func (w *worker) addWrong(ctx context.Context, s *slot) error {
 	}
 	s.gc.RLock()
 	defer s.gc.RUnlock()
-	_, err := w.call(ctx, s, cni.ADD, machine.With(w.conf(s), "mtu", "large"))
+	_, err := w.call(ctx, s, cni.ADD, broken(w.conf(s)))
 	return refused(err, cni.ErrConfig)
 }
 
@@ -175,7 +184,7 @@ func (w *worker) delChanged(ctx context.Context, s *slot) error {
 	case 0:
 		conf = s.conf(s.network, w.generation+1, s.variant+1, s.n)
 	case 1:
-		conf = machine.With(conf, "mtu", "large")
+		conf = broken(conf)
 	case 2:
 		conf = machine.With(conf, "ipMasqExcept", []string{"203.0.113.0/25"})
 	}
