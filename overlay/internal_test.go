@@ -72,10 +72,9 @@ func TestATableTellsWhatToSetAndWhatToRemove(t *testing.T) {
 		require.Len(t, want.items, len(model))
 		for k := range 40 {
 			v, ok := want.get(k)
-			expect, there := model[k]
-			require.Equal(t, there, ok)
-			require.Equal(t, expect, v)
-			require.Equal(t, there, want.has(k))
+			if expect, there := model[k]; v != expect || ok != there || want.has(k) != there {
+				t.Fatalf("%d is %v (%v), want %v (%v)", k, v, ok, expect, there)
+			}
 		}
 		if k := r.IntN(40); r.IntN(3) == 0 {
 			kernel[k] = value{k: k, v: r.IntN(3), foreign: r.IntN(2) == 0}
