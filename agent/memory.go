@@ -95,7 +95,12 @@ func replace(path string, b []byte, mode fs.FileMode) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(dir, ".agent-*")
+	// Only one agent runs for a network, and what a killed one left goes with the next.
+	by := path + ".new"
+	if err := os.Remove(by); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	tmp, err := os.OpenFile(by, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}
