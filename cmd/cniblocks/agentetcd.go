@@ -18,7 +18,7 @@ import (
 func (s *settings) etcd(a *agent.Agent) (end func(), err error) {
 	kind, members, ok := strings.Cut(s.source, "://")
 	if !ok || members == "" {
-		return nil, fmt.Errorf("--source is %q: want %s://HOST:PORT, with ',' between several", s.source, kind)
+		return nil, fmt.Errorf("--source is %q: want etcd://HOST:PORT, with ',' between several", s.source)
 	}
 	o := etcd.Options{Prefix: s.etcdPrefix, Username: s.etcdUser, Password: s.etcdPassword, StateFile: filepath.Join(s.dataDir, s.network, "etcd.json")}
 	secure := kind == "etcds" || s.etcdCA != "" || s.etcdCert != "" || s.etcdKey != ""

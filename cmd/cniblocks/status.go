@@ -50,7 +50,7 @@ func statusCommand(ctx context.Context, args []string, out, errs io.Writer) int 
 	}
 	sockets, err := filepath.Glob(filepath.Join(*dir, name, "agent.sock"))
 	if err == nil && len(sockets) == 0 {
-		err = fmt.Errorf("no agent has run here: there is no %s; start 'cniblocks agent'", filepath.Join(*dir, name, "agent.sock"))
+		err = fmt.Errorf("no agent runs here: there is no %s; start 'cniblocks agent'", filepath.Join(*dir, name, "agent.sock"))
 	}
 	if err != nil {
 		return complain(errs, "status", err)
