@@ -223,15 +223,22 @@ const (
 	lastPause  = 500 * time.Millisecond
 )
 
-// retry asks the store until it answers. When ctx is done the error has the cause of that and what was wrong last.
+// retry asks the store until it answers. When ctx is done the error has the cause of that and what was wrong before.
 func (s *Store) retry(ctx context.Context, what string, f func(context.Context, *clientv3.Client) error) error {
+	var last error
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		err := s.call(ctx, what, f)
-		if err == nil || ctx.Err() == nil && !passing(err) {
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil && !passing(err) {
 			return err
 		}
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
 		if !sleep(ctx, pause) {
-			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+			return fmt.Errorf("%w: %w", context.Cause(ctx), last)
 		}
 	}
 }

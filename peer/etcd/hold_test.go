@@ -16,7 +16,7 @@ import (
 	"github.com/cniblocks/cniblocks/peer/etcd/etcdtest"
 )
 
-const short = 2 * time.Second // about the least that etcd takes
+const short = 3 * time.Second // the least that a busy machine renews in time
 
 // held is a node with a lease that it keeps.
 type held struct {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,7 +21,12 @@ import (
 	"github.com/cniblocks/cniblocks/peer/etcd/etcdtest"
 )
 
-func TestMain(m *testing.M) { nstest.Main(m) }
+func TestMain(m *testing.M) {
+	if file := os.Getenv(acquirer); file != "" {
+		acquireUntilKilled(file)
+	}
+	nstest.Main(m)
+}
 
 // world is a network of a test's own on a server.
 type world struct {

@@ -128,12 +128,12 @@ func TestTLSAndAPassword(t *testing.T) {
 		"unknown to us":      {[]func(*etcd.Options){secure, login("node", password), func(o *etcd.Options) { o.TLS = distrust }}, "certificate"},
 		"system's authority": {[]func(*etcd.Options){secure, login("node", password), func(o *etcd.Options) { o.TLS = nil }}, "certificate"},
 	} {
-		ctx := within(t, 2*time.Second)
+		ctx := within(t, 5*time.Second)
 		s := w.node(c.options...)
 		_, err := s.Acquire(ctx, want("b", "192.0.2.2"))
 		require.ErrorContains(t, err, c.want, what)
 		hide(t, err, password, "wrong-staple", string(b))
-		for _, err := range s.Watch(within(t, 2*time.Second)) {
+		for _, err := range s.Watch(within(t, patience)) {
 			require.ErrorContains(t, err, c.want, what)
 			hide(t, err, password, "wrong-staple", string(b))
 			break
