@@ -92,7 +92,7 @@ func newWorld(t *testing.T, config string, nodes ...string) *world {
 	nstest.Need(t, nstest.IPTables, nstest.IP6Tables)
 	w := &world{t: t, wire: nstest.New(t), outside: nstest.New(t), nodes: map[string]*node{}}
 	var err error
-	w.dir, err = os.MkdirTemp("", "cnib") // not of the test: the path of a socket must be short
+	w.dir, err = os.MkdirTemp("", "cnib") //nolint:usetesting // the path of a socket must be short
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(w.dir)) })
 	w.flanneld, err = reference.Flanneld()
