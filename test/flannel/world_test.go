@@ -159,7 +159,7 @@ func (n *node) start(name string, args ...string) {
 	require.NoError(n.w.t, err)
 	defer log.Close()
 	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.Env = append(os.Environ(), "NODE_NAME="+n.name)
+	p.cmd.Env = append(os.Environ(), "NODE_NAME="+n.name, "WIREGUARD_KEY_FILE="+filepath.Join(n.dir, "wgkey"))
 	require.NoError(n.w.t, n.ns.Do(p.cmd.Start))
 	go func() { p.err = p.cmd.Wait(); close(p.done) }()
 	n.running = p
