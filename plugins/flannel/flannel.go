@@ -8,9 +8,12 @@ package flannel
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"slices"
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/undo"
+	"github.com/cniblocks/cniblocks/netns"
 )
 
 // Plugin is the flannel plugin. The zero value is ready to use.
@@ -28,6 +31,11 @@ func (Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err error
 	if err != nil {
 		return nil, err
 	}
+	release, err := hold(ctx, r, to.Type)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	var u undo.Stack
 	defer u.OnError(ctx, &err)
 	rec := c.record(r)
@@ -50,6 +58,26 @@ func (Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err error
 	}
 	u.Push(back)
 	return res, rec.replace(to.Config)
+}
+
+// hold keeps other ADDs of the pod waiting until it is released: of two at once the second finds the record of the first,
+// and leaves it and the attachment alone. Carriers of ours, which would be an odd delegate, take the lock themselves.
+func hold(ctx context.Context, r *cni.Request, delegate string) (release func(), err error) {
+	if slices.Contains([]string{"overlay", "host-gw", "flannel"}, delegate) {
+		return func() {}, nil
+	}
+	pod, err := netns.Open(r.NetNS)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, cni.Errorf(cni.ErrUnknownContainer, "CNI_NETNS: %w", err)
+	case err != nil:
+		return nil, cni.Errorf(cni.ErrEnvironment, "CNI_NETNS: %w", err)
+	}
+	unlock, err := pod.Lock(ctx)
+	if err != nil {
+		return nil, errors.Join(err, pod.Close())
+	}
+	return func() { unlock(); pod.Close() }, nil
 }
 
 // Del has the delegate take the attachment away. It needs neither the record nor subnet.env.
