@@ -36,6 +36,8 @@ var configs = []config{
 		"peers":[{"name":"a","endpoint":["192.0.2.11","2001:db8::11"],"pods":["10.244.1.0/24","fd00:10:244:1::/64"]},
 		{"name":"b","endpoint":["192.0.2.12","2001:db8::12"],"pods":["10.244.2.0/24","fd00:10:244:2::/64"]}],
 		"delegate":{"type":"bridge","isDefaultGateway":true,"ipam":{"type":"host-local","dataDir":"DIR"}}}`},
+	{name: "flannel", conf: `{"cniVersion":"1.1.0","name":"net","type":"flannel","subnetFile":"DIR/subnet.env","dataDir":"DIR/flannel",
+		"ipam":{"dataDir":"DIR"},"delegate":{"isDefaultGateway":true}}`},
 }
 
 // act is a call of one of the containers.
@@ -79,6 +81,7 @@ type world struct {
 func newWorld(t *testing.T, c config, path string) *world {
 	w := &world{Machine: machine.New(t), t: t, config: c, pods: map[string]machine.Pod{}, results: map[string][]byte{}}
 	w.Path += ":" + path
+	w.SubnetEnv(t)
 	for _, id := range []string{"live", "stale", "a", "b"} {
 		p, err := w.Pod(id)
 		require.NoError(t, err)
