@@ -77,15 +77,14 @@ func carried(name, typ, encap string, needs ...nstest.Feature) config {
 	return config{name: name, json: with(one), peers: with(two), needs: needs}
 }
 
+const subnetEnv = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
+
 const (
 	v4   = `"ipam":{"type":"host-local","dataDir":"DIR/leases","subnet":"10.1.2.0/24"}`
 	dual = `"ipam":{"type":"host-local","dataDir":"DIR/leases","ranges":[[{"subnet":"10.1.2.0/24"}],[{"subnet":"fd00:1:2::/64"}]]}`
 )
 
 // subnetEnv is what a node of a flannel network knows of itself. Nobody but the plugin masquerades.
-const subnetEnv = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_IPV6_NETWORK=fd00:10:244::/48\n" +
-	"FLANNEL_IPV6_SUBNET=fd00:10:244:1::1/64\nFLANNEL_MTU=1430\nFLANNEL_IPMASQ=false\n"
-
 var configs = []config{
 	bridged("bridge, IPv4", `"isGateway":true,"ipMasq":true,`+v4, nstest.NFT),
 	bridged("bridge, dual stack", `"isDefaultGateway":true,"ipMasq":true,`+dual, nstest.NFT),
@@ -93,12 +92,16 @@ var configs = []config{
 	bridged("bridge, macspoofchk", `"isGateway":true,"macspoofchk":true,"hairpinMode":true,`+v4, nstest.NFTBridge),
 	rare(bridged("bridge, VLAN", `"isGateway":true,"vlan":7,"ipMasq":true,`+v4, nstest.VLANFiltering, nstest.NFT)),
 	bridged("bridge, layer 2", `"mtu":1400`),
+	{name: "flannel", needs: []nstest.Feature{nstest.NFT}, json: `{"cniVersion":"1.1.0","name":"net","type":"flannel",
+		"subnetFile":"DIR/peers/subnet.env","dataDir":"DIR/flannel","ipam":{"dataDir":"DIR/leases"},
+		"delegate":{"bridge":"br0","isDefaultGateway":true}}`, files: map[string]string{"subnet.env": subnetEnv}},
 	{name: "flannel", needs: []nstest.Feature{nstest.NFT}, json: `{"cniVersion":"1.1.0","name":"net","type":"flannel","subnetFile":"DIR/subnet.env",
 		"dataDir":"DIR/flannel","ipam":{"dataDir":"DIR/leases"},"delegate":{"bridge":"br0","isDefaultGateway":true}}`},
 	carried("host-gw", "host-gw", "", nstest.NFT),
 	carried("overlay, vxlan", "overlay", `"encap":"vxlan",`, nstest.VXLAN, nstest.NFT),
 	fromFiles(carried("overlay, vxlan, peers file", "overlay", `"encap":"vxlan",`, nstest.VXLAN, nstest.NFT)),
 	carried("overlay, vxlan gpe", "overlay", `"encap":"vxlan","gpe":true,`, nstest.VXLAN, nstest.NFT),
+	carried("overlay, vxlan, layer 2", "overlay", `"encap":"vxlan","l2":true,`, nstest.VXLAN, nstest.NFT),
 	rare(carried("overlay, gre", "overlay", `"encap":"gre",`, nstest.GRE, nstest.IP6GRE, nstest.NFT)),
 	rare(carried("overlay, ipip", "overlay", `"encap":"ipip",`, nstest.IPIP, nstest.SIT, nstest.NFT)),
 	rare(carried("overlay, geneve", "overlay", `"encap":"geneve",`, nstest.Geneve, nstest.NFT)),
