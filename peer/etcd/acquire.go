@@ -199,13 +199,23 @@ func (s *Store) grant(ctx context.Context, st *state) error {
 func (s *Store) keep(h *hold) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held == nil || s.held.key != h.key || s.held.name != h.name {
+	if s.held == nil || s.held.key != h.key || s.held.name != h.name || s.lost {
 		defer s.woke()
 	}
 	if s.held == nil || s.held.lease != h.lease {
 		s.expires = time.Time{}
 	}
-	s.held = h
+	s.held, s.lost = h, false
+}
+
+// lose is the opposite of keep.
+func (s *Store) lose(h *hold) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held != nil && s.held.key == h.key && !s.lost {
+		s.lost = true
+		s.woke()
+	}
 }
 
 func (s *Store) holding() *hold {

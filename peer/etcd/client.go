@@ -33,7 +33,8 @@ type Store struct {
 	closed     bool
 	config     *flannel.Config // that was read last
 	held       *hold           // of the last Acquire; replaced, never changed
-	wake       chan struct{}   // closed when config or held are replaced
+	lost       bool            // held is not this node's any more
+	wake       chan struct{}   // closed when one of the last three changes
 	expires    time.Time
 	revision   int64
 }

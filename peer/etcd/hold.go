@@ -42,7 +42,7 @@ func (s *Store) Publish(ctx context.Context, r peer.Reach) error {
 			return err
 		})
 		if errors.Is(err, rpctypes.ErrLeaseNotFound) { // so is the key
-			return s.gone(h.key)
+			return s.gone(h)
 		}
 		if err != nil {
 			return err
@@ -64,11 +64,12 @@ func (s *Store) Publish(ctx context.Context, r peer.Reach) error {
 // still is the hold as it is in the store now, or why it is none any more.
 func (s *Store) still(h *hold, kvs []*mvccpb.KeyValue) (*hold, error) {
 	if len(kvs) == 0 {
-		return nil, s.gone(h.key)
+		return nil, s.gone(h)
 	}
 	now := holdOf(s.subnets(), kvs[0])
 	bound := now.lease != 0 && now.lease == h.lease
 	if !bound && !meet(now.addrs, h.addrs) {
+		s.lose(h)
 		return nil, fmt.Errorf("etcd key %s%s: %w: they are now those of %s", s.subnets(), h.key, peer.ErrLost, now.Attrs.Addr())
 	}
 	now.name = h.name
@@ -78,8 +79,9 @@ func (s *Store) still(h *hold, kvs []*mvccpb.KeyValue) (*hold, error) {
 	return now, nil
 }
 
-func (s *Store) gone(key string) error {
-	return fmt.Errorf("etcd key %s%s: %w: the key is gone, so they are nobody's; its lease ran out, or it was deleted", s.subnets(), key, peer.ErrLost)
+func (s *Store) gone(h *hold) error {
+	s.lose(h)
+	return fmt.Errorf("etcd key %s%s: %w: the key is gone, so they are nobody's; its lease ran out, or it was deleted", s.subnets(), h.key, peer.ErrLost)
 }
 
 // Lost keeps this node's lease alive and returns when it is lost, as [peer.Registrar] says. It follows the key: the etcd
@@ -101,7 +103,7 @@ func (s *Store) Lost(ctx context.Context) error {
 		kvs := u.all
 		switch n := len(u.events); {
 		case n > 0 && slices.ContainsFunc(u.events, func(e *clientv3.Event) bool { return e.Type == clientv3.EventTypeDelete }):
-			return s.gone(key)
+			return s.gone(h)
 		case n > 0:
 			kvs = present(u.events[n-1])
 		case !u.whole:

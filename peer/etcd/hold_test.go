@@ -86,7 +86,7 @@ func TestANodeThatIsGoneIsForgottenWhenItsLeaseRunsOutAndFindsItsRangeBefore(t *
 	until(t, observer, func(list []peer.Peer, _ error) bool { return len(list) == 2 })
 
 	a.stop() // killed
-	<-a.lost
+	require.ErrorIs(t, <-a.lost, context.Canceled)
 	again := w.node(withTTL(short))
 	p, err := again.Acquire(within(t, patience), want("a", "192.0.2.1"))
 	require.NoError(t, err)
@@ -151,6 +151,9 @@ func TestALostLeaseIsNoticed(t *testing.T) {
 			err := <-h.lost
 			require.ErrorIs(t, err, peer.ErrLost)
 			require.EqualError(t, err, "etcd key "+w.prefix+"/subnets/"+h.key()+": the ranges are no longer this node's: "+c.want)
+			for _, p := range first(t, h.Store) {
+				require.Equal(t, "192.0.2.9", p.Name, "who has it now does not bear our name")
+			}
 			require.ErrorIs(t, h.Publish(within(t, patience), vxlan(h.Peer, 2)), peer.ErrLost)
 			p, err := h.Acquire(within(t, patience), want("a", "192.0.2.1"))
 			require.NoError(t, err)

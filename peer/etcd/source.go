@@ -81,7 +81,7 @@ func (s *Store) known() (within []netip.Prefix, key, name string) {
 	if s.config != nil {
 		within = s.config.Prefixes()
 	}
-	if s.held != nil {
+	if s.held != nil && !s.lost {
 		key, name = s.held.key, s.held.name
 	}
 	return within, key, name

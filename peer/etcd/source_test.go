@@ -167,6 +167,21 @@ func TestTheOlderOfTwoLeasesThatOverlapIsThePeer(t *testing.T) {
 	require.Equal(t, "192.0.2.1", addresses(got.list))
 }
 
+func TestANodeBearsItsNameAsSoonAsItIsKnownWhichLeaseIsItsOwn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, etcdtest.New(t), small)
+	w.three()
+	s := w.node()
+	all := observe(t, s)
+	require.Equal(t, allThree, addresses(next(t, all).list))
+	p, err := s.Acquire(within(t, patience), want("a", "192.0.2.2"))
+	require.NoError(t, err)
+	require.Equal(t, "a", p.Name)
+	for got := next(t, all); addresses(got.list) != "192.0.2.1 a 192.0.2.3"; got = next(t, all) {
+		require.NoError(t, got.err)
+	}
+}
+
 func TestABurstComesAsOneList(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, etcdtest.New(t), small)

@@ -36,7 +36,7 @@ type Server struct {
 	args []string
 	dir  string
 	cmd  *exec.Cmd
-	died chan error
+	died chan struct{}
 
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
@@ -71,9 +71,12 @@ func (s *Server) Start(t testing.TB) {
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	s.cmd.Env = append(os.Environ(), "GOMAXPROCS=2")
 	require.NoError(t, s.NS.Do(s.cmd.Start))
-	cmd, died := s.cmd, make(chan error, 1)
+	cmd, died := s.cmd, make(chan struct{})
 	s.died = died
-	go func() { died <- cmd.Wait() }()
+	go func() {
+		defer close(died)
+		_ = cmd.Wait() // it is killed
+	}()
 	require.NoError(t, s.await(), "etcd did not come up: %s", tail(log.Name()))
 }
 
@@ -85,8 +88,8 @@ func (s *Server) await() error {
 			return c.Close()
 		}
 		select {
-		case err := <-s.died:
-			return errors.Join(err, errors.New("it has ended"))
+		case <-s.died:
+			return errors.New("it has ended")
 		default:
 		}
 	}
