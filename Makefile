@@ -14,6 +14,7 @@ BINDIR ?= /usr/local/bin
 RT_PROTOS_DIR ?= /etc/iproute2/rt_protos.d
 FUZZTIME ?= 10s
 ARGS ?=
+DEB_VERSION ?= 0~git$(shell git log -1 --format=%cd.%h --date=format:%Y%m%d 2>/dev/null)
 IMAGE ?= cniblocks/cniblocks:latest
 
 STATICCHECK_VERSION := v0.8.2
@@ -49,6 +50,22 @@ install: build ## [DESTDIR=] [CNI_BIN_DIR=/opt/cni/bin] [BINDIR=/usr/local/bin]
 	echo "installed in $(DESTDIR)$(CNI_BIN_DIR):" $$names
 	@new="$(DESTDIR)$(BINDIR)/.cniblocks.$$$$"; install -m 755 bin/cniblocks "$$new"; mv -fT "$$new" "$(DESTDIR)$(BINDIR)/cniblocks"
 	@printf '117\tcniblocks\n' > "$(DESTDIR)$(RT_PROTOS_DIR)/cniblocks.conf"
+
+# The unit is in place but not enabled: it needs /etc/cniblocks/agent.json first.
+.PHONY: deb
+deb: ## out/cniblocks_VERSION_ARCH.deb, by dpkg-deb
+	@rm -rf out/deb && mkdir -p out/deb/DEBIAN
+	@$(MAKE) --no-print-directory install DESTDIR=out/deb CNI_BIN_DIR=/opt/cni/bin BINDIR=/usr/bin RT_PROTOS_DIR=/usr/share/iproute2/rt_protos.d >/dev/null
+	@install -D -m 644 deploy/systemd/cniblocks-agent.service out/deb/usr/lib/systemd/system/cniblocks-agent.service
+	@sed -i 's|/usr/local/bin/|/usr/bin/|' out/deb/usr/lib/systemd/system/cniblocks-agent.service
+	@install -d out/deb/usr/share/doc/cniblocks && install -m 644 docs/*.md LICENSE out/deb/usr/share/doc/cniblocks
+	@arch=$$(dpkg --print-architecture); version=$(DEB_VERSION); \
+	printf '%s\n' "Package: cniblocks" "Version: $$version" "Architecture: $$arch" "Section: net" "Priority: optional" \
+		"Maintainer: The cniblocks authors <cniblocks@users.noreply.github.com>" "Recommends: nftables | iptables" \
+		"Description: network plugins for containers, and a node agent" \
+		" CNI plugins that attach containers to bridges and carry them between machines," \
+		" and an agent that keeps a node in step with its peers." > out/deb/DEBIAN/control; \
+	dpkg-deb -Zgzip --root-owner-group --build out/deb "out/cniblocks_$${version}_$$arch.deb"
 
 # Only files that carry this module's path are ours.
 .PHONY: uninstall
