@@ -18,9 +18,11 @@ import (
 )
 
 const (
-	podNetwork = "10.244.0.0/16"
-	gateway    = "192.0.2.254"
-	endurance  = 3 * time.Minute // how long to wait for what must happen
+	podNetwork  = "10.244.0.0/16"
+	podNetwork6 = "fd00:10:244::/48"
+	gateway     = "192.0.2.254"
+	gateway6    = "2001:db8::fe"
+	endurance   = 3 * time.Minute // how long to wait for what must happen
 )
 
 // cluster is a control plane and the switch that its nodes hang on.
@@ -29,13 +31,14 @@ type cluster struct {
 	t      *testing.T
 	lan    *netns.NS // the switch, and a host outside of the cluster
 	images []string  // archives for every node
+	dual   bool      // pods have addresses of both families
 	begin  time.Time
 	ports  int
 }
 
-func newCluster(t *testing.T, images ...string) *cluster {
+func newCluster(t *testing.T, dual bool, images ...string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, lan: nstest.New(t), images: images, begin: time.Now()}
+	c := &cluster{t: t, lan: nstest.New(t), images: images, dual: dual, begin: time.Now()}
 	h := nstest.Netlink(t, c.lan)
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "br0"
@@ -43,14 +46,18 @@ func newCluster(t *testing.T, images ...string) *cluster {
 	br, err := h.LinkByName("br0")
 	require.NoError(t, err)
 	require.NoError(t, h.LinkSetUp(br))
-	nstest.AddAddrs(t, c.lan, "br0", gateway+"/24")
+	nstest.AddAddrs(t, c.lan, "br0", gateway+"/24", gateway6+"/64")
 
 	control := nstest.New(t)
 	c.plug(control, "192.0.2.100")
 	c.API, err = kubetest.Start(kubetest.Options{NS: control, Addr: netip.MustParseAddr("192.0.2.100")})
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
-	require.NoError(t, c.StartControllers(podNetwork))
+	pods := podNetwork
+	if dual {
+		pods += "," + podNetwork6
+	}
+	require.NoError(t, c.StartControllers(pods))
 	c.eventually("the controller manager works", func() bool {
 		_, err := c.Kubectl("", "-n", "default", "get", "serviceaccount", "default")
 		return err == nil
@@ -63,8 +70,9 @@ func (c *cluster) plug(ns *netns.NS, ip string) {
 	c.t.Helper()
 	c.ports++
 	port := fmt.Sprint("port", c.ports)
-	nstest.Link(c.t, nstest.End{NS: ns, Name: "eth0", Addrs: []string{ip + "/24"}}, nstest.End{NS: c.lan, Name: port})
+	nstest.Link(c.t, nstest.End{NS: ns, Name: "eth0", Addrs: []string{ip + "/24", six(ip) + "/64"}}, nstest.End{NS: c.lan, Name: port})
 	nstest.AddRoute(c.t, ns, "default", gateway)
+	nstest.AddRoute(c.t, ns, "default", gateway6)
 	h := nstest.Netlink(c.t, c.lan)
 	br, err := h.LinkByName("br0")
 	require.NoError(c.t, err)
@@ -72,6 +80,9 @@ func (c *cluster) plug(ns *netns.NS, ip string) {
 	require.NoError(c.t, err)
 	require.NoError(c.t, h.LinkSetMaster(p, br))
 }
+
+// six is the IPv6 address of the machine with an IPv4 one.
+func six(ip string) string { return "2001:db8::" + ip[strings.LastIndex(ip, ".")+1:] }
 
 // kubectl runs a command that must work.
 func (c *cluster) kubectl(args ...string) string {

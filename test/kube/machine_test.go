@@ -118,8 +118,12 @@ func (m *machine) kubeconfig() string {
 }
 
 func (m *machine) startKubelet() {
+	ips := m.ip.String()
+	if m.c.dual {
+		ips += "," + six(ips)
+	}
 	m.kubelet = m.start("kubelet", filepath.Join(m.c.Bin, kubetest.Kubelet), "--config=/etc/kubelet.yaml", "--kubeconfig="+m.kubeconfig(),
-		"--hostname-override="+m.name, "--node-ip="+m.ip.String(), "--cert-dir=/var/lib/kubelet/pki", "--v=2")
+		"--hostname-override="+m.name, "--node-ip="+ips, "--cert-dir=/var/lib/kubelet/pki", "--v=2")
 }
 
 // start starts a program on the machine, until the end of the test.
