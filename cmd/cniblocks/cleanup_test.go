@@ -21,6 +21,11 @@ import (
 	"github.com/cniblocks/cniblocks/internal/machine"
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/reference"
+	"github.com/cniblocks/cniblocks/plugins/bridge"
+	"github.com/cniblocks/cniblocks/plugins/flannel"
+	"github.com/cniblocks/cniblocks/plugins/hostlocal"
+	"github.com/cniblocks/cniblocks/plugins/loopback"
+	"github.com/cniblocks/cniblocks/plugins/overlay"
 )
 
 const hostLocal = `"ipam":{"type":"host-local","dataDir":"DIR","ranges":[[{"subnet":"10.1.2.0/24"}],[{"subnet":"fd00:1:2::/64"}]]}`
@@ -35,6 +40,9 @@ func carried(keys string) string {
 		{"name":"b","endpoint":["192.0.2.12","2001:db8::12"],"pods":["10.244.2.0/24","fd00:10:244:2::/64"],"publicKey":"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="}],
 		"delegate":{"type":"bridge","bridge":"br0","isDefaultGateway":true,"ipam":{"type":"host-local","dataDir":"DIR"}}}`
 }
+
+var linkedIn = cni.Delegates{"bridge": bridge.Plugin{}, "host-local": hostlocal.Plugin{}, "overlay": overlay.Plugin{}, "host-gw": overlay.Plugin{},
+	"loopback": loopback.Plugin{}, "flannel": flannel.Plugin{}}
 
 // uses are the ways to use the plugins, with what not every kernel has.
 var uses = map[string]struct {
@@ -67,12 +75,14 @@ func TestCleanupAfterEveryUseLeavesNothingOfOursAndAllOfOthers(t *testing.T) {
 	t.Parallel()
 	static, err := reference.Build("static")
 	require.NoError(t, err)
+	bin := t.TempDir() // without the reference's bridge
+	require.NoError(t, os.Symlink(filepath.Join(static, "static"), filepath.Join(bin, "static")))
 	for name, use := range uses {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			nstest.Need(t, use.needs...)
-			m := machine.New(t)
-			m.Path += ":" + static
+			m := machine.Linked(t, linkedIn)
+			m.Path = bin
 			m.SubnetEnv(t)
 			foreign(t, m)
 			before, files := nstest.Dump(m.NS), m.Files(t)

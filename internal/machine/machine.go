@@ -34,6 +34,8 @@ type Machine struct {
 	Bin  string // of the plugins' executables
 	Path string // CNI_PATH
 	Dir  string // of everything that is kept: leases, state
+
+	linked cni.Delegates
 }
 
 // New makes a machine that forwards, so that what the plugins switch on is on from the beginning, with the addresses
@@ -43,7 +45,22 @@ func New(t testing.TB) *Machine {
 	nstest.NeedRoot(t)
 	bin, err := binaries.Build()
 	require.NoError(t, err)
-	m := &Machine{NS: nstest.New(t), Bin: bin, Path: bin, Dir: t.TempDir()}
+	m := bare(t)
+	m.Bin, m.Path = bin, bin
+	return m
+}
+
+// Linked makes a machine whose plugins run in this process, where building programs takes too long.
+func Linked(t testing.TB, plugins cni.Delegates) *Machine {
+	t.Helper()
+	m := bare(t)
+	m.Path, m.linked = "/nowhere", plugins
+	return m
+}
+
+func bare(t testing.TB) *Machine {
+	t.Helper()
+	m := &Machine{NS: nstest.New(t), Dir: t.TempDir()}
 	nstest.Sysctl(t, m.NS, "net/ipv6/conf/default/accept_dad", "0")
 	nstest.Link(t, nstest.End{NS: m.NS, Name: "uplink", Addrs: []string{"192.0.2.11/24", "2001:db8::11/64"}},
 		nstest.End{NS: nstest.New(t), Name: "eth0", Addrs: []string{"192.0.2.2/24", "2001:db8::2/64"}})
@@ -117,14 +134,8 @@ func (m *Machine) Command(ctx context.Context, c Call) (cmd *exec.Cmd, close fun
 
 // Do runs a plugin to its end and returns what it printed. If it said what is wrong the error is a [Refusal].
 func (m *Machine) Do(ctx context.Context, c Call) ([]byte, error) {
-	cmd, close, err := m.Command(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	defer close()
 	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := m.NS.Do(cmd.Run); err != nil {
+	if err := m.run(ctx, c, &out, &errs); err != nil {
 		var r Refusal
 		if json.Unmarshal(out.Bytes(), &r) == nil && r.Code != 0 {
 			return nil, fmt.Errorf("%s %s: %w", c.Verb, c.ID, &r)
@@ -132,6 +143,32 @@ func (m *Machine) Do(ctx context.Context, c Call) ([]byte, error) {
 		return nil, fmt.Errorf("%s %s: %w: %s %s", c.Verb, c.ID, err, &out, &errs)
 	}
 	return out.Bytes(), nil
+}
+
+func (m *Machine) run(ctx context.Context, c Call, out, errs *bytes.Buffer) error {
+	cmd, close, err := m.Command(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer close()
+	cmd.Stdout, cmd.Stderr = out, errs
+	if m.linked == nil {
+		return m.NS.Do(cmd.Run)
+	}
+	getenv := func(key string) string {
+		for _, kv := range cmd.Env {
+			if value, ok := strings.CutPrefix(kv, key+"="); ok {
+				return value
+			}
+		}
+		return ""
+	}
+	return m.NS.Do(func() error {
+		if cni.Run(ctx, m.linked[filepath.Base(cmd.Path)], m.linked, getenv, cmd.Stdin, out, errs) != 0 {
+			return errors.New("it failed")
+		}
+		return nil
+	})
 }
 
 // SubnetEnv writes what flannel leaves on a node whose range is 10.7.1.0/24, and returns the path.
