@@ -124,9 +124,6 @@ func (s *Store) take(ctx context.Context, w *world, old *hold, l flannel.Lease, 
 	key := s.subnets() + h.key
 	when := []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(key), "=", 0)}
 	then := []clientv3.Op{clientv3.OpPut(key, h.value, bound)}
-	if old != nil && old.key == h.key { // the same ranges, in place of what did not hold against an older lease
-		return nil, fmt.Errorf("its lease %s overlaps an older one: delete one of them", old.key)
-	}
 	if old != nil {
 		when = append(when, clientv3.Compare(clientv3.ModRevision(s.subnets()+old.key), "=", old.mod))
 		then = append(then, clientv3.OpDelete(s.subnets()+old.key))

@@ -185,6 +185,26 @@ func TestAClaimIsVoidWithoutTheLeaseThatItIsFor(t *testing.T) {
 	require.Equal(t, prefixes("10.244.3.0/24"), p.Pods)
 }
 
+func TestAClaimForAnythingThatIsThereIsRespected(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, etcdtest.New(t), small)
+	claim := func(name, of string) { w.s.Ctl(t, "put", "/cniblocks/claims"+w.prefix+"/"+name, of) }
+	w.put("notes", "put here by a person")
+	claim("10.244.1.0-24", "notes")
+	claim("10.244.2.0-24", "gone")
+	claim("junk", "notes")
+	claim("-", "notes")
+	node := want("a", "192.0.2.1")
+	node.Pods = prefixes("10.244.1.0/24", "10.244.2.0/24")
+	p, err := w.node().Acquire(within(t, patience), node)
+	require.NoError(t, err)
+	require.Equal(t, prefixes("10.244.2.0/24"), p.Pods)
+	_, err = w.node().Acquire(within(t, patience), want("b", "192.0.2.2"))
+	require.NoError(t, err)
+	_, err = w.node().Acquire(within(t, patience), want("c", "192.0.2.3"))
+	require.ErrorContains(t, err, "the network is full")
+}
+
 func TestAReservationStaysAReservation(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, etcdtest.New(t), small)

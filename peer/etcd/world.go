@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -14,6 +15,7 @@ import (
 // world is what is taken, all of one revision.
 type world struct {
 	leases  []*hold
+	keys    map[string]bool // below subnets, whatever they are
 	claimed map[string]*mvccpb.KeyValue
 }
 
@@ -27,8 +29,9 @@ func (s *Store) look(ctx context.Context) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &world{claimed: map[string]*mvccpb.KeyValue{}}
+	w := &world{keys: map[string]bool{}, claimed: map[string]*mvccpb.KeyValue{}}
 	for _, kv := range r.Responses[0].GetResponseRange().Kvs {
+		w.keys[string(kv.Key[len(s.subnets()):])] = true
 		if h := holdOf(s.subnets(), kv); h != nil {
 			w.leases = append(w.leases, h)
 		}
@@ -87,11 +90,21 @@ func (w *world) taken(own *hold) []netip.Prefix {
 			all = append(all, h.Pods()...)
 		}
 	}
+	for key, kv := range w.claimed {
+		of := string(kv.Value)
+		if r := claimed(key); r.IsValid() && w.keys[of] && (own == nil || of != own.key) {
+			all = append(all, r)
+		}
+	}
 	return all
 }
 
-func (w *world) has(key string) bool {
-	return slices.ContainsFunc(w.leases, func(h *hold) bool { return h.key == key })
+// claimed is the range that a claim is for.
+func claimed(key string) netip.Prefix {
+	name := key[strings.LastIndexByte(key, '/')+1:]
+	i := max(strings.LastIndexByte(name, '-'), 0)
+	r, _ := netip.ParsePrefix(name[:i] + "/" + name[min(i+1, len(name)):]) // what is none is the zero Prefix
+	return r
 }
 
 func (s *Store) claimsAt() string { return claimsPrefix + s.o.Prefix + "/" }
@@ -138,7 +151,7 @@ func (s *Store) claim(ctx context.Context, w *world, h *hold) (bool, error) {
 		switch {
 		case seen == nil:
 			when = append(when, clientv3.Compare(clientv3.CreateRevision(key), "=", 0))
-		case string(seen.Value) != h.key && w.has(string(seen.Value)):
+		case string(seen.Value) != h.key && w.keys[string(seen.Value)]:
 			continue // that of a younger lease, which everyone ignores
 		case string(seen.Value) == h.key && seen.Lease == int64(h.lease):
 			continue
