@@ -81,8 +81,8 @@ const tableHead = `# What was struck, and how often
 
 Written by ` + "`make crash`" + `. A row says of a configuration what was struck, how many system calls that change something (or receive an
 answer) it makes when nobody disturbs it, how many runs were struck at one of them, after how many of these anything was
-left that the calls that follow do not mend, and the kernel. What the calls that follow are is told in
-[test/crash/README.md](../test/crash/README.md).
+left that the calls that follow do not mend, and the kernel. Where fewer runs than calls were struck, they are a sample,
+spread over all calls. What the calls that follow are is told in [test/crash/README.md](../test/crash/README.md).
 
 | configuration | what was struck | calls | runs struck | survivors | kernel |
 |---|---|---:|---:|---:|---|
