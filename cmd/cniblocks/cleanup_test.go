@@ -53,7 +53,7 @@ var uses = map[string]struct {
 	"bridge, iptables":   {bridged(`"isGateway":true,"ipMasq":true,"ipMasqBackend":"iptables",` + hostLocal), []nstest.Feature{nstest.IPTables, nstest.IP6Tables}},
 	"bridge, guarded":    {bridged(`"isGateway":true,"macspoofchk":true,"hairpinMode":true,` + hostLocal), []nstest.Feature{nstest.NFTBridge}},
 	"bridge, layer 2":    {bridged(`"mtu":1400,"portIsolation":true`), nil},
-	"bridge, static":     {bridged(`"isGateway":true,"ipMasq":true,"ipam":{"type":"static","addresses":[{"address":"10.1.2.ID/24","gateway":"10.1.2.1"}]}`), nil},
+	"bridge, static":     {bridged(`"isGateway":true,"ipMasq":true,"ipam":{"type":"static","addresses":[{"address":"10.1.2.LAST/24","gateway":"10.1.2.1"}]}`), nil},
 	"bridge, VLAN":       {bridged(`"isDefaultGateway":true,"ipMasq":true,"vlan":7,` + hostLocal), []nstest.Feature{nstest.VLANFiltering}},
 	"bridge, trunk":      {bridged(`"vlan":7,"vlanTrunk":[{"minID":9,"maxID":12}]`), []nstest.Feature{nstest.VLANFiltering}},
 	"bridge of others":   {strings.ReplaceAll(bridged(`"isGateway":true,"ipMasq":true,`+hostLocal), "br0", "foreign"), nil},
@@ -124,7 +124,7 @@ func attach(t *testing.T, m *machine.Machine, conf string) {
 		require.NoError(t, err)
 		end := sync.OnceValue(p.NS.Close)
 		t.Cleanup(func() { require.NoError(t, end()) })
-		c := machine.Call{Verb: cni.ADD, ID: id, NetNS: p.Path, Conf: strings.NewReplacer("DIR", m.Dir, "ID", fmt.Sprint(20+i)).Replace(conf)}
+		c := machine.Call{Verb: cni.ADD, ID: id, NetNS: p.Path, Conf: strings.NewReplacer("DIR", m.Dir, "LAST", fmt.Sprint(20+i)).Replace(conf)}
 		_, err = m.Do(t.Context(), c)
 		require.NoError(t, err)
 		if id == "gone" {
