@@ -17,8 +17,8 @@ import (
 	"github.com/cniblocks/cniblocks/peer/etcd/etcdtest"
 )
 
-// flannel is a node of a flannel network, as flanneld leaves it when it is stopped: the commands that make it.
-const flannel = `ip link add flannel.1 address 02:00:00:00:00:aa mtu 1450 type vxlan id 1 dev eth0 local 192.0.2.11 dstport 8472 nolearning
+// leftByFlannel is a node of a flannel network, as flanneld leaves it when it is stopped: the commands that make it.
+const leftByFlannel = `ip link add flannel.1 address 02:00:00:00:00:aa mtu 1450 type vxlan id 1 dev eth0 local 192.0.2.11 dstport 8472 nolearning
 ip addr add 10.244.7.0/32 dev flannel.1; ip link set flannel.1 up
 ip route add 10.244.8.0/24 via 10.244.8.0 dev flannel.1 onlink
 ip route add 10.244.9.0/24 via 10.244.9.0 dev flannel.1 onlink
@@ -40,12 +40,14 @@ func TestWhatFlannelMadeIsTakenOverInPlace(t *testing.T) {
 	s.Ctl(t, "put", subnetsKey+"10.244.8.0-24", `{"PublicIP":"192.0.2.12","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:bb"}}`)
 	w := newWorld(t, 2)
 	m := w.machines[0]
-	in(t, m.ns, flannel)
+	in(t, m.ns, leftByFlannel)
 	index := in(t, m.ns, "cat /proc/net/dev_snmp6/flannel.1 2>/dev/null | head -1; ip -o link show flannel.1 | cut -d: -f1")
 
 	m.byEtcd(s, 0)
 	m.run()
-	require.Eventually(t, func() bool { return strings.Contains(strings.Join(m.Status().Reasons, " "), "device flannel.1 (kind vxlan) is not ours") }, soon, time.Millisecond)
+	require.Eventually(t, func() bool {
+		return strings.Contains(strings.Join(m.Status().Reasons, " "), "device flannel.1 (kind vxlan) is not ours")
+	}, soon, time.Millisecond)
 	m.stop()
 
 	a := m.byEtcd(s, 0)

@@ -189,6 +189,18 @@ func TestAnAgentEndsAtOnceWhateverItDoes(t *testing.T) {
 	}
 }
 
+// get asks an agent at its socket.
+func get(t testing.TB, path, page string) (status int, text string) {
+	t.Helper()
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }}}
+	r, err := c.Get("http://agent" + page)
+	require.NoError(t, err)
+	defer r.Body.Close()
+	b, err := io.ReadAll(r.Body)
+	require.NoError(t, err)
+	return r.StatusCode, string(b)
+}
+
 func TestTheAgentAnswersOnASocket(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 2)
@@ -205,15 +217,7 @@ func TestTheAgentAnswersOnASocket(t *testing.T) {
 		cancel()
 		require.NoError(t, <-served)
 	}()
-	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }}}
-	get := func(page string) (int, string) {
-		r, err := c.Get("http://agent" + page)
-		require.NoError(t, err)
-		defer r.Body.Close()
-		b, err := io.ReadAll(r.Body)
-		require.NoError(t, err)
-		return r.StatusCode, string(b)
-	}
+	get := func(page string) (int, string) { return get(t, path, page) }
 	code, text := get("/readyz")
 	require.Equal(t, http.StatusServiceUnavailable, code)
 	require.Contains(t, text, "not been applied")

@@ -46,13 +46,17 @@ func (r *runner) masquerade(ctx context.Context) error {
 	ranges := append(slices.Clone(r.self.Pods), r.former...)
 	p := snat.Outward(r.Network, ranges, append(slices.Clone(r.allPrefixes()), r.SNAT.Except...), r.SNAT.Families)
 	if !r.SNAT.Families.Any() {
-		p = snat.Outward(r.Network, ranges, nil, masq.Families{V4: true, V6: true})
-		return masq.Forward{NS: r.NS}.Ensure(ctx, r.Network, p.Sources)
+		var pods []masq.Range
+		for _, n := range append(ranges, r.allPrefixes()...) {
+			pods = append(pods, masq.RangeOf(n))
+		}
+		return masq.Forward{NS: r.NS}.Ensure(ctx, r.Network, pods)
 	}
 	rule, err := snat.Open(ctx, r.NS, r.SNAT.Backend, p)
 	if err != nil {
 		return err
 	}
+	rule.Pass = r.allPrefixes()
 	changed, err := rule.Ensure(ctx, p)
 	if changed && err == nil {
 		r.st.firewalls.Add(1)

@@ -246,16 +246,14 @@ func (m *machine) routes() int {
 
 func (p *process) metric(name string) string {
 	p.m.w.t.Helper()
-	out, err := exec.Command("curl", "-s", "--unix-socket", filepath.Join(p.m.dir, "run", "pods", "agent.sock"), "http://agent/metrics").Output()
-	if err != nil {
-		return fmt.Sprintf("not known, curl: %v", err)
-	}
-	for l := range strings.Lines(string(out)) {
+	_, page := get(p.m.w.t, filepath.Join(p.m.dir, "run", "pods", "agent.sock"), "/metrics")
+	for l := range strings.Lines(page) {
 		if v, ok := strings.CutPrefix(l, name+" "); ok {
 			return strings.TrimSpace(v)
 		}
 	}
-	return "not there"
+	require.Fail(p.m.w.t, "no such metric", name)
+	return ""
 }
 
 // appear adds leases one after the other, and takes the time from before the write until the route and, with vxlan, the

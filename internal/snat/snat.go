@@ -23,6 +23,19 @@ type Rule struct {
 	backend masq.Backend
 	forward masq.Forward
 	stands  bool // the policy was found in place: nothing is to be written
+
+	// Pass are addresses that a FORWARD policy which drops has to let pass beside the policy's sources: those of the pods
+	// on other nodes, who begin a conversation too.
+	Pass []netip.Prefix
+}
+
+// pass is whose packets are let through.
+func (r Rule) pass(p masq.Policy) []masq.Range {
+	all := slices.Clone(p.Sources)
+	for _, n := range r.Pass {
+		all = append(all, masq.RangeOf(n))
+	}
+	return all
 }
 
 // Open finds a backend, before anything changes: the one of that name, or nftables where it is there, else iptables. Where
@@ -60,7 +73,7 @@ func (r Rule) Ensure(ctx context.Context, p masq.Policy) (changed bool, err erro
 		}
 		changed = true
 	}
-	return changed, r.forward.Ensure(ctx, p.Network, p.Sources, p.Pods...)
+	return changed, r.forward.Ensure(ctx, p.Network, r.pass(p), p.Pods...)
 }
 
 // Check fails if a part of the policy is missing or wrong.
@@ -70,7 +83,7 @@ func (r Rule) Check(ctx context.Context, p masq.Policy) error {
 			return err
 		}
 	}
-	return r.forward.Check(ctx, p.Network, p.Sources, p.Pods...)
+	return r.forward.Check(ctx, p.Network, r.pass(p), p.Pods...)
 }
 
 // Retain takes away what the policy does not name and no owner needs. A rule that is not there is not made.
@@ -85,7 +98,7 @@ func (r Rule) Retain(ctx context.Context, p masq.Policy, owners []string) error 
 	if err := r.backend.Retain(ctx, p, owners); err != nil {
 		return err
 	}
-	return masq.Forward{NS: r.ns}.Retain(ctx, p.Network, p.Sources, owners...)
+	return masq.Forward{NS: r.ns}.Retain(ctx, p.Network, r.pass(p), owners...)
 }
 
 // Forget removes what an owner has in either backend and in the way through a FORWARD policy.

@@ -298,7 +298,9 @@ func (j *job) openSNAT(ctx context.Context) (snat.Rule, error) {
 	if !j.IPMasq.Any() || carries(j.delegateType()) {
 		return snat.Rule{}, nil
 	}
-	return snat.Open(ctx, j.host, j.IPMasqBackend, j.policy(nil))
+	rule, err := snat.Open(ctx, j.host, j.IPMasqBackend, j.policy(nil))
+	rule.Pass = j.view.prefixes
+	return rule, err
 }
 
 func (j *job) owner() string { return j.ContainerID + "/" + j.IfName }
