@@ -127,12 +127,11 @@ func TestLostAnnouncementsMakeTheAgentLookAtEverything(t *testing.T) {
 // quiet returns what is announced of links, addresses, routes, neighbours and nftables from now on.
 func quiet(t *testing.T, ns *netns.NS) func() []string {
 	t.Helper()
-	var out bytes.Buffer
 	var cmds []*exec.Cmd
 	for _, line := range [][]string{{"ip", "monitor", "link", "address", "route", "rule", "neigh"}, {"bridge", "monitor", "fdb"}, {"nft", "monitor"}} {
 		require.NoError(t, ns.Do(func() error {
 			cmd := exec.Command(line[0], line[1:]...)
-			cmd.Stdout = &out
+			cmd.Stdout = &bytes.Buffer{}
 			cmds = append(cmds, cmd)
 			return cmd.Start()
 		}))
@@ -143,10 +142,10 @@ func quiet(t *testing.T, ns *netns.NS) func() []string {
 		for _, cmd := range cmds {
 			_ = cmd.Process.Kill()
 			_ = cmd.Wait()
-		}
-		for l := range strings.Lines(out.String()) {
-			if !noise.MatchString(l) {
-				all = append(all, l)
+			for l := range strings.Lines(cmd.Stdout.(*bytes.Buffer).String()) {
+				if !noise.MatchString(l) {
+					all = append(all, l)
+				}
 			}
 		}
 		return all
