@@ -59,8 +59,8 @@ type runner struct {
 
 // due is what has to be done.
 type due struct {
-	endpoints, build, ensure, set, repair, firewall, look bool
-	why                                                   string // of the repair
+	endpoints, build, set, repair, firewall, look bool
+	why                                           string // of the repair
 }
 
 func newRunner(a *Agent) (*runner, error) {

@@ -18,7 +18,6 @@ import (
 
 	"github.com/cniblocks/cniblocks/agent"
 	"github.com/cniblocks/cniblocks/masq"
-	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/peer/file"
 	"github.com/cniblocks/cniblocks/peer/flannel"
 	"github.com/cniblocks/cniblocks/peer/kube"
@@ -197,7 +196,7 @@ func (s *settings) needEncap() error {
 // own is the layout that the options describe.
 func (s *settings) own(pods prefixList) func(context.Context) (agent.Layout, error) {
 	l := agent.Layout{Prefixes: pods, Tunnels: []agent.Tunnel{{Config: s.Config, Device: s.device,
-		Underlay: peer.Family(s.underlay.Family), MTU: s.mtu, Table: uint32(s.table), Metric: uint32(s.metric)}}}
+		Underlay: s.underlay.Family, MTU: s.mtu, Table: uint32(s.table), Metric: uint32(s.metric)}}}
 	if s.L2 {
 		l.Tunnels[0].Bridge = s.bridge
 	}
