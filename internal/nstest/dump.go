@@ -218,7 +218,7 @@ func (d *dumper) fdb() ([]string, error) {
 	neighs, err := d.h.NeighListExecute(netlink.Ndmsg{Family: unix.AF_BRIDGE})
 	var out []string
 	for _, n := range neighs {
-		if n.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != 0 {
+		if n.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != 0 && !fallback[d.name(n.LinkIndex)] {
 			out = append(out, fmt.Sprintf("%s dev %s master %s dst %s vni %d vlan %d flags %#x state %#x",
 				n.HardwareAddr, d.name(n.LinkIndex), d.name(n.MasterIndex), n.IP, n.VNI, n.Vlan, n.Flags, n.State))
 		}
