@@ -56,7 +56,7 @@ func lock(dir *os.Root) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	const patience = 3 * time.Second
+	const patience = 10 * time.Second
 	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
 		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err == nil {
