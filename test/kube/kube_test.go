@@ -3,9 +3,12 @@
 package kube_test
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -21,6 +24,19 @@ const (
 	manifests    = "../../deploy/kubernetes"
 )
 
+// archives are made once for all clusters; TestMain removes them.
+var archives struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+func removeArchives() {
+	if archives.dir != "" {
+		os.RemoveAll(archives.dir)
+	}
+}
+
 // images are archives of what runs in the cluster: busybox, and the agent's image as deploy/kubernetes/Dockerfile has it.
 func images(t *testing.T) []string {
 	t.Helper()
@@ -28,20 +44,31 @@ func images(t *testing.T) []string {
 	if err != nil {
 		t.Skipf("lane: %v; apt-get install busybox-static", err)
 	}
-	dir := t.TempDir()
-	pods, agent := filepath.Join(dir, "pods.tar"), filepath.Join(dir, "agent.tar")
-	require.NoError(t, image.Write(pods, busyboxImage, busybox))
+	archives.once.Do(func() { archives.dir, archives.err = makeArchives(busybox) })
+	require.NoError(t, archives.err)
+	return []string{filepath.Join(archives.dir, "pods.tar"), filepath.Join(archives.dir, "agent.tar")}
+}
+
+func makeArchives(busybox string) (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "cniblocks-images-"); err != nil {
+		return "", err
+	}
 	bin, err := binaries.Build()
-	require.NoError(t, err)
+	if err != nil {
+		return dir, err
+	}
 	program := filepath.Join(dir, "cniblocks")
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "github.com/cniblocks/cniblocks/cmd/cniblocks")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	require.NoError(t, image.WritePrograms(agent, agentImage, "cniblocks", map[string]string{
-		"cniblocks": program, "cniblocks-plugins": filepath.Join(bin, "loopback"),
-	}))
-	return []string{pods, agent}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return dir, fmt.Errorf("go build ./cmd/cniblocks: %w\n%s", err, out)
+	}
+	return dir, errors.Join(
+		image.Write(filepath.Join(dir, "pods.tar"), busyboxImage, busybox),
+		image.WritePrograms(filepath.Join(dir, "agent.tar"), agentImage, "cniblocks", map[string]string{
+			"cniblocks": program, "cniblocks-plugins": filepath.Join(bin, "loopback"),
+		}),
+	)
 }
 
 func TestAClusterFromItsManifestToItsLastNode(t *testing.T) {

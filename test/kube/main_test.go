@@ -13,7 +13,7 @@ import (
 
 func TestMain(m *testing.M) {
 	node.Init()
-	nstest.Main(m, binaries.Remove)
+	nstest.Main(m, binaries.Remove, removeArchives)
 }
 
 // needPrograms skips the test where a program is missing; what names are Debian's and Ubuntu's packages.
