@@ -17,11 +17,11 @@ import (
 
 // memory is what an agent needs to start while the store is down: <dataDir>/<network>/peers.json. It holds no secrets.
 type memory struct {
-	Layout  *Layout        `json:"layout,omitempty"`
-	Self    *peer.Peer     `json:"self,omitempty"`
-	Former  []netip.Prefix `json:"former,omitempty"` // ranges that pods of this boot may still have
-	Boot    string         `json:"boot,omitempty"`
-	Network *peer.Network  `json:"network,omitempty"` // the last good list, with the prefixes that the source stated
+	Layout  *Layout         `json:"layout,omitempty"`
+	Self    *peer.Peer      `json:"self,omitempty"`
+	Former  []netip.Prefix  `json:"former,omitempty"` // ranges that pods of this boot may still have
+	Boot    string          `json:"boot,omitempty"`
+	Network json.RawMessage `json:"network,omitempty"` // the last good list, with the prefixes that the source stated; read where it is needed
 }
 
 // saved is how the file and the state relate.
@@ -55,15 +55,20 @@ func (r *runner) useMemory() {
 		r.memory.Network = nil
 		return
 	}
-	if m.Layout == nil || m.Self == nil || m.Network == nil || m.Network.Peers == nil {
+	if m.Layout == nil || m.Self == nil || m.Network == nil {
 		return
 	}
-	r.log.Warn("the store does not answer; the node starts with what is on disk", "file", r.memoryFile(), "peers", len(m.Network.Peers))
+	var last peer.Network
+	if err := json.Unmarshal(m.Network, &last); err != nil || last.Peers == nil {
+		r.log.Warn("what an earlier agent left cannot be used", "file", r.memoryFile(), "error", err)
+		return
+	}
+	r.log.Warn("the store does not answer; the node starts with what is on disk", "file", r.memoryFile(), "peers", len(last.Peers))
 	if r.layout == nil {
 		r.layout = m.Layout
 	}
 	if r.list == nil {
-		r.list, r.prefixes = m.Network.Peers, m.Network.Prefixes
+		r.list, r.prefixes = last.Peers, last.Prefixes
 		r.st.fromDisk(true)
 	}
 	if r.self == nil {
@@ -77,7 +82,7 @@ func (r *runner) saveNow() {
 	if !r.saved.dirty || r.self == nil || r.list == nil || r.layout == nil {
 		return
 	}
-	m := memory{Layout: r.layout, Self: r.self, Former: r.former, Boot: r.boot, Network: &peer.Network{Prefixes: r.prefixes, Peers: r.list}}
+	m := memory{Layout: r.layout, Self: r.self, Former: r.former, Boot: r.boot, Network: peer.Format(peer.Network{Prefixes: r.prefixes, Peers: r.list})}
 	b, err := json.Marshal(m)
 	if err == nil {
 		err = replace(r.memoryFile(), b, 0o600)

@@ -122,11 +122,11 @@ func (r *runner) run(parent context.Context) error {
 		cancel()
 		_ = r.mon.Close()
 	}()
-	r.recall()
 	r.start(ctx, r.watchKernel)
 	r.start(ctx, r.watchSource)
 	r.start(ctx, r.watchNFT)
 	r.start(ctx, r.fetchLayout)
+	r.recall()
 	if r.Registrar != nil {
 		r.openClerk(ctx)
 	}
