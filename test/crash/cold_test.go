@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -31,7 +32,10 @@ func shape(dump string) string {
 // looks waits until the shape of the dump is what it is to be.
 func (n *node) looks(want, why string) {
 	n.t.Helper()
-	if got := shape(n.settled()); got != want {
+	got := shape(n.dump())
+	for end := time.Now().Add(5 * time.Second); got != want && time.Now().Before(end); got = shape(n.settled()) {
+	}
+	if got != want {
 		require.Fail(n.t, why, differences(want, got))
 	}
 }
@@ -44,7 +48,7 @@ func TestAKillBeforeAnyChangeOfTheFirstADDIsMendedAndCleanedUp(t *testing.T) {
 		total := n.kill(n.add("a"), 0).Changes
 		n.run(n.check("a"))
 		n.run(n.del("a"))
-		network := shape(n.settled())
+		network := shape(n.steady(func() { n.run(n.add("a")); n.run(n.del("a")) }))
 		n.cleanup()
 		n.is(before, "undisturbed, cleaned up")
 

@@ -202,7 +202,7 @@ func TestANewListOfPeersWhoseCallsFailIsMendedByTheNext(t *testing.T) {
 		n := newNode(t, c)
 		n.run(n.add("live"))
 		n.run(n.up(n.conf))
-		one := n.settled()
+		one := n.steady(func() { n.run(n.up(n.two)); n.run(n.up(n.conf)) })
 		n.run(n.up(n.two))
 		two := n.settled()
 		n.run(n.up(n.conf))

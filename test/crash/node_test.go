@@ -280,6 +280,23 @@ func (n *node) settled() string {
 	return n.dump()
 }
 
+// steady is the dump that a round leaves as it was: what the kernel makes late, on a busy machine much later, is there
+// then.
+func (n *node) steady(round func()) string {
+	n.t.Helper()
+	last := n.settled()
+	for range 5 {
+		round()
+		now := n.settled()
+		if now == last {
+			return now
+		}
+		last = now
+	}
+	require.Fail(n.t, "each round leaves something else")
+	return ""
+}
+
 // cleanup is `cniblocks cleanup --network net`.
 func (n *node) cleanup() {
 	n.t.Helper()

@@ -17,7 +17,7 @@ func TestAKillBeforeAnyChangeOfANewListOfPeersIsMendedByTheNextCall(t *testing.T
 		n := newNode(t, c)
 		n.run(n.add("live"))
 		n.run(n.up(n.conf))
-		one := n.settled()
+		one := n.steady(func() { n.run(n.up(n.two)); n.run(n.up(n.conf)) })
 		total := n.kill(n.up(n.two), 0).Changes
 		two := n.settled()
 		require.NotEqual(t, one, two)

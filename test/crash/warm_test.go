@@ -13,9 +13,9 @@ import (
 func warm(t *testing.T, c config) (n *node, clean string) {
 	n = newNode(t, c)
 	n.run(n.add("live"))
-	n.run(n.add("gone"))
-	n.run(n.del("gone"))
-	return n, n.settled()
+	another := func() { n.run(n.add("gone")); n.run(n.del("gone")) }
+	another()
+	return n, n.steady(another)
 }
 
 // lives proves that nothing happened to the pod that lives.
