@@ -130,7 +130,7 @@ func (r *run) settle() {
 // attached are the slots of a network, or of all, that have an attachment.
 func (r *run) attached(n *network) (all []*slot) {
 	for _, s := range r.slots {
-		if s.state == attached && (n == nil || s.network == n) {
+		if (n == nil || s.network == n) && s.state == attached { // the states of other networks may change meanwhile
 			all = append(all, s)
 		}
 	}
