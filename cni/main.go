@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"runtime/debug"
 	"slices"
 	"syscall"
@@ -22,6 +21,7 @@ func Main(p Plugin, delegates Delegates) {
 
 // Run is [Main] with everything passed in; it returns the exit status.
 func Run(ctx context.Context, p Plugin, delegates Delegates, getenv func(string) string, in io.Reader, out, errs io.Writer) int {
+	out, errs = plain(out), plain(errs)
 	r, err := NewRequest(getenv, in)
 	var answer []byte
 	version := Versions[len(Versions)-1]
@@ -31,7 +31,6 @@ func Run(ctx context.Context, p Plugin, delegates Delegates, getenv func(string)
 	if err == nil {
 		r.Delegates = delegates
 		answer, err = serve(ctx, p, r)
-		defer deaf(out)()
 		for _, w := range r.Warnings() {
 			fmt.Fprintln(errs, "warning:", cut(w))
 		}
@@ -51,15 +50,26 @@ func Run(ctx context.Context, p Plugin, delegates Delegates, getenv func(string)
 	return 0
 }
 
-// deaf makes an error of a write to standard output that nobody reads any more. Without it the runtime of Go ends the
-// process by SIGPIPE, see package os/signal.
-func deaf(out io.Writer) (stop func()) {
-	if f, ok := out.(*os.File); !ok || f.Fd() != 1 {
-		return func() {}
+// plain is a writer whose reader may be gone: that is an error like another one. Package os ends the process by SIGPIPE
+// then, see package os/signal.
+func plain(w io.Writer) io.Writer {
+	if f, ok := w.(*os.File); ok && (f.Fd() == 1 || f.Fd() == 2) { // which makes it block
+		return descriptor(f.Fd())
 	}
-	c := make(chan os.Signal, 1)
-	signal.Notify(c, syscall.SIGPIPE)
-	return func() { signal.Stop(c) }
+	return w
+}
+
+type descriptor int
+
+func (d descriptor) Write(b []byte) (n int, err error) {
+	for n < len(b) {
+		m, err := syscall.Write(int(d), b[n:])
+		if err != nil && err != syscall.EINTR {
+			return n, err
+		}
+		n += max(m, 0)
+	}
+	return n, nil
 }
 
 // unknown takes back what was added and cannot be told: an attachment that nobody knows of.

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/cniblocks/cniblocks/peer"
@@ -21,9 +21,6 @@ type Annotations struct {
 	PublicIPOverwrite, PublicIPv6Overwrite  string // set by people; the node publishes them in place of its own
 }
 
-// annotationPrefix is compiled where it is used: package regexp stays out of programs that only read subnet.env.
-const annotationPrefix = `^(?:[a-z0-9_-]+\.)+[a-z0-9_-]+/(?:[a-z0-9_-]+-)?$`
-
 // NewAnnotations makes the names. The prefix is a domain, with or without a path of one part; "" is [AnnotationPrefix].
 // Flannel's option for it is --kube-annotation-prefix.
 func NewAnnotations(prefix string) (Annotations, error) {
@@ -37,7 +34,7 @@ func NewAnnotations(prefix string) (Annotations, error) {
 	if !strings.HasSuffix(p, "/") && !strings.HasSuffix(p, "-") {
 		p += "-"
 	}
-	if !regexp.MustCompile(annotationPrefix).MatchString(p) {
+	if !validPrefix(p) {
 		return Annotations{}, fmt.Errorf("annotation prefix %q: write a domain in lower case, such as %q, with a name after a slash if need be", prefix, AnnotationPrefix)
 	}
 	return Annotations{
@@ -50,6 +47,20 @@ func NewAnnotations(prefix string) (Annotations, error) {
 		PublicIPOverwrite:   p + "public-ip-overwrite",
 		PublicIPv6Overwrite: p + "public-ipv6-overwrite",
 	}, nil
+}
+
+// validPrefix wants a domain of two parts or more, a slash, and nothing or a name that ends in "-".
+func validPrefix(p string) bool {
+	domain, name, ok := strings.Cut(p, "/")
+	parts := strings.Split(domain, ".")
+	if name != "" {
+		short, dash := strings.CutSuffix(name, "-")
+		ok = ok && dash
+		parts = append(parts, short)
+	}
+	return ok && strings.Contains(domain, ".") && !slices.ContainsFunc(parts, func(s string) bool {
+		return s == "" || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_-") != ""
+	})
 }
 
 // IsManaged reports whether the node with these annotations takes part in the network.
