@@ -189,7 +189,7 @@ func (m *machine) args() []string {
 		"-smp", strconv.Itoa(m.cpus), "-m", m.memory,
 		"-object", "memory-backend-memfd,id=mem,share=on,size=" + m.memory,
 		"-kernel", m.kernel.image, "-initrd", m.initrd,
-		"-append", "console=ttyS0 quiet reboot=t panic=-1 mitigations=off random.trust_cpu=on nokaslr audit=0 " +
+		"-append", "console=ttyS0 quiet no_timer_check reboot=t panic=-1 mitigations=off random.trust_cpu=on nokaslr audit=0 " +
 			"cryptomgr.notests=1 net.ifnames=0 " + runArg + m.dir + " " + modulesArg + m.kernel.modules,
 		"-serial", "file:" + m.at("console"),
 		"-chardev", "socket,id=root,path=" + m.at("root.sock"), "-device", "vhost-user-fs-pci,chardev=root,tag=host",
