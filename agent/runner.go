@@ -49,6 +49,7 @@ type runner struct {
 	due     due
 	retry   *time.Timer
 	backoff time.Duration
+	waits   bool // for the time of another try, or for news
 	budget  budget
 	saved   saved
 	nft     *nftMonitor
@@ -140,9 +141,13 @@ func (r *runner) run(parent context.Context) error {
 	r.due.endpoints = true
 	for {
 		if ctx.Err() == nil {
-			r.work(ctx)
+			if !r.waits {
+				r.work(ctx)
+			}
 			r.report()
 		}
+		waits := r.waits
+		r.waits = false
 		select {
 		case <-ctx.Done():
 			return nil
@@ -158,6 +163,7 @@ func (r *runner) run(parent context.Context) error {
 			r.all(whyResync)
 			r.retire()
 		case <-beat.C:
+			r.waits = waits
 			r.reconsider()
 		}
 	}
