@@ -66,7 +66,7 @@ func (r *Report) goals(b *bytes.Buffer) {
 func (r *Report) figures(b *bytes.Buffer) {
 	b.WriteString("## Figures\n\nMedian, tenth and ninetieth percentile. \"Settled\" is when nothing was left in the background, where that is " +
 		"later than the end of the operation. Ratios are of the medians, with the tenth and ninetieth percentile of those of " +
-		"neighbouring rounds. \"MB\" is what was allocated in passing, where it was measured. Processes, system calls and netlink writes come from a run of its own under strace.\n\n")
+		"neighbouring rounds. \"MB\" is what was allocated in passing, where it was measured. Processes, system calls and netlink writes come from a run of its own under strace, without the naps of Go's monitor thread (nanosleep), of which strace itself makes many.\n\n")
 	var rows [][]string
 	for _, row := range r.Rows {
 		for i, c := range row.Cells {

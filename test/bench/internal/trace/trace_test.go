@@ -12,6 +12,7 @@ import (
 const log = `100 execve("/bin/bridge", ["/bin/bridge"], 0x7ffe /* 6 vars */) = 0 <0.000300>
 100 clone(child_stack=0xc000, flags=CLONE_VM|CLONE_FS|CLONE_THREAD|CLONE_SYSVSEM) = 101 <0.000020>
 101 futex(0xc0001, FUTEX_WAIT_PRIVATE, 0, NULL <unfinished ...>
+101 nanosleep({tv_sec=0, tv_nsec=20000}, NULL) = 0 <0.000070>
 100 socket(AF_NETLINK, SOCK_RAW|SOCK_CLOEXEC, NETLINK_ROUTE) = 4<NETLINK:[12]> <0.000010>
 100 sendto(4<NETLINK:[12]>, [...], 32, 0, {sa_family=AF_NETLINK}, 12) = 32 <0.000400>
 100 write(1<pipe:[5]>, ""..., 20) = 20 <0.000005>
@@ -32,7 +33,7 @@ func TestLogOfStraceCountsEveryCallOnce(t *testing.T) {
 	t.Parallel()
 	c, err := Parse(strings.NewReader(log))
 	require.NoError(t, err)
-	require.Equal(t, 12, c.Syscalls)
+	require.Equal(t, 12, c.Syscalls, "a nap is not counted")
 	require.Equal(t, 2, c.Processes, "neither a thread nor a failed attempt is a process")
 	require.Equal(t, 2, c.NetlinkWrites, "a pipe is no netlink socket")
 	require.Equal(t, 1, c.Calls["futex"].Count)
