@@ -30,13 +30,13 @@ var why = map[string]string{
 	"ADD with SNAT": "as without SNAT; the rule itself costs 0.4 ms",
 	"DEL, plain": "two starts of a program in Go, side by side, where the reference mostly waits for the kernel: its wait does not grow with the load or " +
 		"the slowness of a machine, process starts do",
-	"DEL with SNAT":                                "as without SNAT",
-	"DEL beside 10 000 leases":                     "as without leases",
-	"200 ADD, 32 at a time, SNAT":                  "the processors are busy all the time: what counts there is processor time, of which the start of the program is nearly half",
-	"200 DEL, 32 at a time, plain":                 "the processors are busy all the time, and a DEL is two program starts",
-	"200 DEL, 32 at a time, SNAT":                  "as without SNAT",
-	"ADD beside 1000 pods with SNAT":               "1.7 times what it takes beside none; how much of that is the kernel's, for a bridge of 1000 ports, is not found out yet",
-	"CHECK":                                        "the start of the program is nearly half of it",
+	"DEL with SNAT":                  "as without SNAT",
+	"DEL beside 10 000 leases":       "as without leases",
+	"200 ADD, 32 at a time, SNAT":    "the processors are busy all the time: what counts there is processor time, of which the start of the program is nearly half",
+	"200 DEL, 32 at a time, plain":   "the processors are busy all the time, and a DEL is two program starts",
+	"200 DEL, 32 at a time, SNAT":    "as without SNAT",
+	"ADD beside 1000 pods with SNAT": "1.7 times what it takes beside none; how much of that is the kernel's, for a bridge of 1000 ports, is not found out yet",
+	"CHECK":                          "the start of the program is nearly half of it",
 	"GC with 1000 live and 1000 stale attachments": "nine tenths is the kernel's own: with every link that changes it walks all IPv6 routes, and " +
 		"each port of the bridge has some for its link-local address",
 	"overlay, 10 000 peers: Set from empty": "two thirds is the kernel's own time for 30 000 objects, whoever writes them, and a third of that is its memory for each " +
