@@ -9,14 +9,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/cniblocks/cniblocks/internal/gobuild"
 )
 
 // Version is the version of Kubernetes that [Binaries] builds.
@@ -65,9 +63,9 @@ func Binaries(names ...string) (dir string, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("programs of Kubernetes: %w", err)
 	}
-	unlock, err := lock(filepath.Join(dir, ".lock"))
+	unlock, err := gobuild.Lock(filepath.Join(dir, ".lock"))
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("programs of Kubernetes: %w", err)
 	}
 	defer unlock()
 	return dir, build(dir, missingIn(dir, names))
@@ -80,24 +78,6 @@ func missingIn(dir string, names []string) (missing []string) {
 		}
 	}
 	return missing
-}
-
-// lock waits for the exclusive lock on path, which ends with this process at the latest.
-func lock(path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("lock of the programs of Kubernetes: %w", err)
-	}
-	for {
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		f.Close()
-		return nil, &fs.PathError{Op: "flock", Path: path, Err: err}
-	}
-	return func() { f.Close() }, nil
 }
 
 // build builds the named programs, each moved into dir when it is whole.
@@ -114,7 +94,7 @@ func build(dir string, names []string) error {
 		return fmt.Errorf("programs of Kubernetes: %w", err)
 	}
 	for _, name := range names {
-		if _, err := run(tmp, "build", "-mod=mod", "-trimpath", "-ldflags", ldflags(), "-o", name, module+"/cmd/"+name); err != nil {
+		if _, err := gobuild.Go(tmp, "build", "-mod=mod", "-trimpath", "-ldflags", ldflags(), "-o", name, module+"/cmd/"+name); err != nil {
 			return err
 		}
 		if err := os.Rename(filepath.Join(tmp, name), filepath.Join(dir, name)); err != nil {
@@ -143,7 +123,7 @@ func writeModule(dir string) error {
 	if err != nil {
 		return err
 	}
-	out, err := run(dir, "mod", "edit", "-json", goMod)
+	out, err := gobuild.Go(dir, "mod", "edit", "-json", goMod)
 	if err != nil {
 		return err
 	}
@@ -182,7 +162,7 @@ func writeModule(dir string) error {
 
 // download fetches the module and finds its go.mod and go.sum.
 func download(dir string) (goMod, goSum string, err error) {
-	out, err := run(dir, "mod", "download", "-json", module+"@"+Version)
+	out, err := gobuild.Go(dir, "mod", "download", "-json", module+"@"+Version)
 	if err != nil {
 		return "", "", err
 	}
@@ -191,18 +171,4 @@ func download(dir string) (goMod, goSum string, err error) {
 		return "", "", fmt.Errorf("go mod download %s: %w", module, err)
 	}
 	return m.GoMod, filepath.Join(m.Dir, "go.sum"), nil
-}
-
-func run(dir string, args ...string) ([]byte, error) {
-	cmd := exec.Command("go", args...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GO111MODULE=on", "GOWORK=off", "GOFLAGS=")
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("go %s (needs the go command, and a module cache or a module proxy): %w\n%s%s",
-			strings.Join(args, " "), err, out, &errs)
-	}
-	return out, nil
 }

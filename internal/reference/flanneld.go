@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/cniblocks/cniblocks/internal/gobuild"
 )
 
 // FlanneldVersion is the version of github.com/flannel-io/flannel that Flanneld builds.
@@ -33,9 +35,9 @@ func Flanneld() (path string, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("flanneld: %w", err)
 	}
-	unlock, err := lock(filepath.Join(dir, ".lock"))
+	unlock, err := gobuild.Lock(filepath.Join(dir, ".lock"))
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("flanneld: %w", err)
 	}
 	defer unlock()
 	if missing, err := missingIn(dir, []string{"flanneld"}); err != nil || len(missing) == 0 {
@@ -51,7 +53,7 @@ func buildFlanneld(dir string) (err error) {
 		return fmt.Errorf("flanneld: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
-	out, err := goCommand(tmp, "mod", "download", "-json", flannelModule+"@"+FlanneldVersion)
+	out, err := gobuild.Go(tmp, "mod", "download", "-json", flannelModule+"@"+FlanneldVersion)
 	if err != nil {
 		return err
 	}
@@ -70,7 +72,7 @@ func buildFlanneld(dir string) (err error) {
 			return fmt.Errorf("flanneld: %w", err)
 		}
 	}
-	if _, err := goCommand(src, "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(tmp, "flanneld"), "."); err != nil {
+	if _, err := gobuild.Go(src, "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(tmp, "flanneld"), "."); err != nil {
 		return err
 	}
 	return os.Rename(filepath.Join(tmp, "flanneld"), filepath.Join(dir, "flanneld"))

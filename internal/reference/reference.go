@@ -8,18 +8,16 @@
 package reference
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/cniblocks/cniblocks/internal/gobuild"
 )
 
 // Version is the version of containernetworking/plugins that Build builds.
@@ -93,9 +91,9 @@ func buildIn(dir string, names []string) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("reference programs: %w", err)
 	}
-	unlock, err := lock(filepath.Join(dir, ".lock"))
+	unlock, err := gobuild.Lock(filepath.Join(dir, ".lock"))
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("reference programs: %w", err)
 	}
 	defer unlock()
 	missing, err := missingIn(dir, names)
@@ -118,24 +116,6 @@ func missingIn(dir string, names []string) (missing []string, err error) {
 		}
 	}
 	return missing, nil
-}
-
-// lock waits for the exclusive lock on path, which ends with this process at the latest.
-func lock(path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("lock of the reference programs: %w", err)
-	}
-	for {
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); err != unix.EINTR {
-			break
-		}
-	}
-	if err != nil {
-		f.Close()
-		return nil, &fs.PathError{Op: "flock", Path: path, Err: err}
-	}
-	return func() { f.Close() }, nil
 }
 
 // install builds the named programs beside dir's and moves them in by rename.
@@ -172,22 +152,6 @@ func install(dir string, names []string) error {
 }
 
 func goInstall(bin string, pkgs []string) error {
-	_, err := goCommand(bin, append([]string{"install", "-trimpath", "-ldflags", "-s -w"}, pkgs...)...)
+	_, err := gobuild.Go(bin, append([]string{"install", "-trimpath", "-ldflags", "-s -w"}, pkgs...)...)
 	return err
-}
-
-// goCommand runs the go command in a directory outside of this module, and returns what it printed.
-func goCommand(dir string, args ...string) ([]byte, error) {
-	cmd := exec.Command("go", args...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GOBIN="+dir, "CGO_ENABLED=0", "GO111MODULE=on", "GOWORK=off", "GOFLAGS=",
-		"GOOS="+runtime.GOOS, "GOARCH="+runtime.GOARCH)
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("go %s (needs the go command, and the module cache or a module proxy): %w\n%s%s",
-			strings.Join(args, " "), err, errs.String(), out)
-	}
-	return out, nil
 }

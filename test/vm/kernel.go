@@ -12,7 +12,7 @@ import (
 	"regexp"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/cniblocks/cniblocks/internal/gobuild"
 )
 
 // metaPackages name, through what they depend on, the newest kernel of a Debian release: the backport of 6.12 in the
@@ -33,7 +33,7 @@ func findKernel(ctx context.Context, c config) (kernel, error) {
 	if err != nil {
 		return kernel{}, err
 	}
-	unlock, err := lock(filepath.Join(dir, "lock"))
+	unlock, err := gobuild.Lock(filepath.Join(dir, "lock"))
 	if err != nil {
 		return kernel{}, err
 	}
@@ -169,16 +169,4 @@ func cacheDir() (string, error) {
 	}
 	dir := filepath.Join(base, "cniblocks", "vm")
 	return dir, os.MkdirAll(dir, 0o755)
-}
-
-func lock(path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	return func() { f.Close() }, nil
 }
