@@ -192,20 +192,26 @@ func TestWithoutTheStoreNoRouteIsLostWhateverHappens(t *testing.T) {
 	t.Logf("a new lease is in the kernel %s after etcdctl began to write it", time.Since(begin))
 }
 
-func TestARangeThatAnotherTookIsErrorUntilNoPodUsesItAndThenThereIsANewOne(t *testing.T) {
-	t.Parallel()
-	nstest.Need(t, nstest.VXLAN)
-	s := etcdtest.New(t)
+// oneWithAPod is a node that runs, and the lease of a pod that has an address of its range.
+func oneWithAPod(t *testing.T) (s *etcdtest.Server, m *machine, lease string) {
+	t.Helper()
+	s = etcdtest.New(t)
 	s.Ctl(t, "put", configKey, configs["vxlan"])
-	w := newWorld(t, 1)
-	m := w.machines[0]
+	m = newWorld(t, 1).machines[0]
 	m.byEtcd(s, 0)
 	m.run()
 	m.ready()
-	own := m.Status().Ranges[0]
-	lease := filepath.Join(m.LeaseDir, "pods", own.Addr().Next().Next().String())
+	lease = filepath.Join(m.LeaseDir, "pods", m.Status().Ranges[0].Addr().Next().Next().String())
 	require.NoError(t, os.MkdirAll(filepath.Dir(lease), 0o755))
 	require.NoError(t, os.WriteFile(lease, []byte("c1\r\neth0"), 0o600))
+	return s, m, lease
+}
+
+func TestARangeThatAnotherTookIsErrorUntilNoPodUsesItAndThenThereIsANewOne(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.VXLAN)
+	s, m, lease := oneWithAPod(t)
+	own := m.Status().Ranges[0]
 
 	s.Ctl(t, "put", subnetsKey+strings.ReplaceAll(own.String(), "/", "-"),
 		`{"PublicIP":"192.0.2.99","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:99"}}`)
@@ -225,17 +231,8 @@ func TestARangeThatAnotherTookIsErrorUntilNoPodUsesItAndThenThereIsANewOne(t *te
 func TestALeaseThatVanishedIsTakenAgainThoughPodsUseIt(t *testing.T) {
 	t.Parallel()
 	nstest.Need(t, nstest.VXLAN)
-	s := etcdtest.New(t)
-	s.Ctl(t, "put", configKey, configs["vxlan"])
-	w := newWorld(t, 1)
-	m := w.machines[0]
-	m.byEtcd(s, 0)
-	m.run()
-	m.ready()
+	s, m, _ := oneWithAPod(t)
 	own := m.Status().Ranges
-	lease := filepath.Join(m.LeaseDir, "pods", own[0].Addr().Next().Next().String())
-	require.NoError(t, os.MkdirAll(filepath.Dir(lease), 0o755))
-	require.NoError(t, os.WriteFile(lease, []byte("c1\r\neth0"), 0o600))
 	s.Ctl(t, "del", "--prefix", subnetsKey)
 	require.Eventually(t, func() bool { return m.Status().LostRuns == 1 && m.Status().Ready }, soon, 10*time.Millisecond)
 	require.Equal(t, own, m.Status().Ranges)

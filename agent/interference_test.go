@@ -60,17 +60,23 @@ var harms = []string{
 	"nft flush ruleset", "nft delete table inet cniblocks", "nft flush chain inet cniblocks postrouting",
 }
 
-func TestWhatAnotherProgramChangesIsMendedAtOnce(t *testing.T) {
-	t.Parallel()
-	nstest.Need(t, nstest.VXLAN, nstest.NFT)
-	w := newWorld(t, 3)
+// steady is a node among n that is as it wants to be, and does not look at everything by the clock; its state, and its
+// tunnel device.
+func steady(t *testing.T, n int) (m *machine, want, dev string) {
+	t.Helper()
+	w := newWorld(t, n)
 	w.peers(w.machines...)
-	m := w.machines[0]
+	m = w.machines[0]
 	m.byFile("vxlan").Resync = time.Hour
 	m.run()
 	m.ready()
-	want := m.state()
-	dev := m.Status().Tunnels[0].Devices[0]
+	return m, m.state(), m.Status().Tunnels[0].Devices[0]
+}
+
+func TestWhatAnotherProgramChangesIsMendedAtOnce(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.VXLAN, nstest.NFT)
+	m, want, dev := steady(t, 3)
 	all := ""
 	for _, h := range harms {
 		h = strings.ReplaceAll(h, "DEV", dev)
@@ -183,14 +189,7 @@ func TestARestartWritesNothingToTheKernel(t *testing.T) {
 func TestANodeThatCannotBeMadeRightIsNotReadyAndSaysWhatToDo(t *testing.T) {
 	t.Parallel()
 	nstest.Need(t, nstest.VXLAN)
-	w := newWorld(t, 2)
-	w.peers(w.machines...)
-	m := w.machines[0]
-	m.byFile("vxlan").Resync = time.Hour
-	m.run()
-	m.ready()
-	want := m.state()
-	dev := m.Status().Tunnels[0].Devices[0]
+	m, want, dev := steady(t, 2)
 	in(t, m.ns, "ip link set "+dev+" alias theirs")
 	require.Eventually(t, func() bool { return !m.Status().Ready }, soon, time.Millisecond)
 	require.Contains(t, strings.Join(m.Status().Reasons, "\n"), "device "+dev+" (kind vxlan) is not ours")

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/machine"
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/ping"
 	"github.com/cniblocks/cniblocks/netns"
@@ -81,18 +82,7 @@ func (w *world) conf(keys map[string]any) string {
 	return string(b)
 }
 
-func with(conf, key string, value any) string {
-	var c map[string]any
-	if err := json.Unmarshal([]byte(conf), &c); err != nil {
-		panic(err)
-	}
-	c[key] = value
-	b, err := json.Marshal(c)
-	if err != nil {
-		panic(err)
-	}
-	return string(b)
-}
+var with = machine.With
 
 // pod is what a runtime knows of one interface of a container.
 type pod struct {

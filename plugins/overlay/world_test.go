@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/cni"
+	calls "github.com/cniblocks/cniblocks/internal/machine"
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/ping"
 	"github.com/cniblocks/cniblocks/netns"
@@ -173,18 +174,7 @@ func (p *pod) check(conf string) {
 	p.must(cni.CHECK, with(conf, "prevResult", p.prev))
 }
 
-func with(conf, key string, value any) string {
-	var c map[string]any
-	if err := json.Unmarshal([]byte(conf), &c); err != nil {
-		panic(err)
-	}
-	c[key] = value
-	b, err := json.Marshal(c)
-	if err != nil {
-		panic(err)
-	}
-	return string(b)
-}
+var with = calls.With
 
 func reach(t *testing.T, from *netns.NS, to netip.Addr) {
 	t.Helper()
