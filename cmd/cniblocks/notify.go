@@ -6,6 +6,7 @@ import (
 	"context"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -67,15 +68,7 @@ func (n *notifier) send(text string) {
 	_, _ = c.Write([]byte(text))
 }
 
-func oneLine(s string) string {
-	b := []byte(s)
-	for i, c := range b {
-		if c == '\n' {
-			b[i] = ' '
-		}
-	}
-	return string(b)
-}
+func oneLine(s string) string { return strings.ReplaceAll(s, "\n", " ") }
 
 // retry calls f for some seconds, until it succeeds.
 func retry(ctx context.Context, f func() error) error {
