@@ -22,6 +22,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/sysctl"
 )
 
 // MAC is an Ethernet address; the zero value is the kernel's choice. [ParseMAC] reads one.
@@ -48,7 +49,7 @@ type Pair struct {
 	Isolated  bool   // port of the bridge: no frames from and to other isolated ports
 }
 
-// Create makes the pair and returns it with the zero fields filled in. A name that is taken at either end is
+// Create makes the pair and returns it with the zero fields filled in. A host end that becomes a port has no IPv6 of its own. A name that is taken at either end is
 // [io/fs.ErrExist]: what was there is left alone. A bridge that is not there is [io/fs.ErrNotExist].
 func Create(ctx context.Context, p Pair) (Pair, error) {
 	c, err := rtnl.Open(p.Host.NS)
@@ -108,7 +109,17 @@ func CreateOn(ctx context.Context, p Pair, master int) (Pair, error) {
 	if p, err = finish(c, p, made); err != nil {
 		return p, errors.Join(err, c.Do(rtnl.DelLink(p.Host.Name)))
 	}
+	if master != 0 {
+		portOnly(p.Host)
+	}
 	return p, nil
+}
+
+// portOnly takes the IPv6 of its own from a port of a bridge: a link-local address that nobody can reach, with routes and
+// multicast groups. With every link that changes the kernel walks all IPv6 routes, and those of a thousand ports are four
+// thousand. Where it can't be done, on a kernel without IPv6 or below a /proc/sys that is read-only, the port works too.
+func portOnly(e End) {
+	_ = sysctl.Ensure(e.NS, sysctl.Var{Key: "net/ipv6/conf/" + e.Name + "/disable_ipv6", Value: "1"})
 }
 
 // randomMAC is a station's, locally administered. Nobody else's pair has it.

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
@@ -100,6 +101,40 @@ func TestTheHostEndBecomesAPortOfTheBridgeWithItsFlags(t *testing.T) {
 		port, err := h.LinkGetProtinfo(l)
 		require.NoError(t, err)
 		require.Equal(t, flags, [2]bool{port.Hairpin, port.Isolated})
+	}
+}
+
+func TestAPortHasNoIPv6OfItsOwnAndAnotherHostEndHas(t *testing.T) {
+	t.Parallel()
+	for bridge, want := range map[string]int{"br0": 0, "": 1} {
+		t.Run("bridge "+bridge, func(t *testing.T) {
+			t.Parallel()
+			p := pair(t)
+			if p.Bridge = bridge; bridge != "" {
+				newBridge(t, p.Host.NS, bridge)
+			}
+			_, err := veth.Create(t.Context(), p)
+			require.NoError(t, err)
+			require.NoError(t, veth.SetUp(t.Context(), p.Pod.NS, "eth0"))
+			h, hPod := nstest.Netlink(t, p.Host.NS), nstest.Netlink(t, p.Pod.NS)
+			host, err := h.LinkByName("host0")
+			require.NoError(t, err)
+			eth, err := hPod.LinkByName("eth0")
+			require.NoError(t, err)
+			var addrs []netlink.Addr
+			require.Eventually(t, func() bool { // the carrier has come, and with it what the kernel gives by itself
+				pod, err := hPod.AddrList(eth, netlink.FAMILY_V6)
+				require.NoError(t, err)
+				addrs, err = h.AddrList(host, netlink.FAMILY_V6)
+				require.NoError(t, err)
+				return len(pod) == 1 && len(addrs) >= want
+			}, 5*time.Second, time.Millisecond)
+			require.Len(t, addrs, want)
+			all := &netlink.Route{LinkIndex: host.Attrs().Index, Table: unix.RT_TABLE_UNSPEC}
+			routes, err := h.RouteListFiltered(netlink.FAMILY_V6, all, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+			require.NoError(t, err)
+			require.Equal(t, want > 0, len(routes) > 0, "%v", routes)
+		})
 	}
 }
 
