@@ -48,20 +48,20 @@ func (r *runner) recall() {
 	}
 }
 
-// useMemory fills in what the store has not told in time.
-func (r *runner) useMemory() {
+// useMemory fills in what the store has not told in time, and reports whether it could.
+func (r *runner) useMemory() bool {
 	m := r.memory
 	if r.layout != nil && r.self != nil && r.list != nil {
 		r.memory.Network = nil
-		return
+		return false
 	}
 	if m.Layout == nil || m.Self == nil || m.Network == nil {
-		return
+		return false
 	}
 	var last peer.Network
 	if err := json.Unmarshal(m.Network, &last); err != nil || last.Peers == nil {
 		r.log.Warn("what an earlier agent left cannot be used", "file", r.memoryFile(), "error", err)
-		return
+		return false
 	}
 	r.log.Warn("the store does not answer; the node starts with what is on disk", "file", r.memoryFile(), "peers", len(last.Peers))
 	if r.layout == nil {
@@ -75,6 +75,7 @@ func (r *runner) useMemory() {
 		r.become(r.placed(*m.Self))
 	}
 	r.due.set = true
+	return true
 }
 
 // saveNow writes the file in one step.

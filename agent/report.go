@@ -93,11 +93,14 @@ func (b *budget) take() bool {
 	return true
 }
 
-// affordable reports whether there may be a repair now; else it plans one.
+// affordable reports whether there may be a repair, or another try, now; else it plans one.
 func (r *runner) affordable() bool {
 	if r.budget.take() {
 		return true
 	}
-	r.retry.Reset(time.Second)
+	if !r.planned {
+		r.planned = true
+		r.retry.Reset(time.Second)
+	}
 	return false
 }

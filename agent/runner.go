@@ -33,6 +33,7 @@ type runner struct {
 
 	layout   *Layout
 	self     *peer.Peer // this node, with what it published
+	stated   peer.Peer  // this node as the last list has it, without a Registrar
 	former   []netip.Prefix
 	list     []peer.Peer // the last good one; nil before the first
 	odd      []string    // why peers of it are left out
@@ -50,6 +51,7 @@ type runner struct {
 	retry   *time.Timer
 	backoff time.Duration
 	waits   bool // for the time of another try, or for news
+	planned bool // a look at everything, by the timer, in place of one that was too much
 	budget  budget
 	saved   saved
 	nft     *nftMonitor
@@ -153,12 +155,15 @@ func (r *runner) run(parent context.Context) error {
 			return nil
 		case f := <-r.inbox:
 			f()
+			r.waits = r.backoff > 0 && !r.affordable()
 		case <-r.kick:
-			r.due.look = true
+			r.due.look = r.affordable()
+			r.waits = !r.due.look
 		case <-r.retry.C:
+			r.planned = false
 			r.all(whyError)
 		case <-grace.C:
-			r.useMemory()
+			r.waits = !r.useMemory() && waits
 		case <-resync.C:
 			r.all(whyResync)
 			r.retire()
@@ -281,8 +286,8 @@ func (r *runner) take(peers []peer.Peer, prefixes []netip.Prefix, err error) {
 	}
 	r.st.lists.Add(1)
 	r.list, r.saved.dirty, r.due.set = peers, true, true
-	if !slices.Equal(prefixes, r.prefixes) {
-		r.prefixes, r.due.build = prefixes, true
+	if derived := len(prefixes) == 0 && (r.layout == nil || len(r.layout.Prefixes) == 0); derived || !slices.Equal(prefixes, r.prefixes) {
+		r.prefixes, r.due.build, r.due.firewall = prefixes, true, true
 	}
 	if r.Registrar == nil {
 		r.findSelf()
@@ -293,9 +298,10 @@ func (r *runner) take(peers []peer.Peer, prefixes []netip.Prefix, err error) {
 func (r *runner) findSelf() {
 	host, _ := os.Hostname()
 	self, err := peer.Self(r.list, r.Name, r.addresses(), host)
-	if r.st.set(troubleSelf, err); err != nil {
+	if r.st.set(troubleSelf, err); err != nil || r.self != nil && r.stated.Equal(self) {
 		return
 	}
+	r.stated = self
 	r.become(self)
 }
 

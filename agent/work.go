@@ -18,10 +18,6 @@ import (
 func (r *runner) work(ctx context.Context) {
 	d := r.due
 	r.due = due{}
-	if d.look && !r.affordable() {
-		r.because(d.why)
-		d.look = false
-	}
 	if d.look {
 		d.repair = true
 		d.why = r.st.takeCause(d.why)
@@ -86,12 +82,16 @@ func (r *runner) carry(ctx context.Context, d due) {
 func (r *runner) after(err error, d due) {
 	if err == nil {
 		r.backoff = 0
-		r.retry.Stop()
+		if !r.planned {
+			r.retry.Stop()
+		}
 		return
 	}
 	r.keep(due{set: d.set})
 	r.backoff = min(max(2*r.backoff, 200*time.Millisecond), 30*time.Second)
-	r.retry.Reset(r.backoff)
+	if !r.planned {
+		r.retry.Reset(r.backoff)
+	}
 	r.waits = true
 	r.log.Error("the node is not as it should be", "error", err, "again in", r.backoff)
 }
