@@ -22,7 +22,10 @@ GOLANGCI_LINT_VERSION := v2.15.0
 STATICCHECK := out/tools/staticcheck-$(STATICCHECK_VERSION)
 GOLANGCI_LINT := out/tools/golangci-lint-$(GOLANGCI_LINT_VERSION)
 
-GO_BUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w"
+GO_BUILD := CGO_ENABLED=0 $(GO) build -trimpath
+LDFLAGS := -s -w
+# The child that a DEL leaves behind is done before Go has started, see internal/reap; elsewhere it is an ordinary program.
+PLUGINS_LDFLAGS := $(LDFLAGS) $(if $(filter amd64,$(shell $(GO) env GOARCH)),-E=github.com/cniblocks/cniblocks/internal/reap.entry)
 
 .PHONY: help
 help: ## this list
@@ -31,9 +34,9 @@ help: ## this list
 .PHONY: build
 build: ## bin/: one static executable under each plugin's name, and cniblocks
 	@mkdir -p bin
-	$(GO_BUILD) -o bin/.plugins ./plugins
+	$(GO_BUILD) -ldflags "$(PLUGINS_LDFLAGS)" -o bin/.plugins ./plugins
 	@for name in $$(bin/.plugins --list); do ln -f bin/.plugins "bin/$$name"; done; rm bin/.plugins
-	$(GO_BUILD) -o bin/cniblocks ./cmd/cniblocks
+	$(GO_BUILD) -ldflags "$(LDFLAGS)" -o bin/cniblocks ./cmd/cniblocks
 	@ls bin
 
 # Every file is put in place by one rename, so that a running node always has the old plugin or the new one.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 )
@@ -17,14 +18,16 @@ var build = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// Links as make install leaves them: one program under every plugin's name.
+	// Linked and named as make install leaves them: one program under every plugin's name.
 	plugins := filepath.Join(dir, ".plugins")
-	for path, pkg := range map[string]string{plugins: "/plugins"} {
-		cmd := exec.Command("go", "build", "-o", path, module+pkg)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return dir, fmt.Errorf("build %s: %w\n%s", pkg, err, out)
-		}
+	args := []string{"build", "-o", plugins}
+	if runtime.GOARCH == "amd64" {
+		args = append(args, "-ldflags=-E="+module+"/internal/reap.entry")
+	}
+	cmd := exec.Command("go", append(args, module+"/plugins")...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return dir, fmt.Errorf("build the plugins: %w\n%s", err, out)
 	}
 	names, err := exec.Command(plugins, "--list").Output()
 	if err != nil {
@@ -43,7 +46,7 @@ var (
 	made string
 )
 
-// Build returns a directory with every plugin and the program cniblocks, built once in a process. [Remove] is to be called
+// Build returns a directory with every plugin, built once in a process. [Remove] is to be called
 // at its end.
 func Build() (dir string, err error) {
 	mu.Lock()

@@ -34,7 +34,8 @@ const (
 	patience  = 1 * time.Second // for the announcement
 )
 
-// Child must be the first call of main: in a child of [Deleter] it does the work and does not return.
+// Child must be the first call of main: in a child of [Deleter] it does the work and does not return. A program that was
+// linked to begin at entry, see entry_amd64.s, has done it already.
 func Child() {
 	if len(os.Args) != 1 || os.Args[0] != childName {
 		return

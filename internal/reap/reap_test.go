@@ -3,11 +3,13 @@
 package reap
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -73,7 +75,8 @@ func (w *world) links() (names []string) {
 
 func path(ns *netns.NS) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.Fd()) }
 
-// plugin is the program that runtimes call, which starts faster than this test binary.
+// plugin is the program that runtimes call: where there is an entry its children begin there, those of this test binary in
+// main.
 func plugin(t *testing.T) *Deleter {
 	t.Helper()
 	dir, err := binaries.Build()
@@ -94,8 +97,7 @@ func script(t *testing.T, text string) string {
 // late is a script that becomes the real child when a file is there; its process ID is in the file "pid" besides.
 func late(t *testing.T) (program, gate string) {
 	t.Helper()
-	self, err := os.Executable()
-	require.NoError(t, err)
+	self := plugin(t).program
 	dir := t.TempDir()
 	gate = filepath.Join(dir, "gate")
 	return script(t, fmt.Sprintf("echo $$ > %s/pid; while [ ! -e %s ]; do sleep 0.02; done; exec -a %s %s", dir, gate, childName, self)), gate
@@ -270,17 +272,44 @@ func TestTheNamespaceMayBeRemovedRightAfter(t *testing.T) {
 	}
 }
 
-func TestTheArgumentsOfOthersAreNotTakenForAChilds(t *testing.T) {
+func TestAChildSaysWhenItCannotSend(t *testing.T) {
 	t.Parallel()
 	self, err := os.Executable()
 	require.NoError(t, err)
-	out := script(t, fmt.Sprintf("exec -a %s %s 3</dev/null 4<<<text", childName, self))
-	p, err := os.StartProcess(out, []string{out}, &os.ProcAttr{})
-	require.NoError(t, err)
-	st, err := p.Wait()
-	require.NoError(t, err)
-	require.Equal(t, 2, st.ExitCode(), "no socket")
+	for name, program := range map[string]string{"in Go": self, "before Go": plugin(t).program} {
+		for how, want := range map[string]int{
+			"3</dev/null 4<<<text":      2, // no socket
+			"3>/dev/null 4<&-":          2, // no pipe
+			"3>/dev/null 4</dev/null":   0, // the parent needs nothing
+			"3<>/dev/null 4>/dev/null":  2, // a pipe that cannot be read
+			"3<&- 4</dev/null 5<<<text": 0,
+		} {
+			t.Run(name+" "+how, func(t *testing.T) {
+				t.Parallel()
+				out := script(t, fmt.Sprintf("exec -a %s %s %s", childName, program, how))
+				p, err := os.StartProcess(out, []string{out}, &os.ProcAttr{})
+				require.NoError(t, err)
+				st, err := p.Wait()
+				require.NoError(t, err)
+				require.Equal(t, want, st.ExitCode())
+			})
+		}
+	}
+}
+
+func TestTheArgumentsOfOthersAreNotTakenForAChilds(t *testing.T) {
+	t.Parallel()
 	Child() // returns: this program has another name
+	program := plugin(t).program
+	for _, args := range [][]string{
+		{""}, {"x"}, {"cniblock"}, {"cniblocks-rea"}, {"cniblocks-reaq"}, {"cniblocks-reaper"}, {"Cniblocks-reap"},
+		{childName, ""}, {childName, childName}, {"bridge"}, {"bridge", childName},
+	} {
+		var stderr bytes.Buffer
+		cmd := exec.Cmd{Path: program, Args: args, Env: []string{}, Stderr: &stderr}
+		require.Error(t, cmd.Run(), "%q", args)
+		require.Contains(t, stderr.String(), "a CNI plugin of cniblocks", "%q", args)
+	}
 }
 
 func TestAChildThatWasStartedAheadDeletes(t *testing.T) {
