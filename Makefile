@@ -39,7 +39,8 @@ build: ## bin/: one static executable under each plugin's name, and cniblocks
 	$(GO_BUILD) -ldflags "$(LDFLAGS)" -o bin/cniblocks ./cmd/cniblocks
 	@ls bin
 
-# Every file is put in place by one rename, so that a running node always has the old plugin or the new one.
+# Every file is put in place by one rename, so that a running node always has the old plugin or the new one. flannel is no
+# link to the others' file: the DaemonSet of flannel copies its own plugin into the file that is there.
 .PHONY: install
 install: build ## [DESTDIR=] [CNI_BIN_DIR=/opt/cni/bin] [BINDIR=/usr/local/bin]
 	@install -d "$(DESTDIR)$(CNI_BIN_DIR)" "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(RT_PROTOS_DIR)"
@@ -47,7 +48,7 @@ install: build ## [DESTDIR=] [CNI_BIN_DIR=/opt/cni/bin] [BINDIR=/usr/local/bin]
 	trap 'rm -f "$$new" "$$new".*' EXIT; \
 	install -m 755 bin/loopback "$$new"; \
 	for name in $$names; do \
-		ln "$$new" "$$new.$$name"; \
+		if [ $$name = flannel ]; then cp "$$new" "$$new.$$name"; else ln "$$new" "$$new.$$name"; fi; \
 		mv -fT "$$new.$$name" "$(DESTDIR)$(CNI_BIN_DIR)/$$name"; \
 	done; \
 	echo "installed in $(DESTDIR)$(CNI_BIN_DIR):" $$names

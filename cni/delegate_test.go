@@ -54,6 +54,10 @@ func TestALinkedInDelegateRunsHereUnlessTheAdministratorsOtherBinaryStandsInCNIP
 	if os.Link(self, filepath.Join(same, "leases")) != nil { // on another file system
 		require.NoError(t, os.Symlink(self, filepath.Join(same, "leases")))
 	}
+	copied := t.TempDir()
+	program, err := os.ReadFile(self)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(copied, "leases"), program, 0o755))
 	script(t, theirs, "leases", other)
 	require.NoError(t, os.WriteFile(filepath.Join(useless, "leases"), []byte("x"), 0o600))
 	isDir := t.TempDir()
@@ -67,6 +71,7 @@ func TestALinkedInDelegateRunsHereUnlessTheAdministratorsOtherBinaryStandsInCNIP
 		"a directory that is not there": {[]string{"/nowhere"}, "linked"},
 		"this very file":                {[]string{same}, "linked"},
 		"a link to this very file":      {[]string{symlink}, "linked"},
+		"a copy of it":                  {[]string{copied}, "linked"},
 		"another file":                  {[]string{theirs}, "other"},
 		"another file, in the second":   {[]string{empty, theirs}, "other"},
 		"this file before another":      {[]string{same, theirs}, "linked"},

@@ -13,12 +13,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
 const installText = `Usage: cniblocks install --dir DIR [OPTIONS]
 
-Puts the plugins into a directory for CNI plugins: one file under all their names. Each name is replaced in one step, so
+Puts the plugins into a directory for CNI plugins: one file under all their names, and a copy of it called
+flannel, since the DaemonSet of flannel overwrites the file of that name. Each name is replaced in one step, so
 that a runtime finds the old plugin or the new one at any moment. What is there already is not written again. Files of
 other names stay as they are.
 
@@ -26,6 +28,8 @@ With --forward it also makes this machine a router, which an agent that runs in 
 
   sudo cniblocks install --dir /opt/cni/bin
 `
+
+const flannelPlugin = "flannel"
 
 // pluginProgram is the program of all plugins, beside this one, as images have it.
 const pluginProgram = "cniblocks-plugins"
@@ -83,11 +87,28 @@ func installPlugins(ctx context.Context, from, dir string) (names []string, writ
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, false, err
 	}
-	ok, err := installed(from, dir, names)
-	if ok || err != nil {
-		return names, false, err
+	for _, links := range files(names) {
+		ok, err := installed(from, dir, links)
+		if err == nil && !ok {
+			written, err = true, place(from, dir, links)
+		}
+		if err != nil {
+			return nil, false, err
+		}
 	}
-	return names, true, place(from, dir, names)
+	return names, written, nil
+}
+
+// files parts the names into those that become links to one file each. flannel is a file of its own: the DaemonSet of
+// flannel copies its plugin into the file that is there, which would change every name that is a link to it.
+func files(names []string) (out [][]string) {
+	rest := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		if name == flannelPlugin {
+			out = append(out, []string{name})
+		}
+		return name == flannelPlugin
+	})
+	return append(out, rest)
 }
 
 // installed reports whether all names are links to one file with the program's bytes.

@@ -25,20 +25,20 @@ func plugins(t *testing.T) (file string, names []string) {
 	return file, strings.Fields(string(list))
 }
 
-func TestInstallPutsOneFileUnderAllNamesOfThePlugins(t *testing.T) {
+func TestInstallPutsOneFileUnderAllNamesOfThePluginsButFlannel(t *testing.T) {
 	t.Parallel()
 	from, names := plugins(t)
 	dir := filepath.Join(t.TempDir(), "opt", "bin")
 	status, out, errs := call(t, "install", "--from", from, "--dir", dir)
 	require.Zero(t, status, errs)
 	require.Equal(t, "installed in "+dir+": "+strings.Join(names, " ")+"\n", out)
-	require.ElementsMatch(t, names, files(t, dir))
+	require.ElementsMatch(t, names, entries(t, dir))
 	first, err := os.Stat(filepath.Join(dir, names[0]))
 	require.NoError(t, err)
 	for _, name := range names {
 		info, err := os.Stat(filepath.Join(dir, name))
 		require.NoError(t, err)
-		require.True(t, os.SameFile(first, info), name)
+		require.Equal(t, name != "flannel", os.SameFile(first, info), name)
 		require.Equal(t, os.FileMode(0o755), info.Mode())
 		list, err := exec.Command(filepath.Join(dir, name), "--list").Output()
 		require.NoError(t, err)
@@ -51,6 +51,24 @@ func TestInstallPutsOneFileUnderAllNamesOfThePlugins(t *testing.T) {
 	again, err := os.Stat(filepath.Join(dir, names[0]))
 	require.NoError(t, err)
 	require.True(t, os.SameFile(first, again))
+}
+
+func TestWhoeverWritesOverOurFlannelChangesNoOtherPlugin(t *testing.T) {
+	t.Parallel()
+	from, names := plugins(t)
+	dir := t.TempDir()
+	for range 2 {
+		status, out, errs := call(t, "install", "--from", from, "--dir", dir)
+		require.Zero(t, status, errs)
+		require.Contains(t, out, "installed in ")
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "flannel"), []byte("flannel's own"), 0o755))
+		for _, name := range names {
+			if name != "flannel" {
+				_, err := exec.Command(filepath.Join(dir, name), "--list").Output()
+				require.NoError(t, err, name)
+			}
+		}
+	}
 }
 
 func TestInstallReplacesWhatBearsAPluginsNameAndLeavesTheRest(t *testing.T) {
@@ -66,7 +84,7 @@ func TestInstallReplacesWhatBearsAPluginsNameAndLeavesTheRest(t *testing.T) {
 	defer running.Close()
 	status, _, errs := call(t, "install", "--from", from, "--dir", dir)
 	require.Zero(t, status, errs)
-	require.ElementsMatch(t, append([]string{"portmap-of-others", "target"}, names...), files(t, dir))
+	require.ElementsMatch(t, append([]string{"portmap-of-others", "target"}, names...), entries(t, dir))
 	b, err := os.ReadFile(filepath.Join(dir, "target"))
 	require.NoError(t, err)
 	require.Equal(t, "y", string(b), "the link was replaced, not what it leads to")
@@ -84,17 +102,17 @@ func TestInstallOfSomethingElseIsRefused(t *testing.T) {
 		require.Equal(t, failed, status)
 		require.Contains(t, errs, want)
 	}
-	require.Empty(t, files(t, dir))
+	require.Empty(t, entries(t, dir))
 	status, _, errs := call(t, "install")
 	require.Equal(t, misuse, status)
 	require.Contains(t, errs, "want --dir DIR")
 }
 
-func files(t *testing.T, dir string) (names []string) {
+func entries(t *testing.T, dir string) (names []string) {
 	t.Helper()
-	entries, err := os.ReadDir(dir)
+	all, err := os.ReadDir(dir)
 	require.NoError(t, err)
-	for _, e := range entries {
+	for _, e := range all {
 		names = append(names, e.Name())
 	}
 	return names
