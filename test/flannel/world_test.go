@@ -357,6 +357,7 @@ func (n *node) wayBack() {
 	require.NoError(n.w.t, err)
 	_, rest, ok := strings.Cut(string(doc), "\n## The way back\n")
 	require.True(n.w.t, ok)
+	_, rest, _ = strings.Cut(rest, "take away on the node")
 	_, rest, _ = strings.Cut(rest, "```sh\n")
 	commands, _, ok := strings.Cut(rest, "```")
 	require.True(n.w.t, ok)

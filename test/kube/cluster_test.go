@@ -30,15 +30,22 @@ type cluster struct {
 	*kubetest.API
 	t      *testing.T
 	lan    *netns.NS // the switch, and a host outside of the cluster
-	images []string  // archives for every node
-	dual   bool      // pods have addresses of both families
 	begin  time.Time
 	ports  int
+	options
 }
 
-func newCluster(t *testing.T, dual bool, images ...string) *cluster {
+// options are what clusters differ in.
+type options struct {
+	images     []string // archives for every node
+	plugins    []string // of the reference, that every node has
+	containerd string   // directory with its programs; "": the installed one
+	dual       bool     // pods have addresses of both families
+}
+
+func newCluster(t *testing.T, o options) *cluster {
 	t.Helper()
-	c := &cluster{t: t, lan: nstest.New(t), images: images, dual: dual, begin: time.Now()}
+	c := &cluster{t: t, lan: nstest.New(t), options: o, begin: time.Now()}
 	h := nstest.Netlink(t, c.lan)
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "br0"
@@ -54,7 +61,7 @@ func newCluster(t *testing.T, dual bool, images ...string) *cluster {
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
 	pods := podNetwork
-	if dual {
+	if c.dual {
 		pods += "," + podNetwork6
 	}
 	require.NoError(t, c.StartControllers(pods))

@@ -36,7 +36,7 @@ func TestInADualStackClusterPodsTalkOverBothFamilies(t *testing.T) {
 	needPrograms(t)
 	_, err := kubetest.Binaries()
 	require.NoError(t, err)
-	s := &story{cluster: newCluster(t, true, images(t)...)}
+	s := &story{cluster: newCluster(t, options{images: images(t), plugins: []string{"portmap"}, dual: true})}
 	s.n1 = s.newMachine("n1", "192.0.2.1")
 	s.n2 = s.newMachine("n2", "192.0.2.2")
 
@@ -62,7 +62,7 @@ func TestInADualStackClusterPodsTalkOverBothFamilies(t *testing.T) {
 		require.Len(t, ips, 2)
 		require.Contains(t, ips[1], "fd00:10:244:")
 		s.kubectl("exec", from, "--", "ping", "-c", "1", "-W", "5", ips[1])
-		page, err := s.page(from, ips[1])
+		page, err := s.pageOf(from, ips[1])
 		require.NoError(t, err)
 		require.Equal(t, "hello", page)
 	}

@@ -76,7 +76,7 @@ func TestAClusterFromItsManifestToItsLastNode(t *testing.T) {
 	needPrograms(t)
 	_, err := kubetest.Binaries()
 	require.NoError(t, err)
-	s := &story{cluster: newCluster(t, false, images(t)...)}
+	s := &story{cluster: newCluster(t, options{images: images(t), plugins: []string{"portmap"}})}
 	s.n1 = s.newMachine("n1", "192.0.2.1")
 	s.n2 = s.newMachine("n2", "192.0.2.2")
 

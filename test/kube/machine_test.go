@@ -41,26 +41,16 @@ type daemon struct {
 const socket = "/run/containerd/containerd.sock"
 
 // newMachine makes a machine with everything that a node has before its first CNI configuration: containerd, kubelet,
-// kube-proxy, and of plugins the reference's portmap.
+// kube-proxy, and the reference plugins of the cluster.
 func (c *cluster) newMachine(name, ip string) *machine {
 	t := c.t
 	t.Helper()
 	m := &machine{Node: node.New(t), c: c, name: name, ip: netip.MustParseAddr(ip), logs: t.TempDir()}
 	c.plug(m.Net, ip)
 	require.NoError(t, m.Do(private))
-	m.portmap()
+	m.plugins()
 	t.Cleanup(m.showLogs)
-
-	m.Write(t, "/etc/containerd/config.toml", containerdConfig(t))
-	m.containerd = m.start("containerd", "containerd", "--config", "/etc/containerd/config.toml")
-	c.eventually(name+": containerd answers", func() bool {
-		_, err := m.Run(nil, "ctr", "-a", socket, "version")
-		return err == nil
-	})
-	for _, file := range c.images {
-		_, err := m.Run(nil, "ctr", "-a", socket, "-n", "k8s.io", "images", "import", file)
-		require.NoError(t, err)
-	}
+	m.runContainerd()
 	m.Write(t, "/etc/kubelet.yaml", fmt.Sprintf(kubeletConfig, m.Cgroup, socket))
 	m.startKubelet()
 	config := m.kubeconfig()
@@ -100,14 +90,34 @@ func private() error {
 	return nil
 }
 
-func (m *machine) portmap() {
+// plugins puts those of the reference that every node of the cluster has in place.
+func (m *machine) plugins() {
 	t := m.c.t
 	t.Helper()
-	dir, err := reference.Build("portmap")
+	dir, err := reference.Build(m.c.plugins...)
 	require.NoError(t, err)
-	b, err := os.ReadFile(filepath.Join(dir, "portmap"))
-	require.NoError(t, err)
-	require.NoError(t, m.Do(func() error { return os.WriteFile("/opt/cni/bin/portmap", b, 0o755) }))
+	for _, name := range m.c.plugins {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		require.NoError(t, err)
+		require.NoError(t, m.Do(func() error { return os.WriteFile("/opt/cni/bin/"+name, b, 0o755) }))
+	}
+}
+
+// runContainerd starts containerd, and gives it the images of the cluster.
+func (m *machine) runContainerd() {
+	c := m.c
+	c.t.Helper()
+	m.Write(c.t, "/etc/containerd/config.toml", containerdConfig(c.t, c.containerd))
+	m.containerd = m.start("containerd", filepath.Join(c.containerd, "containerd"), "--config", "/etc/containerd/config.toml")
+	ctr := filepath.Join(c.containerd, "ctr")
+	c.eventually(m.name+": containerd answers", func() bool {
+		_, err := m.Run(nil, ctr, "-a", socket, "version")
+		return err == nil
+	})
+	for _, file := range c.images {
+		_, err := m.Run(nil, ctr, "-a", socket, "-n", "k8s.io", "images", "import", file)
+		require.NoError(c.t, err)
+	}
 }
 
 func (m *machine) kubeconfig() string {
@@ -135,6 +145,9 @@ func (m *machine) start(name string, argv ...string) *daemon {
 	defer log.Close()
 	d := &daemon{cmd: exec.Command(argv[0], argv[1:]...), done: make(chan struct{})}
 	d.cmd.Env = append(os.Environ(), "TMPDIR="+node.Tmp)
+	if dir := m.c.containerd; dir != "" { // where its shim is
+		d.cmd.Env = append(d.cmd.Env, "PATH="+dir+":"+os.Getenv("PATH"))
+	}
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	require.NoError(t, m.Do(d.cmd.Start))
 	go func() {
@@ -203,9 +216,10 @@ nodeStatusUpdateFrequency: 2s
 makeIPTablesUtilChains: false
 `
 
-func containerdConfig(t *testing.T) string {
+// containerdConfig is in the words of the containerd in dir, "" being the installed one.
+func containerdConfig(t *testing.T, dir string) string {
 	t.Helper()
-	out, err := exec.Command("containerd", "--version").Output()
+	out, err := exec.Command(filepath.Join(dir, "containerd"), "--version").Output()
 	require.NoError(t, err)
 	words := strings.Fields(string(out)) // containerd github.com/containerd/containerd v1.6.20 ...
 	require.Greater(t, len(words), 2, "%s", out)

@@ -148,13 +148,13 @@ func (s *story) talk(from, to string) {
 	s.t.Helper()
 	ip := s.address(to).String()
 	s.kubectl("exec", from, "--", "ping", "-c", "1", "-W", "5", ip)
-	page, err := s.page(from, ip)
+	page, err := s.pageOf(from, ip)
 	require.NoError(s.t, err)
 	require.Equal(s.t, "hello", page)
 }
 
-// page is what an address serves to a pod. A static busybox has no wget that works: the resolver of its libc needs libraries.
-func (s *story) page(pod, ip string) (string, error) {
+// pageOf is what an address serves to a pod. A static busybox has no wget that works: the resolver of its libc needs libraries.
+func (s *story) pageOf(pod, ip string) (string, error) {
 	out, err := s.Kubectl("", "exec", pod, "--", "sh", "-c", `printf 'GET / HTTP/1.0\r\n\r\n' | nc -w 5 `+ip+" 80")
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	return lines[len(lines)-1], err
@@ -181,7 +181,7 @@ spec: {selector: {app: two}, clusterIP: 10.96.0.100, type: NodePort, ports: [{po
 	}
 	for _, from := range []string{"one", "two"} {
 		s.eventually("pod "+from+": reaches the service", func() bool {
-			out, err := s.page(from, "10.96.0.100")
+			out, err := s.pageOf(from, "10.96.0.100")
 			return err == nil && out == "hello"
 		})
 	}
