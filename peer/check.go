@@ -13,7 +13,19 @@ func tooMany(key string, most int, remedy string) *Problem {
 	return problem(key, "", fmt.Sprintf("has more than %d entries", most), "%s", remedy)
 }
 
-// checkPeer finds what is wrong with a peer whoever the others are.
+// Check finds what is wrong with a peer whoever the others are: what [Network.Sift] finds in it as the only one of a network
+// with these prefixes, which have to be good.
+func (p Peer) Check(within []netip.Prefix) Problems {
+	found := checkPeer(p, within)
+	for _, w := range found {
+		if w.Peer = "peers[0]"; p.Name != "" {
+			w.Peer = "peer " + quote(p.Name)
+		}
+	}
+	return found
+}
+
+// checkPeer is Check without the name of the peer.
 func checkPeer(p Peer, within []netip.Prefix) Problems {
 	var found Problems
 	add := func(w *Problem) {

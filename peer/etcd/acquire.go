@@ -79,7 +79,7 @@ func (s *Store) try(ctx context.Context, config flannel.Config, want peer.Peer, 
 		return nil, err
 	}
 	own := w.own(st, attrs)
-	if own != nil && fits(config, own.Lease) && w.rival(own) == nil {
+	if own != nil && fits(config, own.Lease) && w.rival(own) == "" {
 		own.name = want.Name
 		if st.Lease, st.Key = leaseID(own.lease), own.key; own.lease == 0 {
 			st.Lease = 0
@@ -146,17 +146,17 @@ func (s *Store) take(ctx context.Context, w *world, old *hold, l flannel.Lease, 
 	if err := s.save(st); err != nil {
 		return nil, err
 	}
-	return s.confirm(ctx, h)
+	return s.confirm(ctx, w, h)
 }
 
-// confirm reads the leases once more: flanneld knows no claims. It returns nil if an older lease is in the way of this one,
-// which is given back then.
-func (s *Store) confirm(ctx context.Context, h *hold) (*hold, error) {
-	w, err := s.look(ctx)
+// confirm looks for leases that were made after w was read: flanneld knows no claims. It returns nil if an older lease is in
+// the way of this one, which is given back then.
+func (s *Store) confirm(ctx context.Context, w *world, h *hold) (*hold, error) {
+	w, err := s.since(ctx, w.revision)
 	if err != nil {
 		return nil, err
 	}
-	if w.rival(h) == nil {
+	if w.rival(h) == "" {
 		return h, nil
 	}
 	key := s.subnets() + h.key

@@ -26,7 +26,7 @@ func BenchmarkReset5000(b *testing.B) {
 	for b.Loop() {
 		r := newRoll("p/")
 		r.reset(all)
-		require.Len(b, r.list, len(all))
+		require.Len(b, r.order, len(all))
 	}
 }
 

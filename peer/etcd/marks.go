@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"cmp"
+	"hash/maphash"
 	"net/netip"
 	"slices"
 	"sort"
@@ -10,14 +11,9 @@ import (
 )
 
 // mark is something that a peer has and that no other peer may have, or that tells where one would be in another's way:
-// what [peer.Network.Sift] compares, in a form that is looked up.
-type mark struct {
-	kind kind
-	at   netip.Prefix
-	port uint16
-	bits [32]byte
-	name string
-}
+// what [peer.Network.Sift] compares, in a form that is looked up. It is a hash: two that are alike by chance make the list
+// be made anew, which costs time and nothing else.
+type mark uint64
 
 type kind byte
 
@@ -30,12 +26,28 @@ const (
 	aKey
 )
 
-// index makes the marks of the list.
-func (r *roll) index() {
-	r.marks = make(map[mark]int, 5*len(r.list))
+// mark is that of a kind and a value of it.
+func (r *roll) mark(k kind, family peer.Family, value []byte) mark {
+	var b [2 + 64]byte
+	b[0], b[1] = byte(k), byte(family)
+	n := copy(b[2:], value)
+	return mark(maphash.Bytes(r.seed, b[:2+n]))
+}
+
+func (r *roll) rangeMark(k kind, p netip.Prefix) mark {
+	var b [17]byte
+	a := p.Addr().As16()
+	copy(b[:], a[:])
+	b[16] = byte(p.Bits())
+	return r.mark(k, peer.FamilyOf(p.Addr()), b[:])
+}
+
+// index makes the marks of the list. It reports whether nobody on it is in another's way, as far as the marks can tell.
+func (r *roll) index() bool {
+	r.marks = make(map[mark]int32, 4*len(r.order))
 	r.bits = [2]int{}
-	for _, p := range r.list {
-		for _, pods := range p.Pods {
+	for _, e := range r.order {
+		for _, pods := range e.peer.Pods {
 			if b := &r.bits[place(pods.Addr())]; *b == 0 {
 				*b = pods.Bits()
 			} else if *b != pods.Bits() {
@@ -43,9 +55,12 @@ func (r *roll) index() {
 			}
 		}
 	}
-	for i := range r.list {
-		r.count(&r.list[i], 1)
+	apart := true
+	for _, e := range r.order {
+		apart = apart && r.fits(&e.peer)
+		r.count(&e.peer, 1)
 	}
+	return apart
 }
 
 func place(a netip.Addr) int {
@@ -55,41 +70,46 @@ func place(a netip.Addr) int {
 	return 1
 }
 
-func (r *roll) count(p *peer.Peer, by int) {
+func (r *roll) count(p *peer.Peer, by int32) {
 	for _, m := range r.marksOf(p) {
-		if n := r.marks[m] + by; n != 0 {
-			r.marks[m] = n
+		if n := r.marks[m.mark] + by; n != 0 {
+			r.marks[m.mark] = n
 		} else {
-			delete(r.marks, m)
+			delete(r.marks, m.mark)
 		}
 	}
 }
 
-// marksOf are what a peer has.
-func (r *roll) marksOf(p *peer.Peer) []mark {
-	all := make([]mark, 0, 12)
-	all = append(all, mark{kind: aName, name: p.Name})
+// trait is a mark of a peer, and the mark that no other peer may have beside it.
+type trait struct{ mark, against mark }
+
+// marksOf yields what a peer has.
+func (r *roll) marksOf(p *peer.Peer) []trait {
+	all := r.traits[:0]
+	add := func(m mark) { all = append(all, trait{m, m}) }
+	add(mark(maphash.String(r.seed, p.Name)))
 	for _, pods := range p.Pods {
-		all = append(all, mark{kind: aRange, at: pods})
+		all = append(all, trait{r.rangeMark(aRange, pods), r.rangeMark(aRange, pods)})
 	}
 	for _, f := range peer.Families {
-		e := p.Endpoint(f)
-		family := uint16(f) // a MAC or a key is unique on one underlay
+		e := p.Endpoint(f) // a MAC or a key is unique on one underlay
 		if e.Addr.IsValid() {
-			all = append(all, mark{kind: anEnd, at: netip.PrefixFrom(e.Addr, e.Addr.BitLen()), port: e.Port})
+			end := [18]byte{16: byte(e.Port >> 8), 17: byte(e.Port)}
+			a := e.Addr.As16()
+			copy(end[:], a[:])
+			add(r.mark(anEnd, peer.FamilyOf(e.Addr), end[:]))
 			if h, ok := r.holder(e.Addr); ok {
-				all = append(all, mark{kind: aHost, at: h})
+				all = append(all, trait{r.rangeMark(aHost, h), r.rangeMark(aRange, h)})
 			}
 		}
 		if e.MAC != (peer.MAC{}) {
-			m := mark{kind: aMAC, port: family}
-			copy(m.bits[:], e.MAC[:])
-			all = append(all, m)
+			add(r.mark(aMAC, f, e.MAC[:]))
 		}
 		if e.PublicKey != (peer.PublicKey{}) {
-			all = append(all, mark{kind: aKey, port: family, bits: e.PublicKey})
+			add(r.mark(aKey, f, e.PublicKey[:]))
 		}
 	}
+	r.traits = all
 	return all
 }
 
@@ -106,20 +126,17 @@ func (r *roll) holder(a netip.Addr) (netip.Prefix, bool) {
 // fits reports whether a peer conflicts with nobody on the list, if that can be told from the marks.
 func (r *roll) fits(p *peer.Peer) bool {
 	for _, pods := range p.Pods {
-		if r.bits[place(pods.Addr())] != pods.Bits() || r.marks[mark{kind: aHost, at: pods}] > 0 {
+		if r.bits[place(pods.Addr())] != pods.Bits() || r.marks[r.rangeMark(aHost, pods)] > 0 {
 			return false
 		}
 	}
 	for _, m := range r.marksOf(p) {
-		if m.kind == aHost {
-			m.kind = aRange
-		}
-		if r.marks[m] > 0 {
+		if r.marks[m.against] > 0 {
 			return false
 		}
 	}
 	for _, f := range peer.Families {
-		if p.Endpoint(f).Addr.IsValid() && r.bits[place(p.Endpoint(f).Addr)] == mixed {
+		if a := p.Endpoint(f).Addr; a.IsValid() && r.bits[place(a)] == mixed {
 			return false
 		}
 	}
@@ -130,13 +147,13 @@ func (r *roll) fits(p *peer.Peer) bool {
 func (r *roll) step(key string, old, now *entry) bool {
 	i := -1
 	if old.good() {
-		if i = slices.Index(r.keys, key); i < 0 {
+		if i = slices.Index(r.order, old); i < 0 {
 			return false
 		}
 		if now.good() && now.created != old.created {
 			return false // it was deleted meanwhile and stands elsewhere
 		}
-		r.count(&r.list[i], -1)
+		r.count(&old.peer, -1)
 	}
 	if old.problem() != nil {
 		r.sick--
@@ -146,7 +163,7 @@ func (r *roll) step(key string, old, now *entry) bool {
 	}
 	if !now.good() {
 		if i >= 0 {
-			r.list, r.keys = slices.Delete(r.list, i, i+1), slices.Delete(r.keys, i, i+1)
+			r.order = slices.Delete(r.order, i, i+1)
 		}
 		return true
 	}
@@ -155,16 +172,16 @@ func (r *roll) step(key string, old, now *entry) bool {
 	}
 	if i < 0 {
 		i = r.position(key, now.created)
-		r.list, r.keys = slices.Insert(r.list, i, peer.Peer{}), slices.Insert(r.keys, i, key)
+		r.order = slices.Insert(r.order, i, now)
 	}
-	r.list[i] = now.peer
+	r.order[i] = now
 	r.count(&now.peer, 1)
 	return true
 }
 
 // position is where a key of that create revision goes.
 func (r *roll) position(key string, created int64) int {
-	return sort.Search(len(r.keys), func(i int) bool {
-		return cmp.Or(cmp.Compare(r.entries[r.keys[i]].created, created), cmp.Compare(r.keys[i], key)) > 0
+	return sort.Search(len(r.order), func(i int) bool {
+		return cmp.Or(cmp.Compare(r.order[i].created, created), cmp.Compare(r.order[i].key, key)) > 0
 	})
 }

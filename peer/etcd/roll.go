@@ -3,6 +3,7 @@ package etcd
 import (
 	"cmp"
 	"errors"
+	"hash/maphash"
 	"net/netip"
 	"slices"
 
@@ -22,9 +23,10 @@ type roll struct {
 	ownName string
 
 	entries map[string]*entry
-	list    []peer.Peer // the good ones, by create revision
-	keys    []string    // of those
-	marks   map[mark]int
+	order   []*entry // the good ones, by create revision
+	marks   map[mark]int32
+	seed    maphash.Seed
+	traits  []trait       // of the peer that was looked at last
 	bits    [2]int        // length of the ranges of each family; mixed if they differ
 	clashes peer.Problems // among the entries
 	sick    int           // entries that are no peers by themselves
@@ -32,44 +34,54 @@ type roll struct {
 
 const mixed = -1
 
-// entry is one key.
+// entry is one key. It is not changed, but replaced.
 type entry struct {
-	created int64
-	lease   flannel.Lease
-	broken  *peer.Problem // it cannot be read
-	wrong   *peer.Problem // it can, and is no peer
-	peer    peer.Peer     // if it is one
+	key       string
+	created   int64
+	published bool
+	broken    *peer.Problem // it cannot be read
+	wrong     *peer.Problem // it can, and is no peer
+	peer      peer.Peer     // if it is published and not broken
 }
 
 func newRoll(subnets string) *roll {
-	return &roll{subnets: subnets, entries: map[string]*entry{}, list: []peer.Peer{}}
+	return &roll{subnets: subnets, entries: map[string]*entry{}, seed: maphash.MakeSeed()}
+}
+
+// peers is the list, for the caller to keep.
+func (r *roll) peers() []peer.Peer {
+	all := make([]peer.Peer, len(r.order))
+	for i, e := range r.order {
+		all[i] = e.peer
+	}
+	return all
 }
 
 // know takes over what is known apart from the keys, and reports whether that changed the list.
-func (r *roll) know(within []netip.Prefix, ownKey, ownName string) bool {
+func (r *roll) know(within []netip.Prefix, ownKey, ownName string) (changed bool) {
 	if slices.Equal(within, r.within) && ownKey == r.ownKey && ownName == r.ownName {
 		return false
 	}
 	r.within, r.ownKey, r.ownName = slices.Clone(within), ownKey, ownName
 	for key, e := range r.entries {
-		e.judge(r, key)
+		name, wrong := r.judge(e)
+		if name == e.peer.Name && text(wrong) == text(e.wrong) {
+			continue
+		}
+		now := *e
+		now.peer.Name, now.wrong = name, wrong
+		r.entries[key] = &now
+		changed = true
 	}
-	return r.sift()
+	return changed && r.sift()
 }
 
 // reset takes a whole list.
 func (r *roll) reset(all []*mvccpb.KeyValue) bool {
-	old := r.entries
 	r.entries = make(map[string]*entry, len(all))
 	for _, kv := range all {
-		key := r.key(kv)
-		e := read(key, kv)
-		if o := old[key]; o != nil && o.broken == nil && e.broken == nil && o.lease == e.lease {
-			e.peer, e.wrong = o.peer, o.wrong
-		} else {
-			e.judge(r, key)
-		}
-		r.entries[key] = e
+		e := r.read(kv)
+		r.entries[e.key] = e
 	}
 	return r.sift()
 }
@@ -81,10 +93,12 @@ func (r *roll) apply(events []*clientv3.Event) (changed bool) {
 		key := r.key(ev.Kv)
 		var e *entry
 		if ev.Type != clientv3.EventTypeDelete {
-			e = read(key, ev.Kv)
-			e.judge(r, key)
+			e = r.read(ev.Kv)
 		}
 		old := r.entries[key]
+		if old.good() && same(old, e) {
+			continue
+		}
 		if e == nil {
 			delete(r.entries, key)
 		} else {
@@ -107,13 +121,18 @@ func (r *roll) key(kv *mvccpb.KeyValue) string {
 	return string(kv.Key[min(len(r.subnets), len(kv.Key)):])
 }
 
-func read(key string, kv *mvccpb.KeyValue) *entry {
-	e := &entry{created: kv.CreateRevision}
-	var err error
-	if e.lease, err = flannel.ParseKey(key); err == nil {
-		e.lease.Attrs, err = flannel.ParseAttrs(kv.Value)
+// read makes the entry of a key.
+func (r *roll) read(kv *mvccpb.KeyValue) *entry {
+	e := &entry{key: r.key(kv), created: kv.CreateRevision}
+	lease, err := flannel.ParseKey(e.key)
+	if err == nil {
+		lease.Attrs, err = flannel.ParseAttrs(kv.Value)
 	}
-	e.broken = asProblem(key, err)
+	if e.published = err == nil && lease.Attrs.Published(); e.published {
+		e.peer, err = lease.Peer("")
+	}
+	e.broken = asProblem(e.key, err)
+	e.peer.Name, e.wrong = r.judge(e)
 	return e
 }
 
@@ -130,25 +149,22 @@ func asProblem(key string, err error) *peer.Problem {
 	return p
 }
 
-// judge makes the peer of an entry, or says why there is none.
-func (e *entry) judge(r *roll, key string) {
-	e.peer, e.wrong = peer.Peer{}, nil
-	if e.broken != nil || !e.lease.Attrs.Published() {
-		return
+// judge says what the peer of an entry is called, and what is wrong with it.
+func (r *roll) judge(e *entry) (name string, wrong *peer.Problem) {
+	if e.broken != nil || !e.published {
+		return "", nil
 	}
-	p, err := e.lease.Peer("")
-	if err != nil {
-		e.wrong = asProblem(key, err)
-		return
-	}
-	if key == r.ownKey {
+	p := e.peer
+	switch at := (flannel.Attrs{PublicIP: p.V4.Addr, PublicIPv6: p.V6.Addr}).Addr().String(); {
+	case e.key == r.ownKey:
 		p.Name = r.ownName
+	case p.Name != at: // it was this node's
+		p.Name = at
 	}
-	_, problems, err := peer.Network{Prefixes: r.within, Peers: []peer.Peer{p}}.Sift()
-	if bad, _ := problems.Split(); len(bad) > 0 {
-		err = bad[0]
+	if bad, _ := p.Check(r.within).Split(); len(bad) > 0 {
+		wrong = asProblem(e.key, bad[0])
 	}
-	e.peer, e.wrong = p, asProblem(key, err)
+	return p.Name, wrong
 }
 
 // problem is what is wrong with an entry by itself.
@@ -161,7 +177,7 @@ func (e *entry) problem() *peer.Problem {
 
 // good reports whether an entry is a peer.
 func (e *entry) good() bool {
-	return e != nil && e.problem() == nil && e.lease.Attrs.Published()
+	return e != nil && e.problem() == nil && e.published
 }
 
 // same reports whether the list and its problems do not change by the new entry.
@@ -196,39 +212,44 @@ func (r *roll) problems() peer.Problems {
 
 // sift makes the list anew, and reports whether it changed.
 func (r *roll) sift() bool {
-	type candidate struct {
-		key string
-		*entry
-	}
-	var all []candidate
+	all := make([]*entry, 0, len(r.entries))
 	r.sick = 0
-	for key, e := range r.entries {
+	for _, e := range r.entries {
 		if e.problem() != nil {
 			r.sick++
 		}
 		if e.good() {
-			all = append(all, candidate{key, e})
+			all = append(all, e)
 		}
 	}
-	slices.SortFunc(all, func(a, b candidate) int {
+	slices.SortFunc(all, func(a, b *entry) int {
 		return cmp.Or(cmp.Compare(a.created, b.created), cmp.Compare(a.key, b.key))
 	})
+	was := r.order
+	if r.order, r.clashes = all, nil; len(all) > peer.MaxPeers || !r.index() {
+		r.order, r.clashes = r.part(all, was)
+		r.index()
+	}
+	return !slices.EqualFunc(was, r.order, func(a, b *entry) bool { return a == b || a.peer.Equal(b.peer) })
+}
+
+// part are the entries that can be on a list together, and what is wrong with the others. Where they are too many it is the
+// list that was.
+func (r *roll) part(all, was []*entry) ([]*entry, peer.Problems) {
 	peers := make([]peer.Peer, len(all))
-	for i, c := range all {
-		peers[i] = c.peer
+	for i, e := range all {
+		peers[i] = e.peer
 	}
 	net, problems, err := peer.Network{Peers: peers}.Sift()
-	r.clashes, _ = problems.Split()
-	if err != nil { // too many
-		net.Peers, r.clashes = r.list, peer.Problems{asProblem("", err)}
+	if err != nil {
+		return was, peer.Problems{asProblem("", err)}
 	}
-	changed := !slices.EqualFunc(r.list, net.Peers, peer.Peer.Equal)
-	r.list, r.keys = net.Peers, make([]string, 0, len(net.Peers))
-	for i, c := range all {
-		if n := len(r.keys); n < len(r.list) && peers[i].Equal(r.list[n]) {
-			r.keys = append(r.keys, c.key)
+	clashes, _ := problems.Split()
+	good := make([]*entry, 0, len(net.Peers))
+	for i, e := range all {
+		if n := len(good); n < len(net.Peers) && peers[i].Equal(net.Peers[n]) {
+			good = append(good, e)
 		}
 	}
-	r.index()
-	return changed
+	return good, clashes
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
-	"slices"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -58,12 +57,12 @@ func (s *Store) tell(r *roll, t *teller, known, changed bool, outage error, yiel
 	}
 	err := outage
 	if err != nil {
-		err = fmt.Errorf("%w; the last list with %d peers is kept", err, len(r.list))
+		err = fmt.Errorf("%w; the last list with %d peers is kept", err, len(r.order))
 	}
 	if problems := r.problems(); len(problems) > 0 {
 		err = errors.Join(err, fmt.Errorf("etcd keys %s: %w", s.subnets(), problems))
 	}
-	return !t.news(changed, err) || yield(slices.Clone(r.list), err)
+	return !t.news(changed, err) || yield(r.peers(), err)
 }
 
 func (s *Store) subnets() string { return s.o.Prefix + "/subnets/" }

@@ -1,6 +1,8 @@
 package etcd
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"net/netip"
 	"slices"
@@ -14,9 +16,18 @@ import (
 
 // world is what is taken, all of one revision.
 type world struct {
-	leases  []*hold
-	keys    map[string]bool // below subnets, whatever they are
-	claimed map[string]*mvccpb.KeyValue
+	subnets  string
+	revision int64
+	keys     []*mvccpb.KeyValue // below subnets, whatever they are; by key, as etcd lists them
+	leases   []taken            // of them
+	claimed  []*mvccpb.KeyValue // by key
+}
+
+// taken are the ranges of a lease, as its key says.
+type taken struct {
+	kv    *mvccpb.KeyValue
+	pods  [2]netip.Prefix // the first may be the zero Prefix, and so may the second
+	lease clientv3.LeaseID
 }
 
 // look reads the leases and the claims in one call.
@@ -29,53 +40,98 @@ func (s *Store) look(ctx context.Context) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &world{keys: map[string]bool{}, claimed: map[string]*mvccpb.KeyValue{}}
-	for _, kv := range r.Responses[0].GetResponseRange().Kvs {
-		w.keys[string(kv.Key[len(s.subnets()):])] = true
-		if h := holdOf(s.subnets(), kv); h != nil {
-			w.leases = append(w.leases, h)
+	w := &world{subnets: s.subnets(), revision: r.Header.Revision, claimed: r.Responses[1].GetResponseRange().Kvs}
+	w.add(r.Responses[0].GetResponseRange().Kvs)
+	return w, nil
+}
+
+// since reads the leases that were made after a revision, without what is in them.
+func (s *Store) since(ctx context.Context, revision int64) (*world, error) {
+	w := &world{subnets: s.subnets()}
+	return w, s.retry(ctx, "read the leases again", func(ctx context.Context, c *clientv3.Client) error {
+		r, err := c.Get(ctx, s.subnets(), clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithMinCreateRev(revision+1))
+		if err == nil {
+			w.add(r.Kvs)
+		}
+		return err
+	})
+}
+
+func (w *world) add(keys []*mvccpb.KeyValue) {
+	w.keys, w.leases = keys, make([]taken, 0, len(keys))
+	for _, kv := range keys {
+		if l, err := flannel.ParseKey(string(kv.Key[len(w.subnets):])); err == nil {
+			w.leases = append(w.leases, taken{kv, [2]netip.Prefix{l.Subnet, l.IPv6Subnet}, clientv3.LeaseID(kv.Lease)})
 		}
 	}
-	for _, kv := range r.Responses[1].GetResponseRange().Kvs {
-		w.claimed[string(kv.Key)] = kv
+}
+
+// Pods are the ranges.
+func (t *taken) Pods() []netip.Prefix {
+	return flannel.Lease{Subnet: t.pods[0], IPv6Subnet: t.pods[1]}.Pods()
+}
+
+func (t *taken) overlaps(pods []netip.Prefix) bool {
+	return slices.ContainsFunc(pods, func(p netip.Prefix) bool {
+		return t.pods[0].IsValid() && t.pods[0].Overlaps(p) || t.pods[1].IsValid() && t.pods[1].Overlaps(p)
+	})
+}
+
+// named is the place of a key.
+func named(all []*mvccpb.KeyValue, key string) (*mvccpb.KeyValue, bool) {
+	i, ok := slices.BinarySearchFunc(all, key, func(kv *mvccpb.KeyValue, key string) int { return cmp.Compare(string(kv.Key), key) })
+	if !ok {
+		return nil, false
 	}
-	return w, nil
+	return all[i], true
+}
+
+// has reports whether there is a key below subnets.
+func (w *world) has(key string) bool {
+	_, ok := named(w.keys, w.subnets+key)
+	return ok
 }
 
 // own is the lease of this node: that of its etcd lease, else the oldest with one of its addresses.
 func (w *world) own(st state, attrs flannel.Attrs) *hold {
 	var found *hold
-	for _, h := range w.leases {
-		if st.Lease != 0 && h.lease == clientv3.LeaseID(st.Lease) {
-			return h.copy()
+	mine := addrs(attrs)
+	for _, t := range w.leases {
+		if st.Lease != 0 && t.lease == clientv3.LeaseID(st.Lease) {
+			return holdOf(w.subnets, t.kv)
 		}
-		if (found == nil || h.create < found.create) && meet(h.addrs, addrs(attrs)) {
-			found = h
+		if (found == nil || t.kv.CreateRevision < found.create) && mayHave(t.kv.Value, mine) {
+			if h := holdOf(w.subnets, t.kv); meet(h.addrs, mine) {
+				found = h
+			}
 		}
 	}
-	return found.copy()
+	return found
 }
 
-func (h *hold) copy() *hold {
-	if h == nil {
-		return nil
-	}
-	c := *h
-	return &c
+// mayHave reports whether one of the addresses may be in a value, which then has to be read: an IPv4 address is written in
+// one way only, unless it is escaped.
+func mayHave(value []byte, addrs []netip.Addr) bool {
+	return bytes.IndexByte(value, '\\') >= 0 || slices.ContainsFunc(addrs, func(a netip.Addr) bool {
+		if a.Is4() {
+			return bytes.Contains(value, []byte(a.String()))
+		}
+		return !bytes.Contains(value, []byte(`"PublicIPv6":null`))
+	})
 }
 
 func meet(a, b []netip.Addr) bool {
 	return slices.ContainsFunc(a, func(x netip.Addr) bool { return slices.Contains(b, x) })
 }
 
-// rival is an older lease that overlaps h, if there is one.
-func (w *world) rival(h *hold) *hold {
-	for _, o := range w.leases {
-		if o.key != h.key && o.create < h.create && overlap(o.Pods(), h.Pods()) {
-			return o
+// rival is the key of an older lease that overlaps h, "" if there is none.
+func (w *world) rival(h *hold) string {
+	for _, t := range w.leases {
+		if key := string(t.kv.Key[len(w.subnets):]); key != h.key && t.kv.CreateRevision < h.create && t.overlaps(h.Pods()) {
+			return key
 		}
 	}
-	return nil
+	return ""
 }
 
 func overlap(a, b []netip.Prefix) bool {
@@ -84,15 +140,19 @@ func overlap(a, b []netip.Prefix) bool {
 
 // taken are the ranges of all leases but own, and of the claims that hold.
 func (w *world) taken(own *hold) []netip.Prefix {
-	var all []netip.Prefix
-	for _, h := range w.leases {
-		if own == nil || h.key != own.key {
-			all = append(all, h.Pods()...)
+	all := make([]netip.Prefix, 0, len(w.leases)+len(w.claimed))
+	for _, t := range w.leases {
+		if own == nil || string(t.kv.Key[len(w.subnets):]) != own.key {
+			for _, p := range t.pods {
+				if p.IsValid() {
+					all = append(all, p)
+				}
+			}
 		}
 	}
-	for key, kv := range w.claimed {
+	for _, kv := range w.claimed {
 		of := string(kv.Value)
-		if r := claimed(key); r.IsValid() && w.keys[of] && (own == nil || of != own.key) {
+		if r := claimed(string(kv.Key)); r.IsValid() && w.has(of) && (own == nil || of != own.key) {
 			all = append(all, r)
 		}
 	}
@@ -116,7 +176,7 @@ func (s *Store) claimKey(r netip.Prefix) string { return s.claimsAt() + flannel.
 func (w *world) claims(s *Store, h, old *hold) (when []clientv3.Cmp, then []clientv3.Op) {
 	for _, r := range h.Pods() {
 		key := s.claimKey(r)
-		seen := w.claimed[key]
+		seen, _ := named(w.claimed, key)
 		if seen == nil {
 			when = append(when, clientv3.Compare(clientv3.CreateRevision(key), "=", 0))
 		} else {
@@ -132,7 +192,7 @@ func (w *world) claims(s *Store, h, old *hold) (when []clientv3.Cmp, then []clie
 	}
 	for _, r := range old.Pods() { // what the new lease does not go on with
 		key := s.claimKey(r)
-		if seen := w.claimed[key]; seen != nil && string(seen.Value) == old.key && !slices.Contains(h.Pods(), r) {
+		if seen, _ := named(w.claimed, key); seen != nil && string(seen.Value) == old.key && !slices.Contains(h.Pods(), r) {
 			when = append(when, clientv3.Compare(clientv3.ModRevision(key), "=", seen.ModRevision))
 			then = append(then, clientv3.OpDelete(key))
 		}
@@ -147,11 +207,11 @@ func (s *Store) claim(ctx context.Context, w *world, h *hold) (bool, error) {
 	var then []clientv3.Op
 	for _, r := range h.Pods() {
 		key := s.claimKey(r)
-		seen := w.claimed[key]
+		seen, _ := named(w.claimed, key)
 		switch {
 		case seen == nil:
 			when = append(when, clientv3.Compare(clientv3.CreateRevision(key), "=", 0))
-		case string(seen.Value) != h.key && w.keys[string(seen.Value)]:
+		case string(seen.Value) != h.key && w.has(string(seen.Value)):
 			continue // that of a younger lease, which everyone ignores
 		case string(seen.Value) == h.key && seen.Lease == int64(h.lease):
 			continue

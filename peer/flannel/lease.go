@@ -103,8 +103,8 @@ func publicIP(key string, v []byte, f peer.Family) (netip.Addr, error) {
 	if null(v) {
 		return netip.Addr{}, nil
 	}
-	var s string
-	if json.Unmarshal(v, &s) != nil {
+	s, err := unquote(v)
+	if err != nil {
 		return netip.Addr{}, problem(key, show(v), "is not a string", "write an address in quotes")
 	}
 	return parseAddr(key, s, f)

@@ -1,10 +1,12 @@
 package flannel
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strconv"
+	"unicode/utf8"
 
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -43,11 +45,20 @@ func (r *reader) text(key string, v []byte) string {
 	if null(v) {
 		return ""
 	}
-	var s string
-	if json.Unmarshal(v, &s) != nil {
+	s, err := unquote(v)
+	if err != nil {
 		r.bad("%s %s is not a string: write it in quotes", key, show(v))
 	}
 	return s
+}
+
+// unquote reads a string, most of which hold nothing that has to be looked at.
+func unquote(v []byte) (s string, err error) {
+	if n := len(v); n >= 2 && v[0] == '"' && bytes.IndexByte(v, '\\') < 0 && utf8.Valid(v) {
+		return string(v[1 : n-1]), nil
+	}
+	err = json.Unmarshal(v, &s)
+	return s, err
 }
 
 func (r *reader) network(key string, v []byte, f peer.Family) netip.Prefix {
