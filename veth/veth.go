@@ -20,9 +20,10 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/netns"
-	"github.com/cniblocks/cniblocks/sysctl"
 )
 
 // MAC is an Ethernet address; the zero value is the kernel's choice. [ParseMAC] reads one.
@@ -49,7 +50,8 @@ type Pair struct {
 	Isolated  bool   // port of the bridge: no frames from and to other isolated ports
 }
 
-// Create makes the pair and returns it with the zero fields filled in. A host end that becomes a port has no IPv6 of its own. A name that is taken at either end is
+// Create makes the pair and returns it with the zero fields filled in. A host end that becomes a port gets no
+// link-local address. A name that is taken at either end is
 // [io/fs.ErrExist]: what was there is left alone. A bridge that is not there is [io/fs.ErrNotExist].
 func Create(ctx context.Context, p Pair) (Pair, error) {
 	c, err := rtnl.Open(p.Host.NS)
@@ -95,7 +97,13 @@ func CreateOn(ctx context.Context, p Pair, master int) (Pair, error) {
 		// earlier attachment with the same owner, this writes what stands there.
 		msgs = append(msgs, rtnl.SetLink(rtnl.Set{Name: p.Host.Name, Alias: p.Alias}))
 	}
-	if err := c.Do(msgs...); err != nil {
+	if master != 0 {
+		// A port's own link-local address reaches nobody, and costs three routes: the kernel walks them all, those of a
+		// thousand ports, with every link that changes.
+		msgs = append(msgs, rtnl.NoLinkLocal(p.Host.Name))
+	}
+	// A kernel without IPv6 does not know what it is not to do.
+	if err := rtnl.Except(c.Do(msgs...), unix.EAFNOSUPPORT); err != nil {
 		if made.Index == 0 && drawn { // the kernel may have made it all the same, and its answer was lost
 			if l, e := c.LinkByName(p.Host.Name); e == nil && l.MAC == p.Host.MAC {
 				made = l
@@ -109,17 +117,7 @@ func CreateOn(ctx context.Context, p Pair, master int) (Pair, error) {
 	if p, err = finish(c, p, made); err != nil {
 		return p, errors.Join(err, c.Do(rtnl.DelLink(p.Host.Name)))
 	}
-	if master != 0 {
-		portOnly(p.Host)
-	}
 	return p, nil
-}
-
-// portOnly takes the IPv6 of its own from a port of a bridge: a link-local address that nobody can reach, with routes and
-// multicast groups. With every link that changes the kernel walks all IPv6 routes, and those of a thousand ports are four
-// thousand. Where it can't be done, on a kernel without IPv6 or below a /proc/sys that is read-only, the port works too.
-func portOnly(e End) {
-	_ = sysctl.Ensure(e.NS, sysctl.Var{Key: "net/ipv6/conf/" + e.Name + "/disable_ipv6", Value: "1"})
 }
 
 // randomMAC is a station's, locally administered. Nobody else's pair has it.

@@ -104,7 +104,7 @@ func TestTheHostEndBecomesAPortOfTheBridgeWithItsFlags(t *testing.T) {
 	}
 }
 
-func TestAPortHasNoIPv6OfItsOwnAndAnotherHostEndHas(t *testing.T) {
+func TestAPortHasNoLinkLocalAddressAndAnotherHostEndHas(t *testing.T) {
 	t.Parallel()
 	for bridge, want := range map[string]int{"br0": 0, "": 1} {
 		t.Run("bridge "+bridge, func(t *testing.T) {
@@ -133,7 +133,12 @@ func TestAPortHasNoIPv6OfItsOwnAndAnotherHostEndHas(t *testing.T) {
 			all := &netlink.Route{LinkIndex: host.Attrs().Index, Table: unix.RT_TABLE_UNSPEC}
 			routes, err := h.RouteListFiltered(netlink.FAMILY_V6, all, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
 			require.NoError(t, err)
-			require.Equal(t, want > 0, len(routes) > 0, "%v", routes)
+			for _, r := range routes {
+				if r.Dst.IP.IsMulticast() { // the one that the kernel gives all the same
+					continue
+				}
+				require.NotZero(t, want, "%v", r)
+			}
 		})
 	}
 }
