@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/internal/kubetest"
+	"github.com/cniblocks/cniblocks/internal/reference"
 )
 
 // dualStack is a kustomization of the base for pods of both families, with an image of another name.
@@ -31,12 +32,14 @@ patches:
   patch: '[{"op": "add", "path": "/spec/template/spec/initContainers/0/command/-", "value": "--forward=ipv4,ipv6"}]'
 `
 
-func TestInADualStackClusterPodsTalkOverBothFamilies(t *testing.T) {
+func TestInADualStackClusterOnContainerd2PodsTalkAndNodesAreReadyWithTheirAgents(t *testing.T) {
 	t.Parallel()
 	needPrograms(t)
 	_, err := kubetest.Binaries()
 	require.NoError(t, err)
-	s := &story{cluster: newCluster(t, options{images: images(t), plugins: []string{"portmap"}, dual: true})}
+	containerd, err := reference.Containerd()
+	require.NoError(t, err)
+	s := &story{cluster: newCluster(t, options{images: images(t), plugins: []string{"portmap"}, containerd: containerd, dual: true})}
 	s.n1 = s.newMachine("n1", "192.0.2.1")
 	s.n2 = s.newMachine("n2", "192.0.2.2")
 
@@ -66,4 +69,5 @@ func TestInADualStackClusterPodsTalkOverBothFamilies(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "hello", page)
 	}
+	s.nodesAreReadyWithTheirAgentsAlone("one", "two")
 }
