@@ -5,11 +5,13 @@ package nstest
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"os"
 	"os/exec"
 	"regexp"
-	"slices"
 	"sort"
 	"strings"
 
@@ -23,10 +25,20 @@ import (
 // configured of them, addresses, routes of all tables, rules, permanent neighbours and FDB entries, bridge VLANs, the
 // nft ruleset, and what the iptables programs list. What the kernel learns, counts or computes is left out. A part that
 // cannot be read stands there with its error.
-func Dump(ns *netns.NS) string {
+func Dump(ns *netns.NS) string { return (&Dumper{NS: ns}).Dump() }
+
+// Dumper makes dumps of one namespace, one after another. It starts the programs that list packet filters only where they
+// have something to list that they did not list for it before. It is for one goroutine.
+type Dumper struct {
+	NS     *netns.NS
+	listed map[string]string // by what the kernel holds, and the program
+}
+
+// Dump is as [Dump] is.
+func (d *Dumper) Dump() string {
 	var out strings.Builder
-	dumpNetlink(ns, &out)
-	rulesets(ns, &out)
+	dumpNetlink(d.NS, &out)
+	d.rulesets(&out)
 	return out.String()
 }
 
@@ -239,30 +251,85 @@ func (d *dumper) vlans() ([]string, error) {
 
 var counters = regexp.MustCompile(`(?m)^#.*\n| ?\[\d+:\d+\]`)
 
-// rulesets asks the programs that are there. Neither of them changes anything by being asked.
-func rulesets(ns *netns.NS, out *strings.Builder) {
-	for _, argv := range [][]string{
-		{"nft", "--stateless", "list", "ruleset"},
-		{"iptables-legacy-save"}, {"ip6tables-legacy-save"},
-		{"iptables-save"}, {"ip6tables-save"},
+// rulesets asks the programs that are there. None of them changes anything by being asked.
+func (d *Dumper) rulesets(out *strings.Builder) {
+	raw, err := packetRules(d.NS)
+	if err != nil {
+		fmt.Fprintf(out, "error: %v\n", err)
+	}
+	legacy, err := d.legacyTables()
+	if err != nil {
+		fmt.Fprintf(out, "error: %v\n", err)
+	}
+	for _, p := range []struct {
+		argv   []string
+		legacy bool // it lists tables of the kernel's own iptables
+		family byte // of the nftables that it lists; 0 is all
+	}{
+		{argv: []string{"nft", "--stateless", "list", "ruleset"}},
+		{argv: []string{"iptables-legacy-save"}, legacy: true},
+		{argv: []string{"ip6tables-legacy-save"}, legacy: true},
+		{argv: []string{"iptables-save"}, family: unix.NFPROTO_IPV4}, // of either sort
+		{argv: []string{"ip6tables-save"}, family: unix.NFPROTO_IPV6},
 	} {
-		path, err := exec.LookPath(argv[0])
-		if err != nil {
-			continue
+		something := raw != ""
+		switch {
+		case p.legacy:
+			something = legacy
+		case p.family != 0:
+			something = legacy || strings.Contains(raw, fmt.Sprintf("nftables table %d ", p.family))
 		}
-		var text, complaint bytes.Buffer
-		err = ns.Do(func() error {
-			cmd := exec.Command(path, argv[1:]...)
-			cmd.Stdout, cmd.Stderr = &text, &complaint
-			return cmd.Run()
-		})
-		body := strings.TrimSpace(counters.ReplaceAllString(text.String(), ""))
-		if err != nil {
-			body = strings.TrimSpace(fmt.Sprintf("%s\nerror: %v %s", body, err, strings.TrimSpace(complaint.String())))
-		}
-		if body != "" {
-			lines := slices.Collect(strings.Lines(body))
-			fmt.Fprintf(out, "%s (%d lines)\n%s\n", argv[0], len(lines), body)
+		if something {
+			out.WriteString(d.list(p.argv, raw, legacy))
 		}
 	}
+}
+
+// legacyTables reports whether there are tables of the kernel's own iptables; nothing but the program tells what is in them.
+func (d *Dumper) legacyTables() (there bool, err error) {
+	return there, d.NS.Do(func() error {
+		for _, name := range []string{"ip_tables_names", "ip6_tables_names"} {
+			b, err := os.ReadFile("/proc/thread-self/net/" + name)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			there = there || len(b) > 0
+		}
+		return nil
+	})
+}
+
+// list is what a program lists.
+func (d *Dumper) list(argv []string, raw string, legacy bool) string {
+	key := argv[0] + "\n" + raw
+	if known, ok := d.listed[key]; ok && !legacy {
+		return known
+	}
+	path, err := exec.LookPath(argv[0])
+	switch {
+	case err != nil && argv[0] == "nft": // it is all there, if not for people
+		return raw
+	case err != nil:
+		return ""
+	}
+	var text, complaint bytes.Buffer
+	err = d.NS.Do(func() error {
+		cmd := exec.Command(path, argv[1:]...)
+		cmd.Stdout, cmd.Stderr = &text, &complaint
+		return cmd.Run()
+	})
+	body := strings.TrimSpace(counters.ReplaceAllString(text.String(), ""))
+	if err != nil {
+		body = strings.TrimSpace(fmt.Sprintf("%s\nerror: %v %s", body, err, strings.TrimSpace(complaint.String())))
+	}
+	if body != "" {
+		body = fmt.Sprintf("%s (%d lines)\n%s\n", argv[0], strings.Count(body, "\n")+1, body)
+	}
+	if err == nil && !legacy {
+		if d.listed == nil {
+			d.listed = map[string]string{}
+		}
+		d.listed[key] = body
+	}
+	return body
 }

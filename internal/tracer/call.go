@@ -84,11 +84,11 @@ func callOf(main, tid int, of map[uint64]string) (Call, bool) {
 		ip, sp   uint64
 		nr       uint64
 		args     [6]uint64
-		reserved [4]uint64
+		reserved [4]uint64 // what a filter returned, for one
 	}
-	const getSyscallInfo, entry = 0x420e, 1
+	const getSyscallInfo, entry, filtered = 0x420e, 1, 3
 	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, getSyscallInfo, uintptr(tid), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)
-	if errno != 0 || info.op != entry || of[info.nr] == "" {
+	if errno != 0 || info.op != entry && info.op != filtered || of[info.nr] == "" {
 		return Call{}, false
 	}
 	c := Call{main: main, nr: info.nr, args: info.args}

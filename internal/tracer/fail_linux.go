@@ -2,8 +2,11 @@
 
 package tracer
 
-import "syscall"
+import (
+	"errors"
+	"syscall"
+)
 
-func skip(int) { panic("tracer.Fail works on amd64 only") }
+func skip(int, syscall.Errno) { panic("tracer.Fail works on amd64 only") }
 
-func result(int, syscall.Errno) {}
+func filter(int, map[uint64]string) error { return errors.ErrUnsupported }

@@ -6,20 +6,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// skip has the thread, which stands before a system call, make one that does not exist.
-func skip(tid int) {
+// skip has the thread, which stands before a system call, make one that does not exist, and return the error.
+func skip(tid int, errno syscall.Errno) {
 	var r unix.PtraceRegs
 	if unix.PtraceGetRegs(tid, &r) == nil {
-		r.Orig_rax = ^uint64(0)
-		_ = unix.PtraceSetRegs(tid, &r)
-	}
-}
-
-// result sets what the call that has ended returns.
-func result(tid int, errno syscall.Errno) {
-	var r unix.PtraceRegs
-	if unix.PtraceGetRegs(tid, &r) == nil {
-		r.Rax = -uint64(errno)
+		r.Orig_rax, r.Rax = ^uint64(0), -uint64(errno)
 		_ = unix.PtraceSetRegs(tid, &r)
 	}
 }

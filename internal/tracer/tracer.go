@@ -37,16 +37,16 @@ type Outcome struct {
 // that it starts are not asked about; Trace returns when they, too, have ended. The command's Stdout and Stderr must be
 // files or nil: nobody waits for a copy to end.
 func Trace(cmd *exec.Cmd, before func(Call) Verdict) (Outcome, error) {
-	return run(cmd, changes, before)
+	return run(cmd, tracer{of: changes, before: before})
 }
 
 // TraceAnswers is [Trace] with the calls that receive from a socket in place of those that change something. One that
 // fails has received nothing; the message waits for the next.
 func TraceAnswers(cmd *exec.Cmd, before func(Call) Verdict) (Outcome, error) {
-	return run(cmd, answers, before)
+	return run(cmd, tracer{of: answers, before: before})
 }
 
-func run(cmd *exec.Cmd, of map[uint64]string, before func(Call) Verdict) (Outcome, error) {
+func run(cmd *exec.Cmd, t tracer) (Outcome, error) {
 	runtime.LockOSThread() // the thread that starts it is its tracer
 	defer runtime.UnlockOSThread()
 	cmd.Env = append(cmd.Env, "GOMAXPROCS=1")
@@ -57,7 +57,7 @@ func run(cmd *exec.Cmd, of map[uint64]string, before func(Call) Verdict) (Outcom
 	if err := cmd.Start(); err != nil {
 		return Outcome{}, err
 	}
-	t := tracer{main: cmd.Process.Pid, of: of, before: before, fails: map[int]syscall.Errno{}, others: map[int]bool{}}
+	t.main, t.others = cmd.Process.Pid, map[int]bool{}
 	defer func() { _ = cmd.Process.Release() }() // it was waited for here
 	err := t.follow()
 	return Outcome{t.killed && t.status.Signaled(), t.status.ExitStatus(), t.count}, err
@@ -83,15 +83,16 @@ type tracer struct {
 	of          map[uint64]string
 	before      func(Call) Verdict
 	started     bool
+	every       bool // have it stop at every call
+	filtered    bool // it stops at those in of only
 	killed      bool
 	ended       bool
 	status      unix.WaitStatus
-	fails       map[int]syscall.Errno // by thread: what the call that it is in returns
-	others      map[int]bool          // threads of other programs, which it started
+	others      map[int]bool // threads of other programs, which it started
 }
 
 const options = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_TRACEVFORK | unix.PTRACE_O_TRACEFORK |
-	unix.PTRACE_O_TRACEEXEC | unix.PTRACE_O_EXITKILL
+	unix.PTRACE_O_TRACEEXEC | unix.PTRACE_O_TRACESECCOMP | unix.PTRACE_O_EXITKILL
 
 // follow handles the stops of all threads until the program and those that it started have ended. It waits for what this
 // thread traces, and takes no other child's end from whoever waits for it.
@@ -119,6 +120,7 @@ func (t *tracer) stopped(tid int, st unix.WaitStatus) {
 	if !t.started { // the stop at its exec
 		t.started = true
 		_ = unix.PtraceSetOptions(tid, options)
+		t.filtered = !t.every && filter(tid, t.of) == nil
 	} else if sig == unix.SIGSTOP && tid != t.main && !t.others[tid] && processOf(tid) != t.main { // how a new one begins
 		t.others[tid] = true
 	}
@@ -130,19 +132,18 @@ func (t *tracer) stopped(tid int, st unix.WaitStatus) {
 		_ = unix.PtraceCont(tid, signal)
 		return
 	}
-	if sig == unix.SIGTRAP|0x80 && !t.judge(tid) {
-		return
+	call := sig == unix.SIGTRAP|0x80 || st.TrapCause() == unix.PTRACE_EVENT_SECCOMP
+	switch {
+	case call && !t.judge(tid):
+	case t.filtered:
+		_ = unix.PtraceCont(tid, signal)
+	default:
+		_ = unix.PtraceSyscall(tid, signal)
 	}
-	_ = unix.PtraceSyscall(tid, signal)
 }
 
 // judge handles the beginning and the end of a system call. It is false if the program is no more.
 func (t *tracer) judge(tid int) bool {
-	if errno, ok := t.fails[tid]; ok { // the end of one that was skipped
-		delete(t.fails, tid)
-		result(tid, errno)
-		return true
-	}
 	c, ok := callOf(t.main, tid, t.of)
 	if !ok || t.killed {
 		return true
@@ -155,8 +156,7 @@ func (t *tracer) judge(tid int) bool {
 		_ = unix.Kill(t.main, unix.SIGKILL)
 		return false
 	case v.errno != 0:
-		skip(tid)
-		t.fails[tid] = v.errno
+		skip(tid, v.errno)
 	}
 	return true
 }
