@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -32,12 +31,7 @@ func shape(dump string) string {
 // looks waits until the shape of the dump is what it is to be.
 func (n *node) looks(want, why string) {
 	n.t.Helper()
-	got := shape(n.dump())
-	for end := time.Now().Add(5 * time.Second); got != want && time.Now().Before(end); got = shape(n.settled()) {
-	}
-	if got != want {
-		require.Fail(n.t, why, differences(want, got))
-	}
+	n.soon(want, func() string { return shape(n.dump()) }, why)
 }
 
 func TestAKillBeforeAnyChangeOfTheFirstADDIsMendedAndCleanedUp(t *testing.T) {

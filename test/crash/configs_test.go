@@ -77,6 +77,7 @@ func carried(name, typ, encap string, needs ...nstest.Feature) config {
 	return config{name: name, json: with(one), peers: with(two), needs: needs}
 }
 
+// subnetEnv is what a node of a flannel network knows of itself. Nobody but the plugin masquerades.
 const subnetEnv = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
 
 const (
@@ -84,7 +85,6 @@ const (
 	dual = `"ipam":{"type":"host-local","dataDir":"DIR/leases","ranges":[[{"subnet":"10.1.2.0/24"}],[{"subnet":"fd00:1:2::/64"}]]}`
 )
 
-// subnetEnv is what a node of a flannel network knows of itself. Nobody but the plugin masquerades.
 var configs = []config{
 	bridged("bridge, IPv4", `"isGateway":true,"ipMasq":true,`+v4, nstest.NFT),
 	bridged("bridge, dual stack", `"isDefaultGateway":true,"ipMasq":true,`+dual, nstest.NFT),
@@ -95,8 +95,6 @@ var configs = []config{
 	{name: "flannel", needs: []nstest.Feature{nstest.NFT}, json: `{"cniVersion":"1.1.0","name":"net","type":"flannel",
 		"subnetFile":"DIR/peers/subnet.env","dataDir":"DIR/flannel","ipam":{"dataDir":"DIR/leases"},
 		"delegate":{"bridge":"br0","isDefaultGateway":true}}`, files: map[string]string{"subnet.env": subnetEnv}},
-	{name: "flannel", needs: []nstest.Feature{nstest.NFT}, json: `{"cniVersion":"1.1.0","name":"net","type":"flannel","subnetFile":"DIR/subnet.env",
-		"dataDir":"DIR/flannel","ipam":{"dataDir":"DIR/leases"},"delegate":{"bridge":"br0","isDefaultGateway":true}}`},
 	carried("host-gw", "host-gw", "", nstest.NFT),
 	carried("overlay, vxlan", "overlay", `"encap":"vxlan",`, nstest.VXLAN, nstest.NFT),
 	fromFiles(carried("overlay, vxlan, peers file", "overlay", `"encap":"vxlan",`, nstest.VXLAN, nstest.NFT)),

@@ -220,7 +220,7 @@ func TestANewListOfPeersWhoseCallsFailIsMendedByTheNext(t *testing.T) {
 
 // leases are the addresses that have a lease file.
 func (n *node) leases() (held []string) {
-	for line := range strings.Lines(n.dump()) {
+	for line := range strings.Lines(n.files()) {
 		if f := strings.Fields(line); len(f) == 3 && f[0] == "file" && strings.HasPrefix(f[1], "/leases/net/") {
 			held = append(held, f[1])
 		}

@@ -5,6 +5,7 @@ package crash_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/inventory"
@@ -33,6 +35,7 @@ type node struct {
 	conf string
 	two  string // with the other list of peers
 	ns   *netns.NS
+	all  nstest.Dumper // of the namespace
 	bin  string
 	dir  string             // leases, state
 	io   string             // what programs read and print
@@ -43,18 +46,19 @@ type node struct {
 // podEnd is a pod's namespace, and what its last ADD gave it.
 type podEnd struct {
 	ns     *netns.NS
+	h      *netlink.Handle // in it
 	result json.RawMessage
 }
 
 func newNode(t *testing.T, c config) *node {
 	t.Helper()
 	n := &node{t: t, name: c.name, ns: nstest.New(t), bin: programs(t), dir: t.TempDir(), io: t.TempDir(), pods: map[string]*podEnd{}}
+	n.all.NS = n.ns
 	n.conf, n.two = strings.ReplaceAll(c.json, "DIR", n.dir), strings.ReplaceAll(c.peers, "DIR", n.dir)
 	for name, text := range c.files {
 		require.NoError(t, os.MkdirAll(filepath.Join(n.dir, "peers"), 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(n.dir, "peers", name), []byte(text), 0o644))
 	}
-	require.NoError(t, os.WriteFile(filepath.Join(n.dir, "subnet.env"), []byte(subnetEnv), 0o600))
 	nstest.Sysctl(t, n.ns, "net/ipv6/conf/default/accept_dad", "0")
 	nstest.Link(t, nstest.End{NS: n.ns, Name: "uplink", Addrs: []string{"192.0.2.11/24", "2001:db8::11/64"}}, nstest.End{NS: nstest.New(t), Name: "eth0"})
 	nstest.Forward(t, n.ns) // what plugins switch on stays on, and with it some addresses of the kernel's
@@ -78,7 +82,8 @@ func (n *node) touchTables() {
 // pod is that of a container ID; it has a namespace of its own from the first time on.
 func (n *node) pod(id string) *podEnd {
 	if n.pods[id] == nil {
-		n.pods[id] = &podEnd{ns: nstest.New(n.t)}
+		ns := nstest.New(n.t)
+		n.pods[id] = &podEnd{ns: ns, h: nstest.Netlink(n.t, ns)}
 	}
 	return n.pods[id]
 }
@@ -221,9 +226,11 @@ func (n *node) kill(c call, k int) struck {
 const halfNote = "/run/net/node.json.new"
 
 // dump is all that is on the node: the namespace, the leases, the state.
-func (n *node) dump() string {
+func (n *node) dump() string { return n.all.Dump() + n.files() }
+
+// files are those of the leases and of the state, addresses with what is in them.
+func (n *node) files() string {
 	var out strings.Builder
-	out.WriteString(nstest.Dump(n.ns))
 	require.NoError(n.t, filepath.WalkDir(n.dir, func(path string, e fs.DirEntry, err error) error {
 		name := strings.TrimPrefix(path, n.dir)
 		// Keys stay, the blocks of the index come and go with every reading of the directory, and what a killed writer
@@ -246,13 +253,18 @@ func (n *node) dump() string {
 // is waits until the dump is what it is to be: the kernel does some things later, by itself.
 func (n *node) is(want string, format string, args ...any) {
 	n.t.Helper()
-	got := ""
+	n.soon(want, n.dump, fmt.Sprintf(format, args...))
+}
+
+func (n *node) soon(want string, look func() string, why string) {
+	n.t.Helper()
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if got = n.dump(); got == want {
+		got := look()
+		if got == want {
 			return
 		}
 		if time.Now().After(end) {
-			require.Fail(n.t, fmt.Sprintf(format, args...), differences(want, got))
+			require.Fail(n.t, why, differences(want, got))
 		}
 	}
 }
@@ -312,9 +324,16 @@ func (n *node) cleanup() {
 // addresses are those of a pod's interface in the kernel, link-local ones aside.
 func (p *podEnd) addresses(t *testing.T) (all []string) {
 	t.Helper()
-	for line := range strings.Lines(nstest.DumpLinks(p.ns)) {
-		if f := strings.Fields(line); len(f) > 2 && f[0] == "address" && f[1] == "eth0" && !strings.HasPrefix(f[2], "fe80:") {
-			all = append(all, f[2])
+	l, err := p.h.LinkByName("eth0")
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return nil
+	}
+	require.NoError(t, err)
+	addrs, err := p.h.AddrList(l, netlink.FAMILY_ALL)
+	require.NoError(t, err)
+	for _, a := range addrs {
+		if a.IP.To4() != nil || !a.IP.IsLinkLocalUnicast() {
+			all = append(all, a.IPNet.String())
 		}
 	}
 	return all
