@@ -16,6 +16,7 @@ FUZZTIME ?= 10s
 ARGS ?=
 DEB_VERSION ?= 0~git$(shell git log -1 --format=%cd.%h --date=format:%Y%m%d 2>/dev/null)
 IMAGE ?= cniblocks/cniblocks:latest
+IMAGE_FROM ?= bin
 
 STATICCHECK_VERSION := v0.8.2
 GOLANGCI_LINT_VERSION := v2.15.0
@@ -80,8 +81,8 @@ uninstall: ## removes what install put there, and nothing else
 	@rm -f "$(DESTDIR)$(RT_PROTOS_DIR)/cniblocks.conf"
 
 .PHONY: image
-image: build ## [IMAGE=cniblocks/cniblocks:latest] the image of the node agent, by docker or podman
-	$$(command -v docker || command -v podman) build -f deploy/kubernetes/Dockerfile -t $(IMAGE) .
+image: build ## [IMAGE=cniblocks/cniblocks:latest] the image of the node agent, by podman, or by docker where its daemon answers
+	$$(docker info >/dev/null 2>&1 && echo docker || echo podman) build -f deploy/kubernetes/Dockerfile -t $(IMAGE) $(IMAGE_FROM)
 
 .PHONY: kube
 kube: ## builds the programs of Kubernetes that tests run, once, in five minutes

@@ -41,26 +41,57 @@ var build = sync.OnceValues(func() (string, error) {
 	return dir, nil
 })
 
+var command = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "cniblocks-command-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "cniblocks")
+	return path, compile(path, "/cmd/cniblocks")
+})
+
+// compile builds a static program, as make build does.
+func compile(path, pkg string) error {
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, module+pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w\n%s", pkg, err, out)
+	}
+	return nil
+}
+
 var (
 	mu   sync.Mutex
-	made string
+	made []string // directories
 )
 
-// Build returns a directory with every plugin, built once in a process. [Remove] is to be called
-// at its end.
+// Build returns a directory with every plugin, built once in a process. [Remove] is to be called at its end.
 func Build() (dir string, err error) {
 	mu.Lock()
 	defer mu.Unlock()
 	dir, err = build()
-	made = dir
+	made = append(made, dir)
 	return dir, err
 }
 
-// Remove removes what Build made.
+// Command returns the path of the program cniblocks, built once in a process. [Remove] is to be called at its end.
+func Command() (path string, err error) {
+	mu.Lock()
+	defer mu.Unlock()
+	path, err = command()
+	if path != "" {
+		made = append(made, filepath.Dir(path))
+	}
+	return path, err
+}
+
+// Remove removes what Build and Command made.
 func Remove() {
 	mu.Lock()
 	defer mu.Unlock()
-	if made != "" {
-		os.RemoveAll(made)
+	for _, dir := range made {
+		if dir != "" {
+			os.RemoveAll(dir)
+		}
 	}
 }

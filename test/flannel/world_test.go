@@ -30,7 +30,7 @@ import (
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
 
-func TestMain(m *testing.M) { nstest.Main(m, binaries.Remove, removeProgram) }
+func TestMain(m *testing.M) { nstest.Main(m, binaries.Remove) }
 
 // soon is how long a test waits for what a node does at once.
 const soon = 60 * time.Second
@@ -40,28 +40,6 @@ const (
 	configKey  = "/coreos.com/network/config"
 	subnetsKey = "/coreos.com/network/subnets/"
 )
-
-var program = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "cniblocks-flannel-")
-	if err != nil {
-		return "", err
-	}
-	programDir = dir
-	cmd := exec.Command("go", "build", "-o", dir, "github.com/cniblocks/cniblocks/cmd/cniblocks")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
-	}
-	return filepath.Join(dir, "cniblocks"), nil
-})
-
-var programDir string
-
-func removeProgram() {
-	if programDir != "" {
-		_ = os.RemoveAll(programDir)
-	}
-}
 
 // world is an etcd and nodes on one link, with a router to an outside that knows no way back to pods.
 type world struct {
@@ -100,7 +78,7 @@ func newWorld(t *testing.T, config string, nodes ...string) *world {
 	require.NoError(t, err)
 	w.ours, err = binaries.Build()
 	require.NoError(t, err)
-	w.agent, err = program()
+	w.agent, err = binaries.Command()
 	require.NoError(t, err)
 
 	h := nstest.Netlink(t, w.wire)

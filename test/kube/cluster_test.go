@@ -28,10 +28,10 @@ const (
 // cluster is a control plane and the switch that its nodes hang on.
 type cluster struct {
 	*kubetest.API
-	t      *testing.T
-	lan    *netns.NS // the switch, and a host outside of the cluster
-	begin  time.Time
-	ports  int
+	t     *testing.T
+	lan   *netns.NS // the switch, and a host outside of the cluster
+	begin time.Time
+	ports int
 	options
 }
 

@@ -4,9 +4,7 @@ package kube_test
 
 import (
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -57,11 +55,9 @@ func makeArchives(busybox string) (dir string, err error) {
 	if err != nil {
 		return dir, err
 	}
-	program := filepath.Join(dir, "cniblocks")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "github.com/cniblocks/cniblocks/cmd/cniblocks")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return dir, fmt.Errorf("go build ./cmd/cniblocks: %w\n%s", err, out)
+	program, err := binaries.Command()
+	if err != nil {
+		return dir, err
 	}
 	return dir, errors.Join(
 		image.Write(filepath.Join(dir, "pods.tar"), busyboxImage, busybox),

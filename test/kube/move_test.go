@@ -19,6 +19,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/internal/binaries"
 	"github.com/cniblocks/cniblocks/internal/kubetest"
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/ping"
@@ -179,7 +180,9 @@ func (s *story) movesToOurs(m *machine) {
 	require.NotContains(s.t, state, "FLANNEL")
 	require.Contains(s.t, state, "table inet cniblocks")
 	require.Contains(s.t, state, `alias "cniblocks/cbr0"`)
-	status, err := m.Run(nil, filepath.Join(archives.dir, "cniblocks"), "status", "cbr0")
+	program, err := binaries.Command()
+	require.NoError(s.t, err)
+	status, err := m.Run(nil, program, "status", "cbr0")
 	require.NoError(s.t, err)
 	s.t.Logf("%s:\n%s", m.name, status)
 	s.oursAreInstalled(m, "flannel", "bridge", "host-local", "loopback")

@@ -64,9 +64,12 @@ runroot = "%[1]s/run"
 	return p
 }
 
+func (p *podman) env() []string {
+	return []string{"CONTAINERS_CONF=" + podmanHome + "/containers.conf", "CONTAINERS_STORAGE_CONF=" + podmanHome + "/storage.conf"}
+}
+
 func (p *podman) try(args ...string) (string, error) {
-	env := []string{"CONTAINERS_CONF=" + podmanHome + "/containers.conf", "CONTAINERS_STORAGE_CONF=" + podmanHome + "/storage.conf"}
-	out, err := p.Node.Run(env, "podman", args...)
+	out, err := p.Node.Run(p.env(), "podman", args...)
 	return strings.TrimSpace(out), err
 }
 
