@@ -28,7 +28,7 @@ func (r *runner) mtu() int {
 }
 
 // files tells plugins what this node is, once the peers were applied, and again when it has changed. Where no pod may be
-// attached they say why.
+// attached they say why. What they hold is looked at once for each heartbeat, unless something else is to be in them.
 func (r *runner) files() error {
 	if !r.set || r.self == nil {
 		return nil
@@ -37,6 +37,11 @@ func (r *runner) files() error {
 	if r.lost != nil {
 		f.Blocked = fmt.Sprintf("the ranges %v are no longer this node's; 'cniblocks status' tells more", r.self.Pods)
 	}
+	if r.filed != nil && alike(r.filed, &f) {
+		r.st.is(f, r.former)
+		return nil
+	}
+	r.filed = nil
 	errs := []error{r.subnetEnv(f), r.nodeFile(f)}
 	r.st.is(f, r.former)
 	if errors.Join(errs...) == nil && r.mended {
@@ -45,6 +50,7 @@ func (r *runner) files() error {
 	err := errors.Join(errs...)
 	if err == nil && r.mended {
 		r.st.complete()
+		r.filed = &f
 	}
 	if err == nil && r.lost == nil {
 		r.st.set(troubleLost, nil)
@@ -52,11 +58,16 @@ func (r *runner) files() error {
 	return err
 }
 
+// alike reports whether plugins learn the same from both.
+func alike(have, f *node.File) bool {
+	return have.Self.Equal(f.Self) && have.MTU == f.MTU && have.Agent && have.IPMasq == f.IPMasq && have.Blocked == f.Blocked &&
+		slices.Equal(have.Network.Prefixes, f.Network.Prefixes)
+}
+
 func (r *runner) nodeFile(f node.File) error {
 	path := filepath.Join(node.Dir(r.StateDir, r.Network), "node.json")
 	have, err := node.Read(r.NS, path)
-	if err == nil && have.Self.Equal(f.Self) && have.MTU == f.MTU && have.Agent && have.IPMasq == f.IPMasq && have.Blocked == f.Blocked &&
-		slices.Equal(have.Network.Prefixes, f.Network.Prefixes) {
+	if err == nil && alike(&have, &f) {
 		return nil
 	}
 	r.log.Info("the node file is written", "file", path, "ranges", f.Self.Pods, "mtu", f.MTU)
@@ -91,5 +102,5 @@ func same(path string, b []byte) error {
 	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, b) {
 		return nil
 	}
-	return replace(path, b, 0o644)
+	return replace(path, 0o644, b)
 }

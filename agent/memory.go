@@ -17,11 +17,16 @@ import (
 
 // memory is what an agent needs to start while the store is down: <dataDir>/<network>/peers.json. It holds no secrets.
 type memory struct {
-	Layout  *Layout         `json:"layout,omitempty"`
-	Self    *peer.Peer      `json:"self,omitempty"`
-	Former  []netip.Prefix  `json:"former,omitempty"` // ranges that pods of this boot may still have
-	Boot    string          `json:"boot,omitempty"`
-	Network json.RawMessage `json:"network,omitempty"` // the last good list, with the prefixes that the source stated; read where it is needed
+	Layout *Layout        `json:"layout,omitempty"`
+	Self   *peer.Peer     `json:"self,omitempty"`
+	Former []netip.Prefix `json:"former,omitempty"` // ranges that pods of this boot may still have
+	Boot   string         `json:"boot,omitempty"`
+}
+
+// recollection is the whole file: with the last good list, and the prefixes that the source stated.
+type recollection struct {
+	memory
+	Network json.RawMessage `json:"network,omitempty"`
 }
 
 // saved is how the file and the state relate.
@@ -51,15 +56,11 @@ func (r *runner) recall() {
 // useMemory fills in what the store has not told in time, and reports whether it could.
 func (r *runner) useMemory() bool {
 	m := r.memory
-	if r.layout != nil && r.self != nil && r.list != nil {
-		r.memory.Network = nil
+	if r.layout != nil && r.self != nil && r.list != nil || m.Layout == nil || m.Self == nil {
 		return false
 	}
-	if m.Layout == nil || m.Self == nil || m.Network == nil {
-		return false
-	}
-	var last peer.Network
-	if err := json.Unmarshal(m.Network, &last); err != nil || last.Peers == nil {
+	last, err := r.lastNetwork()
+	if err != nil {
 		r.log.Warn("what an earlier agent left cannot be used", "file", r.memoryFile(), "error", err)
 		return false
 	}
@@ -78,15 +79,34 @@ func (r *runner) useMemory() bool {
 	return true
 }
 
+// lastNetwork is the part of the file that is large, and mostly not needed.
+func (r *runner) lastNetwork() (last peer.Network, err error) {
+	b, err := os.ReadFile(r.memoryFile())
+	if err != nil {
+		return last, err
+	}
+	var m recollection
+	if err := json.Unmarshal(b, &m); err != nil {
+		return last, err
+	}
+	if err := json.Unmarshal(m.Network, &last); err != nil {
+		return last, err
+	}
+	if last.Peers == nil {
+		return last, errors.New("no list is in it")
+	}
+	return last, nil
+}
+
 // saveNow writes the file in one step.
 func (r *runner) saveNow() {
 	if !r.saved.dirty || r.self == nil || r.list == nil || r.layout == nil {
 		return
 	}
-	m := memory{Layout: r.layout, Self: r.self, Former: r.former, Boot: r.boot, Network: peer.Format(peer.Network{Prefixes: r.prefixes, Peers: r.list})}
-	b, err := json.Marshal(m)
+	b, err := json.Marshal(memory{Layout: r.layout, Self: r.self, Former: r.former, Boot: r.boot})
 	if err == nil {
-		err = replace(r.memoryFile(), b, 0o600)
+		list := peer.Format(peer.Network{Prefixes: r.prefixes, Peers: r.list}) // large, and not copied once more
+		err = replace(r.memoryFile(), 0o600, b[:len(b)-1], []byte(`,"network":`), list, []byte("}"))
 	}
 	if err != nil {
 		r.log.Error("what the next agent would start with is not saved", "error", err)
@@ -96,7 +116,7 @@ func (r *runner) saveNow() {
 }
 
 // replace puts a file in place in one step, and on the disk before that, and makes its directory.
-func replace(path string, b []byte, mode fs.FileMode) error {
+func replace(path string, mode fs.FileMode, parts ...[]byte) error {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -110,7 +130,11 @@ func replace(path string, b []byte, mode fs.FileMode) error {
 	if err != nil {
 		return err
 	}
-	_, err = tmp.Write(b)
+	for _, b := range parts {
+		if _, err = tmp.Write(b); err != nil {
+			break
+		}
+	}
 	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
 	if err == nil {
 		err = os.Rename(tmp.Name(), path)

@@ -64,10 +64,13 @@ func (a *Agent) countRoutes() int {
 	if err != nil {
 		return 0
 	}
-	routes, err := c.Routes(rtnl.RouteFilter{Table: unix.RT_TABLE_MAIN, Proto: overlay.Proto})
+	const more = 64
+	room := make([]rtnl.Route, 0, a.st.routes.Load()+more)
+	routes, err := c.RoutesInto(room, rtnl.RouteFilter{Table: unix.RT_TABLE_MAIN, Proto: overlay.Proto})
 	if err != nil {
 		return 0
 	}
+	a.st.routes.Store(int64(len(routes)))
 	return len(routes)
 }
 

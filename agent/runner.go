@@ -17,6 +17,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/internal/boot"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/node"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
@@ -54,6 +55,7 @@ type runner struct {
 	planned bool // a look at everything, by the timer, in place of one that was too much
 	budget  budget
 	saved   saved
+	filed   *node.File // what is in the files, since they were looked at last; nil: look
 	nft     *nftMonitor
 	mended  bool // the firewall was put in place once
 	shrink  bool // it still names ranges that were this node's
@@ -160,7 +162,7 @@ func (r *runner) run(parent context.Context) error {
 			r.due.look = r.affordable()
 			r.waits = !r.due.look
 		case <-r.retry.C:
-			r.planned = false
+			r.planned, r.filed = false, nil
 			r.all(whyError)
 		case <-grace.C:
 			r.waits = !r.useMemory() && waits
@@ -168,7 +170,7 @@ func (r *runner) run(parent context.Context) error {
 			r.all(whyResync)
 			r.retire()
 		case <-beat.C:
-			r.waits = waits
+			r.waits, r.filed = waits, nil
 			r.reconsider()
 		}
 	}
@@ -262,6 +264,9 @@ type networkSource interface {
 	WatchNetwork(ctx context.Context) iter.Seq2[peer.Network, error]
 }
 
+// recycler is a source that can use the memory of an earlier list again.
+type recycler interface{ Recycle([]peer.Peer) }
+
 // watchSource hands the lists to the loop.
 func (r *runner) watchSource(ctx context.Context) {
 	if s, ok := r.Source.(networkSource); ok {
@@ -285,6 +290,9 @@ func (r *runner) take(peers []peer.Peer, prefixes []netip.Prefix, err error) {
 		return
 	}
 	r.st.lists.Add(1)
+	if s, ok := r.Source.(recycler); ok {
+		s.Recycle(r.list)
+	}
 	r.list, r.saved.dirty, r.due.set = peers, true, true
 	if derived := len(prefixes) == 0 && (r.layout == nil || len(r.layout.Prefixes) == 0); derived || !slices.Equal(prefixes, r.prefixes) {
 		r.prefixes, r.due.build, r.due.firewall = prefixes, true, true

@@ -89,6 +89,7 @@ type statusKeeper struct {
 	lists, lostEvents, losses, firewalls, errors atomic.Int64
 	byEvent, byLost, byResync                    atomic.Int64
 	sets, setNanos, lastSet                      atomic.Int64
+	routes                                       atomic.Int64 // that were counted last
 
 	mu        sync.Mutex
 	s         Status

@@ -106,6 +106,7 @@ func (s *settings) logger(w io.Writer) *slog.Logger {
 
 func (s *settings) run(ctx context.Context, w io.Writer) error {
 	debug.SetGCPercent(50) // lists of thousands of peers come and go; memory counts more than time here
+	trim()
 	ns, err := openNS(s.netns)
 	if err != nil {
 		return err
@@ -231,7 +232,7 @@ func (s *settings) serve(ctx context.Context, a *agent.Agent) error {
 	a.Alive = func(ready bool, what string) {
 		n.alive(ready, what)
 		if ready {
-			once.Do(func() { time.AfterFunc(4*time.Second, debug.FreeOSMemory) }) // what only the start needed
+			once.Do(func() { time.AfterFunc(4*time.Second, trim) }) // of what only the start needed
 		}
 	}
 	defer n.stopping()

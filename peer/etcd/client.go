@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
 
@@ -37,6 +38,7 @@ type Store struct {
 	wake       chan struct{}   // closed when one of the last three changes
 	expires    time.Time
 	revision   int64
+	recycled   []peer.Peer // whose memory a list may be made in
 }
 
 // New makes a store. It does not connect: a node starts while the store is down. [Store.Close] frees what it uses.

@@ -48,12 +48,18 @@ func newRoll(subnets string) *roll {
 	return &roll{subnets: subnets, entries: map[string]*entry{}, seed: maphash.MakeSeed()}
 }
 
-// peers is the list, for the caller to keep.
-func (r *roll) peers() []peer.Peer {
-	all := make([]peer.Peer, len(r.order))
+// peers is the list, for the caller to keep, in the memory of one that nobody needs any more if it has room there.
+func (r *roll) peers(spare []peer.Peer) []peer.Peer {
+	const more = 64
+	all := spare
+	if n := len(r.order); cap(all) < n || all == nil {
+		all = make([]peer.Peer, 0, n+more)
+	}
+	all = all[:len(r.order)]
 	for i, e := range r.order {
 		all[i] = e.peer
 	}
+	clear(all[len(all):cap(all)])
 	return all
 }
 

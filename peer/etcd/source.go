@@ -62,7 +62,23 @@ func (s *Store) tell(r *roll, t *teller, known, changed bool, outage error, yiel
 	if problems := r.problems(); len(problems) > 0 {
 		err = errors.Join(err, fmt.Errorf("etcd keys %s: %w", s.subnets(), problems))
 	}
-	return !t.news(changed, err) || yield(r.peers(), err)
+	return !t.news(changed, err) || yield(r.peers(s.spare()), err)
+}
+
+// Recycle takes a list that a Watch of this store has yielded, and that nobody looks at any more; a later list is made in its
+// memory. Lists of thousands of peers that change every few milliseconds would else be the most of what a program uses.
+func (s *Store) Recycle(list []peer.Peer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.recycled = list
+}
+
+func (s *Store) spare() []peer.Peer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := s.recycled
+	s.recycled = nil
+	return list
 }
 
 func (s *Store) subnets() string { return s.o.Prefix + "/subnets/" }

@@ -245,3 +245,28 @@ func TestTheConfigurationIsFollowed(t *testing.T) {
 	require.False(t, errors.Is(gone.error, peer.ErrLost))
 	require.Empty(t, all)
 }
+
+func TestAListThatIsGivenBackIsTheMemoryOfALaterOne(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, etcdtest.New(t), small)
+	w.put("10.244.1.0-24", value("192.0.2.1", 1))
+	s := w.node()
+	all := observe(t, s)
+	one := next(t, all).list
+	w.put("10.244.2.0-24", value("192.0.2.2", 2))
+	two := next(t, all).list
+	s.Recycle(one)
+	w.put("10.244.3.0-24", value("192.0.2.3", 3))
+	three := next(t, all).list
+	require.Equal(t, allThree, addresses(three))
+	require.Equal(t, "192.0.2.1 192.0.2.2", addresses(two), "which was not given back")
+	require.Same(t, &one[0], &three[0])
+	w.s.Ctl(t, "del", w.prefix+"/subnets/10.244.1.0-24")
+	require.Equal(t, "192.0.2.2 192.0.2.3", addresses(next(t, all).list))
+	require.Equal(t, allThree, addresses(three))
+	s.Recycle(nil)
+	w.s.Ctl(t, "del", "--prefix", w.prefix+"/subnets/")
+	last := next(t, all)
+	require.NotNil(t, last.list, "there is nobody, which is known")
+	require.Empty(t, last.list)
+}
