@@ -19,6 +19,7 @@ need qemu-system-x86_64 qemu-system-x86
 need containerd containerd
 need runc runc
 need podman podman
+need make make
 if ! busybox=$(command -v busybox) || ldd "$busybox" >/dev/null 2>&1; then # ldd fails for a static one
 	missing+=(busybox-static)
 fi
@@ -44,17 +45,26 @@ if [ ! -e /usr/lib/qemu/virtiofsd ] && [ ! -e /usr/libexec/virtiofsd ]; then
 		echo "setup: MISSING: apt-get install virtiofsd" >&2
 	fi
 fi
-# The package of etcd starts a service and has it start at every boot; the tests want the program alone.
-if ! command -v etcd >/dev/null || ! command -v etcdctl >/dev/null; then
-	policy=/usr/sbin/policy-rc.d # invoke-rc.d(8)
-	if [ $can = yes ] && [ ! -e $policy ]; then
-		printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy && trap 'rm -f $policy' EXIT
+# Some packages start a service and have it start at every boot; the tests want the program alone.
+quietly() { # SERVICE PACKAGE...
+	local policy=/usr/sbin/policy-rc.d made=no done=no # invoke-rc.d(8)
+	if [ $can = yes ]; then
+		[ -e $policy ] || { printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy && made=yes; }
+		install "${@:2}" && done=yes
+		[ $made = no ] || rm -f $policy
 	fi
-	if [ $can = no ] || ! install etcd-server etcd-client; then
-		echo "setup: MISSING: apt-get install etcd-server etcd-client" >&2
+	if [ $done = no ]; then
+		echo "setup: MISSING: apt-get install ${*:2}" >&2
 	elif [ -d /run/systemd/system ]; then
-		systemctl disable --quiet etcd || echo "setup: the service etcd starts at the next boot: systemctl disable etcd" >&2
+		systemctl disable --quiet "$1" || echo "setup: the service $1 starts at the next boot: systemctl disable $1" >&2
 	fi
+}
+if ! command -v etcd >/dev/null || ! command -v etcdctl >/dev/null; then
+	quietly etcd etcd-server etcd-client
+fi
+if ! command -v dockerd >/dev/null; then
+	quietly docker docker.io
+	[ ! -d /run/systemd/system ] || systemctl disable --quiet docker.socket
 fi
 # The virtual machine's kernel comes through apt as well, which knows none before an update.
 if [ $can = yes ] && [ $updated = no ] && ! apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1; then
