@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
@@ -48,6 +49,11 @@ type Agent struct {
 
 	// Layout tells how the network is built. It may ask the store, and waits for it until ctx is done.
 	Layout func(ctx context.Context) (Layout, error)
+
+	// Changed yields, until ctx is done, whether the network is described otherwise now than Layout found it; an error says
+	// why the description cannot be used any more. The agent goes on as it began, and says that a restart would not; see
+	// [Agent.FollowFlannel]. nil: nobody looks.
+	Changed func(ctx context.Context) iter.Seq2[bool, error]
 
 	Endpoints Endpoints // where this node's addresses come from; with a Registrar only
 	SNAT      SNAT

@@ -3,7 +3,6 @@
 package agent_test
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -35,13 +34,7 @@ func (m *machine) byEtcd(s *etcdtest.Server, ttl time.Duration) *agent.Agent {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	a := m.prepare(store, store, agent.Layout{})
-	a.Layout = func(ctx context.Context) (agent.Layout, error) {
-		c, err := store.Config(ctx)
-		if err != nil {
-			return agent.Layout{}, err
-		}
-		return agent.Flannel(c)
-	}
+	a.FollowFlannel(store.Config, store.WatchConfig)
 	a.Endpoints = agent.Endpoints{Addrs: m.at[:]}
 	a.SubnetEnv = filepath.Join(m.dir, "subnet.env")
 	a.Expiry = func() time.Time { return store.Status().Expires }
@@ -190,6 +183,54 @@ func TestWithoutTheStoreNoRouteIsLostWhateverHappens(t *testing.T) {
 	s.Ctl(t, "put", subnetsKey+key, `{"PublicIP":"192.0.2.99","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:99"}}`)
 	require.Eventually(t, func() bool { return strings.Contains(a.state(), "10.244.99.0/24") }, soon, time.Millisecond)
 	t.Logf("a new lease is in the kernel %s after etcdctl began to write it", time.Since(begin))
+}
+
+func TestAChangedConfigurationIsToldWithTheRemedyAndUsedByTheNextAgent(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.VXLAN)
+	s := etcdtest.New(t)
+	s.Ctl(t, "put", configKey, configs["vxlan"])
+	s.Ctl(t, "put", subnetsKey+"10.244.99.0-24", `{"PublicIP":"192.0.2.99","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:99"}}`)
+	m := newWorld(t, 1).machines[0]
+	m.byEtcd(s, 0)
+	said := m.saying()
+	m.run()
+	m.ready()
+	want := m.state()
+	reasons := func() string { return strings.Join(m.Status().Reasons, "\n") }
+	const changed = "has changed since this agent started, which goes on as it began: restart the agent to use it"
+
+	s.Ctl(t, "put", configKey, strings.ReplaceAll(configs["vxlan"], " ", "  ")) // means the same
+	for range 2 {
+		s.Ctl(t, "put", configKey, configs["host-gw"])
+		until(t, "another backend", func() bool { return strings.Contains(reasons(), changed) })
+		s.Ctl(t, "put", configKey, strings.ReplaceAll(configs["host-gw"], "10.244", "10.99")) // which no peer is in
+	}
+	s.Stop(t)
+	until(t, "the store is gone", func() bool { return m.Status().Source.Error != "" })
+	s.Start(t)
+	until(t, "it is back", func() bool { return m.Status().Source.Error == "" })
+	require.Contains(t, reasons(), changed)
+	require.True(t, m.Status().Ready)
+	require.Equal(t, want, m.state(), "all goes on")
+	require.Equal(t, 1, strings.Count(said(), changed), "told once: %s", said())
+
+	s.Ctl(t, "put", configKey, "{")
+	until(t, "one that is none", func() bool {
+		return strings.Contains(reasons(), "cannot be used; this agent goes on as it began, and would not start again")
+	})
+	s.Ctl(t, "put", configKey, configs["vxlan"])
+	until(t, "the first one", func() bool { return reasons() == "" })
+	require.Equal(t, want, m.state())
+
+	s.Ctl(t, "put", configKey, configs["host-gw"])
+	until(t, "another backend", func() bool { return strings.Contains(reasons(), changed) })
+	m.stop()
+	m.byEtcd(s, 0)
+	m.run()
+	m.ready()
+	require.Equal(t, "host-gw", m.Status().Tunnels[0].Encap)
+	require.Empty(t, reasons())
 }
 
 // oneWithAPod is a node that runs, and the lease of a pod that has an address of its range.

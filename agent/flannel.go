@@ -3,8 +3,12 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"iter"
+	"sync/atomic"
 
 	"github.com/cniblocks/cniblocks/overlay"
 	"github.com/cniblocks/cniblocks/peer"
@@ -52,6 +56,39 @@ func Flannel(c flannel.Config) (Layout, error) {
 		l.Tunnels = []Tunnel{{Config: overlay.Config{Encap: e.Type}}}
 	}
 	return l, nil
+}
+
+// FollowFlannel has an agent take its layout from the configuration of a flannel network, and notice when that is another
+// one. read is asked for it; watch yields it as it is and whenever it has changed, and the zero value beside an error that
+// says why there is none any more. An error beside a configuration, and one before the first, are of no consequence.
+func (a *Agent) FollowFlannel(read func(context.Context) (flannel.Config, error), watch func(context.Context) iter.Seq2[flannel.Config, error]) {
+	var was atomic.Pointer[flannel.Config]
+	a.Layout = func(ctx context.Context) (Layout, error) {
+		c, err := read(ctx)
+		if err != nil {
+			return Layout{}, err
+		}
+		was.Store(&c)
+		return Flannel(c)
+	}
+	a.Changed = func(ctx context.Context) iter.Seq2[bool, error] {
+		return func(yield func(bool, error) bool) {
+			known := false
+			for c, err := range watch(ctx) {
+				none := c == flannel.Config{}
+				if err != nil && (!none || !known && !errors.Is(err, fs.ErrNotExist)) {
+					continue
+				}
+				if err == nil {
+					known = true
+					_, err = Flannel(c)
+				}
+				if !yield(none || c != *was.Load(), err) {
+					return
+				}
+			}
+		}
+	}
 }
 
 func less(mtu, overhead int) int {

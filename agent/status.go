@@ -78,11 +78,12 @@ const (
 	troubleNetwork                 // devices, routes, entries
 	troubleFirewall                // SNAT, forwarding
 	troubleFiles                   // node file and such
+	troubleChanged                 // how the network is built, since the start
 	troubles
 )
 
 // harmless troubles leave a node ready.
-var harmless = map[trouble]bool{troubleSource: true, troublePublish: true}
+var harmless = map[trouble]bool{troubleSource: true, troublePublish: true, troubleChanged: true}
 
 // statusKeeper is written by the agent's goroutines and read by those who ask.
 type statusKeeper struct {
@@ -119,6 +120,20 @@ func (k *statusKeeper) set(t trouble, err error) {
 		k.bad[t] = time.Now()
 	}
 	k.wrong[t] = said
+}
+
+// tell is set for what nobody needs to hear twice: it reports whether that is another word than the last.
+func (k *statusKeeper) tell(t trouble, err error) bool {
+	said := ""
+	if err != nil {
+		said = err.Error()
+	}
+	var before string
+	if k.with(func() { before = k.wrong[t] }); before == said {
+		return false
+	}
+	k.set(t, err)
+	return true
 }
 
 func (k *statusKeeper) sourceSays(err error) {

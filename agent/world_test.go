@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -149,6 +150,29 @@ type testLog struct {
 func (l testLog) Write(b []byte) (int, error) {
 	_, rest, _ := strings.Cut(string(b), "level=")
 	l.t.Logf("%s %s: %s", time.Now().Format("05.000"), l.name, strings.TrimSpace(rest))
+	return len(b), nil
+}
+
+// saying has a prepared agent's log written down beside; it returns what it says of warnings and errors.
+func (m *machine) saying() func() string {
+	var mu sync.Mutex
+	var b strings.Builder
+	m.Log = slog.New(slog.NewMultiHandler(m.Log.Handler(), slog.NewTextHandler(writer(func(p []byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		b.Write(p)
+	}), &slog.HandlerOptions{Level: slog.LevelWarn})))
+	return func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return b.String()
+	}
+}
+
+type writer func([]byte)
+
+func (w writer) Write(b []byte) (int, error) {
+	w(b)
 	return len(b), nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"net"
 	"os"
@@ -159,23 +160,17 @@ func (s *settings) kubernetes(a *agent.Agent) (end func(), err error) {
 		a.Layout = s.own(s.podNetwork)
 		err = s.needEncap()
 	} else {
-		err = s.flannel(a, store.Config)
+		err = s.flannel(a, store.Config, store.WatchConfig)
 	}
 	return func() { _ = store.Close() }, err
 }
 
 // flannel has the network's own configuration say how it is built.
-func (s *settings) flannel(a *agent.Agent, read func(context.Context) (flannel.Config, error)) error {
+func (s *settings) flannel(a *agent.Agent, read func(context.Context) (flannel.Config, error), watch func(context.Context) iter.Seq2[flannel.Config, error]) error {
 	if s.Encap != "" {
 		return fmt.Errorf("--encap is %q: the configuration of the network states it there; leave it out", s.Encap)
 	}
-	a.Layout = func(ctx context.Context) (agent.Layout, error) {
-		c, err := read(ctx)
-		if err != nil {
-			return agent.Layout{}, err
-		}
-		return agent.Flannel(c)
-	}
+	a.FollowFlannel(read, watch)
 	switch s.subnetFile {
 	case "":
 		a.SubnetEnv = flannel.SubnetEnvPath

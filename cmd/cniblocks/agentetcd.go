@@ -52,5 +52,5 @@ func (s *settings) etcd(a *agent.Agent) (end func(), err error) {
 	a.Expiry = func() time.Time { return store.Status().Expires }
 	a.Calls = func() uint64 { return store.Status().Calls }
 	a.SourceName = kind + "://" + members
-	return func() { _ = store.Close() }, s.flannel(a, store.Config)
+	return func() { _ = store.Close() }, s.flannel(a, store.Config, store.WatchConfig)
 }

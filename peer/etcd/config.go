@@ -23,12 +23,23 @@ func (s *Store) Config(ctx context.Context) (flannel.Config, error) {
 	if err != nil {
 		return flannel.Config{}, err
 	}
-	return s.parseConfig(r.Kvs)
+	c, err := s.parseConfig(r.Kvs)
+	if err != nil {
+		return c, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.config == nil || *s.config != c {
+		s.config = &c
+		s.woke()
+	}
+	return c, nil
 }
 
 // WatchConfig yields the network's configuration as it is, and again whenever it has changed, until ctx is done. An error
 // is a report, told once: while the store cannot be reached the last configuration stands beside it, and where what is
-// stored is no configuration the zero value.
+// stored is no configuration the zero value. Nothing follows from a change: which peers are good is judged by what
+// [Store.Config] or [Store.Acquire] read last.
 func (s *Store) WatchConfig(ctx context.Context) iter.Seq2[flannel.Config, error] {
 	return func(yield func(flannel.Config, error) bool) {
 		var t teller
@@ -94,12 +105,6 @@ func (s *Store) parseConfig(kvs []*mvccpb.KeyValue) (flannel.Config, error) {
 	}
 	if err != nil {
 		return flannel.Config{}, fmt.Errorf("etcd key %s: %w", key, err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.config == nil || *s.config != c {
-		s.config = &c
-		s.woke()
 	}
 	return c, nil
 }

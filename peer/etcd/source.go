@@ -18,8 +18,8 @@ var (
 )
 
 // Watch yields the peers, as [peer.Source] says: all leases that are published, by the revisions in which they were
-// created. Leases have no names; a peer's name is its address, except for this node after [Store.Acquire]. As soon as the
-// configuration was read, peers must lie within its networks.
+// created. Leases have no names; a peer's name is its address, except for this node after [Store.Acquire]. As soon as
+// [Store.Config] has read the configuration, peers must lie within its networks.
 //
 // It costs one read of all leases and one watch. A change costs no further call.
 func (s *Store) Watch(ctx context.Context) iter.Seq2[[]peer.Peer, error] {

@@ -1,12 +1,10 @@
 package kube
 
 import (
-	"context"
-	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/peer/flannel"
@@ -23,9 +21,11 @@ type Options struct {
 // Store is a cluster's Nodes. It has to be made by [New]; [Store.Acquire], [Store.Publish] and [Store.Lost] are for one
 // node.
 type Store struct {
-	client *client
-	names  flannel.Annotations
-	config flannel.Config // the zero value if there is none
+	client  *client
+	names   flannel.Annotations
+	config  flannel.Config // the zero value if there is none
+	netConf string         // the file that it is from
+	poll    time.Duration  // of that file
 
 	mu   sync.Mutex // held while this node is written
 	mine own
@@ -44,14 +44,10 @@ func open(o Options, dial dialer) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{names: names}
+	s := &Store{names: names, netConf: o.NetConf, poll: configPoll}
 	if o.NetConf != "" {
-		b, err := os.ReadFile(o.NetConf)
-		if err != nil {
-			return nil, fmt.Errorf("configuration of the pod network: %w", err)
-		}
-		if s.config, err = flannel.ParseConfig(b); err != nil {
-			return nil, fmt.Errorf("%s: %w", o.NetConf, err)
+		if s.config, err = readConfig(o.NetConf); err != nil {
+			return nil, err
 		}
 	}
 	if s.client, err = newClient(o.Kubeconfig, dial); err != nil {
@@ -59,9 +55,6 @@ func open(o Options, dial dialer) (*Store, error) {
 	}
 	return s, nil
 }
-
-// Config is the configuration that [New] read, the zero value if none was named.
-func (s *Store) Config(context.Context) (flannel.Config, error) { return s.config, nil }
 
 // Server is the address of the API server.
 func (s *Store) Server() string { return s.client.server }
