@@ -13,6 +13,10 @@ import (
 
 const module = "github.com/cniblocks/cniblocks"
 
+// PluginsEnv names a directory with the plugins as make build leaves them, for where building them takes too long: under
+// emulation.
+const PluginsEnv = "CNIBLOCKS_PLUGINS"
+
 var build = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "cniblocks-bin-")
 	if err != nil {
@@ -65,8 +69,13 @@ var (
 	made []string // directories
 )
 
-// Build returns a directory with every plugin, built once in a process. [Remove] is to be called at its end.
+// Build returns a directory with every plugin, built once in a process, or the one that [PluginsEnv] names. [Remove] is
+// to be called at its end.
 func Build() (dir string, err error) {
+	if dir := os.Getenv(PluginsEnv); dir != "" {
+		_, err := os.Stat(filepath.Join(dir, "bridge"))
+		return dir, err
+	}
 	mu.Lock()
 	defer mu.Unlock()
 	dir, err = build()

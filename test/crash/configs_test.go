@@ -106,10 +106,10 @@ var configs = []config{
 	rare(carried("overlay, wireguard", "overlay", `"encap":"wireguard","dataDir":"DIR/lib",`, nstest.WireGuard, nstest.NFT)),
 }
 
-// each runs a test for every configuration that is picked and that the kernel can do. With -all none counts as rare.
+// each runs a test for every configuration that is picked and that the kernel can do. With -all or -verbs none counts as rare.
 func each(t *testing.T, picked func(config) bool, f func(t *testing.T, c config)) {
 	for _, c := range configs {
-		c.rare = c.rare && !*all
+		c.rare = c.rare && !*all && !*verbs
 		if !picked(c) {
 			continue
 		}

@@ -22,6 +22,7 @@ import (
 
 var (
 	all      = flag.Bool("all", false, "try every change, each in every way; else some of them")
+	verbs    = flag.Bool("verbs", false, "try every verb with what few kernels have, too; -all does")
 	tableOut = flag.String("table", "", "put what was tried into the table in this file")
 )
 
@@ -56,7 +57,7 @@ func up(conf string) int {
 // programs is a directory with the plugins.
 func programs(t *testing.T) string {
 	t.Helper()
-	if !emulated {
+	if !emulated || os.Getenv(binaries.PluginsEnv) != "" {
 		bin, err := binaries.Build()
 		if err != nil {
 			t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -57,7 +58,11 @@ func (r row) String() string {
 	var u unix.Utsname
 	_ = unix.Uname(&u)
 	kernel, _, _ := strings.Cut(unix.ByteSliceToString(u.Release[:]), "-")
-	return fmt.Sprintf("| %s | %s | %d | %d | 0 | %s |", r.config, r.victim, r.changes, r.tried, kernel)
+	struck := "a sample"
+	if *all {
+		struck = "all"
+	}
+	return fmt.Sprintf("| %s | %s | %d | %s | %d | 0 | %s | %s |", r.config, r.victim, r.changes, struck, r.tried, kernel, time.Now().UTC().Format(time.DateOnly))
 }
 
 var (
@@ -79,13 +84,15 @@ func report(t *testing.T, r row) {
 
 const tableHead = `# What was struck, and how often
 
-Written by ` + "`make crash`" + `. A row says of a configuration what was struck, how many system calls that change something (or receive an
-answer) it makes when nobody disturbs it, how many runs were struck at one of them, after how many of these anything was
-left that the calls that follow do not mend, and the kernel. Where fewer runs than calls were struck, they are a sample,
-spread over all calls. What the calls that follow are is told in [test/crash/README.md](../test/crash/README.md).
+Written by ` + "`make crash` and `make crash-vm`" + `. A row says of a configuration what was struck, how many system calls that change
+something (or receive an answer) it makes when nobody disturbs it, whether all of them were struck or a sample that is
+spread over them, how many runs were struck, after how many of these anything was left that the calls that follow do not
+mend, the kernel, and the day. Where all were struck, each call was struck once for each of the ways to go on after it, but
+for a last one that the run did not come to; the number of calls differs a little from run to run. What the ways are is told in
+[test/crash/README.md](../test/crash/README.md).
 
-| configuration | what was struck | calls | runs struck | survivors | kernel |
-|---|---|---:|---:|---:|---|
+| configuration | what was struck | calls | of these | runs struck | survivors | kernel | day |
+|---|---|---:|---|---:|---:|---|---|
 `
 
 // writeTable puts the rows in the place of those of the same configuration and victim in the file that -table names.
@@ -97,7 +104,7 @@ func writeTable() {
 	old, _ := os.ReadFile(*tableOut)
 	_, body, _ := strings.Cut(string(old), "|---|")
 	keep := func(line string) {
-		if f := strings.Split(line, "|"); len(f) == 8 {
+		if f := strings.Split(line, "|"); len(f) == 10 {
 			lines[f[1]+"|"+f[2]] = line
 		}
 	}
