@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cniblocks/cniblocks/internal/reference"
 	"github.com/cniblocks/cniblocks/test/internal/node"
 	"github.com/cniblocks/cniblocks/test/runtimes/internal/cri"
 )
@@ -27,6 +29,7 @@ type containerd struct {
 	*node.Node
 	*cri.Client
 	t      *testing.T
+	bin    string // where its programs are; "": the installed ones
 	daemon *exec.Cmd
 	log    *os.File
 }
@@ -39,17 +42,30 @@ const (
 	endurance = 30 * time.Second // how long to wait for what must happen
 )
 
-// newContainerd starts containerd with the plugins of a directory. An empty conflist means none.
-func newContainerd(t *testing.T, dir, conflist string) *containerd {
-	t.Helper()
+// onContainerd runs a test with the installed containerd, and with containerd 2; bin is where the programs are.
+func onContainerd(t *testing.T, test func(t *testing.T, bin string)) {
 	needPrograms(t, "containerd runc busybox-static", "containerd", "ctr", "runc")
+	two, err := reference.Containerd()
+	require.NoError(t, err)
+	for name, bin := range map[string]string{"installed": "", reference.ContainerdVersion: two} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, bin)
+		})
+	}
+}
+
+// newContainerd starts containerd with our plugins. An empty conflist means none.
+func newContainerd(t *testing.T, bin, conflist string) *containerd {
+	t.Helper()
+	dir := ours(t)
 	file := imageFile(t)
-	c := &containerd{Node: node.New(t), t: t}
+	c := &containerd{Node: node.New(t), t: t, bin: bin}
 	var err error
 	c.log, err = os.Create(t.TempDir() + "/containerd.log")
 	require.NoError(t, err)
 	t.Cleanup(c.showLog)
-	c.Write(t, home+"/config.toml", config(t, dir))
+	c.Write(t, home+"/config.toml", config(t, bin, dir))
 	if conflist != "" {
 		c.Write(t, confFile, conflist)
 	} else {
@@ -59,7 +75,7 @@ func newContainerd(t *testing.T, dir, conflist string) *containerd {
 	t.Cleanup(c.Close)
 	c.start()
 	t.Cleanup(c.stop)
-	_, err = c.Run(nil, "ctr", "-a", socket, "-n", "k8s.io", "images", "import", file)
+	_, err = c.Run(nil, filepath.Join(bin, "ctr"), "-a", socket, "-n", "k8s.io", "images", "import", file)
 	require.NoError(t, err)
 	return c
 }
@@ -72,10 +88,10 @@ func (c *containerd) dial(ctx context.Context) (conn net.Conn, err error) {
 	return conn, err
 }
 
-// config is in the words of the installed containerd.
-func config(t *testing.T, dir string) string {
+// config is in the words of the containerd in bin.
+func config(t *testing.T, bin, dir string) string {
 	t.Helper()
-	out, err := exec.Command("containerd", "--version").Output()
+	out, err := exec.Command(filepath.Join(bin, "containerd"), "--version").Output()
 	require.NoError(t, err)
 	words := strings.Fields(string(out)) // containerd github.com/containerd/containerd v1.6.20 ...
 	require.Greater(t, len(words), 2, "%s", out)
@@ -116,8 +132,11 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.nri.v1.nri",
 // start starts the daemon and waits until it answers.
 func (c *containerd) start() {
 	c.t.Helper()
-	c.daemon = exec.Command("containerd", "--config", home+"/config.toml")
+	c.daemon = exec.Command(filepath.Join(c.bin, "containerd"), "--config", home+"/config.toml")
 	c.daemon.Env = append(os.Environ(), "TMPDIR="+node.Tmp)
+	if c.bin != "" { // where its shim is
+		c.daemon.Env = append(c.daemon.Env, "PATH="+c.bin+":"+os.Getenv("PATH"))
+	}
 	c.daemon.Stdout, c.daemon.Stderr = c.log, c.log
 	require.NoError(c.t, c.Do(c.daemon.Start))
 	require.Eventually(c.t, func() bool {
@@ -201,7 +220,11 @@ func outsides() []netip.Addr {
 
 func TestContainerdsNetworkTurnsReadyAsSoonAsTheConflistIsThere(t *testing.T) {
 	t.Parallel()
-	c := newContainerd(t, ours(t), "")
+	onContainerd(t, containerdsNetworkTurnsReadyAsSoonAsTheConflistIsThere)
+}
+
+func containerdsNetworkTurnsReadyAsSoonAsTheConflistIsThere(t *testing.T, bin string) {
+	c := newContainerd(t, bin, "")
 	ready, reason, err := c.NetworkReady(t.Context())
 	require.NoError(t, err)
 	require.False(t, ready)
@@ -221,7 +244,11 @@ func TestContainerdsNetworkTurnsReadyAsSoonAsTheConflistIsThere(t *testing.T) {
 
 func TestContainerdsPodsStartTalkRestartAndGoWithoutATrace(t *testing.T) {
 	t.Parallel()
-	c := newContainerd(t, ours(t), conflist("pods"))
+	onContainerd(t, containerdsPodsStartTalkRestartAndGoWithoutATrace)
+}
+
+func containerdsPodsStartTalkRestartAndGoWithoutATrace(t *testing.T, bin string) {
+	c := newContainerd(t, bin, conflist("pods"))
 	withOutside(t, c.Node)
 	clean := c.settled()
 
@@ -257,7 +284,11 @@ func TestContainerdsPodsStartTalkRestartAndGoWithoutATrace(t *testing.T) {
 
 func TestFiftyPodsOfContainerdStartAtOnceAndGoWithoutATrace(t *testing.T) {
 	t.Parallel()
-	c := newContainerd(t, ours(t), conflist("pods"))
+	onContainerd(t, fiftyPodsOfContainerdStartAtOnceAndGoWithoutATrace)
+}
+
+func fiftyPodsOfContainerdStartAtOnceAndGoWithoutATrace(t *testing.T, bin string) {
+	c := newContainerd(t, bin, conflist("pods"))
 	clean := c.settled()
 	pods := make([]*criPod, 50)
 	begin := time.Now()

@@ -78,7 +78,9 @@ func dockersBridge(t *testing.T, n *node.Node) (options map[string]string, subne
 	}}}
 	var answer struct {
 		Options map[string]string
-		IPAM    struct{ Config []struct{ Subnet, Gateway string } }
+		IPAM    struct {
+			Config []struct{ Subnet, Gateway string }
+		}
 	}
 	require.True(t, happens(func() bool {
 		resp, err := client.Get("http://docker/networks/bridge")
