@@ -45,6 +45,8 @@ const socket = "/run/containerd/containerd.sock"
 func (c *cluster) newMachine(name, ip string) *machine {
 	t := c.t
 	t.Helper()
+	var containers []string
+	t.Cleanup(func() { removeCgroups(t, containers) }) // when they have ended, with the node
 	m := &machine{Node: node.New(t), c: c, name: name, ip: netip.MustParseAddr(ip), logs: t.TempDir()}
 	c.plug(m.Net, ip)
 	require.NoError(t, m.Do(private))
@@ -52,6 +54,7 @@ func (c *cluster) newMachine(name, ip string) *machine {
 	t.Cleanup(m.showLogs)
 	m.runContainerd()
 	m.Write(t, "/etc/kubelet.yaml", fmt.Sprintf(kubeletConfig, m.Cgroup, socket))
+	t.Cleanup(func() { containers = m.containers() })
 	m.startKubelet()
 	config := m.kubeconfig()
 	m.proxy = m.start("kube-proxy", filepath.Join(c.Bin, kubetest.Proxy), "--kubeconfig="+config, "--hostname-override="+name,
@@ -100,6 +103,22 @@ func (m *machine) plugins() {
 		b, err := os.ReadFile(filepath.Join(dir, name))
 		require.NoError(t, err)
 		require.NoError(t, m.Do(func() error { return os.WriteFile("/opt/cni/bin/"+name, b, 0o755) }))
+	}
+}
+
+// containers are the IDs of those that containerd has.
+func (m *machine) containers() []string {
+	out, err := m.Run(nil, filepath.Join(m.c.containerd, "ctr"), "-a", socket, "-n", "k8s.io", "containers", "ls", "-q")
+	require.NoError(m.c.t, err)
+	return strings.Fields(out)
+}
+
+// removeCgroups removes the cgroups of containers that were killed. They are not in the node's: a kubelet that is not to
+// touch the machine's cgroups names none to the runtime.
+func removeCgroups(t *testing.T, containers []string) {
+	t.Helper()
+	for _, id := range containers {
+		require.NoError(t, node.RemoveCgroup("/k8s.io/"+id))
 	}
 }
 

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// removeCgroup removes a control group and those below it in every hierarchy. The kernel takes a moment to see that their
+// RemoveCgroup removes a control group and those below it in every hierarchy; name is its path below the root. The kernel takes a moment to see that their
 // processes are gone.
-func removeCgroup(name string) error {
+func RemoveCgroup(name string) error {
 	tops, err := filepath.Glob("/sys/fs/cgroup/*" + name)
 	if err != nil {
 		return err

@@ -90,7 +90,7 @@ func (n *Node) start(t testing.TB) (pid int) {
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		<-ended // all processes of the node are gone
-		require.NoError(t, removeCgroup(n.Cgroup))
+		require.NoError(t, RemoveCgroup(n.Cgroup))
 	})
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	require.Equal(t, ready, line, "%v", err)
