@@ -25,8 +25,9 @@ import (
 // Store is a network in etcd, and one node's hold of it. Its methods may be called from several goroutines, where
 // [peer.Registrar] does not say otherwise.
 type Store struct {
-	o     Options
-	calls atomic.Uint64
+	o       Options
+	calls   atomic.Uint64
+	watches atomic.Uint64 // that were begun
 
 	connecting sync.Mutex // held while a client is made
 	mu         sync.Mutex
@@ -163,21 +164,38 @@ func (s *Store) drop(c *clientv3.Client) {
 	_ = c.Close()
 }
 
-// call asks the store once. The error says what was asked and of whom.
+// call asks the store once; if the token has expired, again at once with a client that takes another one. The error says
+// what was asked and of whom.
 func (s *Store) call(ctx context.Context, what string, f func(context.Context, *clientv3.Client) error) error {
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 	defer cancel()
-	c, err := s.connect(ctx)
-	if err == nil {
-		err = f(ctx, c)
-		if errors.Is(err, errStale) {
-			s.drop(c)
-		}
+	again, err := s.ask(ctx, f)
+	if again {
+		_, err = s.ask(ctx, f)
 	}
 	if err == nil {
 		return nil
 	}
 	return s.wrap(what, err)
+}
+
+// ask is call without a second try, which it says whether to make.
+func (s *Store) ask(ctx context.Context, f func(context.Context, *clientv3.Client) error) (again bool, err error) {
+	c, err := s.connect(ctx)
+	if err != nil {
+		return false, err
+	}
+	if err = f(ctx, c); errors.Is(err, errStale) {
+		s.drop(c)
+	}
+	return err != nil && s.dropped(c), err
+}
+
+// dropped reports whether a client was replaced, so that what it still says is of no consequence.
+func (s *Store) dropped(c *clientv3.Client) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.client != c && !s.closed
 }
 
 func (s *Store) wrap(what string, err error) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"strconv"
 	"sync"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/metadata"
 )
 
 // update is what is new about the keys that are followed: one of these.
@@ -75,6 +77,8 @@ func (s *Store) events(ctx context.Context, key string, from int64, opts []clien
 	defer wg.Wait()
 	defer cancel()
 	opts = append(opts[:len(opts):len(opts)], clientv3.WithRev(from))
+	// A watch that joins the stream of another one has the token that this began with, which may have expired.
+	ctx = metadata.AppendToOutgoingContext(ctx, "cniblocks-watch", strconv.FormatUint(s.watches.Add(1), 10))
 	var events clientv3.WatchChan
 	started := make(chan clientv3.WatchChan, 1)
 	wg.Go(func() { started <- c.Watch(clientv3.WithRequireLeader(ctx), key, opts...) }) // waits for the store
@@ -100,7 +104,7 @@ func (s *Store) events(ctx context.Context, key string, from int64, opts []clien
 			if len(u.events) > 0 && !yield(u) {
 				return false, nil
 			}
-			if err == errCompacted {
+			if err == errCompacted || err != nil && s.dropped(c) {
 				return true, nil
 			}
 			if err != nil {

@@ -60,6 +60,9 @@ func (a *authority) issue(name string) (cert, key string) {
 	der, err := x509.MarshalECPrivateKey(k)
 	require.NoError(a.t, err)
 	require.NoError(a.t, os.WriteFile(a.path(name+".key"), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600))
+	der, err = x509.MarshalPKIXPublicKey(&k.PublicKey)
+	require.NoError(a.t, err)
+	require.NoError(a.t, os.WriteFile(a.path(name+".pub"), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600))
 	return a.path(name + ".crt"), a.path(name + ".key")
 }
 
@@ -72,17 +75,8 @@ func TestTLSAndAPassword(t *testing.T) {
 	s := etcdtest.New(t, "--listen-client-urls", etcdtest.URL+","+url, "--advertise-client-urls", etcdtest.URL,
 		"--cert-file", serverCert, "--key-file", serverKey, "--trusted-ca-file", ca.path("ca.crt"), "--client-cert-auth")
 	w := newWorld(t, s, small)
-	const password = "correct-horse-battery"
-	for _, args := range [][]string{
-		{"role", "add", "node"},
-		{"role", "grant-permission", "node", "read", w.prefix + "/config"},
-		{"role", "grant-permission", "--prefix=true", "node", "readwrite", w.prefix + "/subnets/"},
-		{"role", "grant-permission", "--prefix=true", "node", "readwrite", "/cniblocks/claims" + w.prefix + "/"},
-		{"user", "add", "node:" + password}, {"user", "grant-role", "node", "node"},
-		{"user", "add", "root:root-secret"}, {"user", "grant-role", "root", "root"}, {"auth", "enable"},
-	} {
-		s.Ctl(t, args...)
-	}
+	const password = nodePassword
+	w.secure()
 	config, err := etcd.TLS(ca.path("ca.crt"), cert, key)
 	require.NoError(t, err)
 	secure := func(o *etcd.Options) { o.Endpoints, o.TLS = []string{url}, config }
