@@ -43,12 +43,7 @@ func main() {
 	if os.Getenv("CNI_COMMAND") == "" {
 		os.Exit(explain(name, all))
 	}
-	if os.Getenv("CNI_COMMAND") == "DEL" && name != "host-local" && name != "loopback" { // the others delete an interface
-		d.Prepare()
-	}
-	status := cni.Run(context.Background(), p, all, os.Getenv, os.Stdin, os.Stdout, os.Stderr)
-	d.Close()
-	os.Exit(status)
+	os.Exit(cni.Run(context.Background(), p, all, os.Getenv, os.Stdin, os.Stdout, os.Stderr))
 }
 
 // explain answers a person who calls a plugin by hand.

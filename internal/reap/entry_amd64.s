@@ -35,10 +35,8 @@ receive:
 	SYSCALL
 	CMPQ AX, $-EINTR
 	JEQ  receive
-	MOVL $0, DI
 	CMPQ AX, $0
-	JEQ  exit   // the parent needs nothing, or is dead
-	JLT  failed
+	JLE  failed
 
 	MOVQ AX, DX
 	MOVL $SYS_write, AX // a netlink socket without a peer talks to the kernel

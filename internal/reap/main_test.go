@@ -4,7 +4,6 @@ package reap
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -74,19 +73,9 @@ func parent(job []string) error {
 		case "delete":
 			err = r.Delete(context.Background(), ns, index)
 		case "start-and-die":
-			var c *child
-			if c, err = r.child(ns); err == nil {
-				_, err = unix.Write(c.pipe, rtnl.DelLinkIndex(index).Bytes())
-			}
-			if err == nil {
+			if _, err = r.start(ns, rtnl.DelLinkIndex(index)); err == nil {
 				err = unix.Kill(os.Getpid(), unix.SIGKILL)
 			}
-		case "prepare-and-die":
-			r.Prepare()
-			if c := <-r.ahead; c == nil {
-				return errors.New("no child was started")
-			}
-			err = unix.Kill(os.Getpid(), unix.SIGKILL)
 		case "delete-and-kill":
 			if err = r.Delete(context.Background(), ns, index); err == nil {
 				err = killChildren()

@@ -45,10 +45,7 @@ func Child() {
 	for err == unix.EINTR {
 		n, err = unix.Read(childPipe, message[:])
 	}
-	if n > 0 { // else the parent needs nothing, or is dead
-		err = unix.Sendto(childSock, message[:n], 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
-	}
-	if err != nil {
+	if n <= 0 || unix.Sendto(childSock, message[:n], 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}) != nil {
 		os.Exit(2)
 	}
 	os.Exit(0)
@@ -56,43 +53,7 @@ func Child() {
 
 // Deleter removes interfaces. It is to be used in programs whose main calls [Child]. The zero value is ready to use.
 type Deleter struct {
-	program string      // of the children; "": this one
-	ahead   chan *child // nil: none was started
-}
-
-// Prepare starts a child ahead of need, in the background: it starts up while its parent still reads its configuration.
-// The first Delete in the calling thread's network namespace uses it. Call it once, before anything else.
-func (d *Deleter) Prepare() {
-	d.ahead = make(chan *child, 1)
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
-	if err != nil {
-		d.ahead <- nil
-		return
-	}
-	go func() {
-		c, _ := d.start(fd) // what stands against it is met again by Delete, which does without
-		d.ahead <- c
-	}()
-}
-
-// Close ends a child that was not needed.
-func (d *Deleter) Close() {
-	if c := d.prepared(); c != nil {
-		_ = unix.PidfdSendSignal(c.pid, unix.SIGKILL, nil, 0)
-		for unix.Waitid(unix.P_PIDFD, c.pid, nil, unix.WEXITED, nil) == unix.EINTR {
-		}
-		c.close()
-	}
-}
-
-// prepared takes the child that was started ahead.
-func (d *Deleter) prepared() *child {
-	if d.ahead == nil {
-		return nil
-	}
-	c := <-d.ahead
-	d.ahead = nil
-	return c
+	program string // of the children; "": this one
 }
 
 // Delete removes the interface of that index from ns and returns when its name and its addresses are free; one that is
@@ -106,9 +67,9 @@ func (d *Deleter) Delete(ctx context.Context, ns *netns.NS, index int) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if c, err := d.child(ns); err == nil {
-		defer c.close()
-		if _, err := unix.Write(c.pipe, rtnl.DelLinkIndex(index).Bytes()); err == nil && awaited(news, c.pid, index) {
+	if pid, err := d.start(ns, rtnl.DelLinkIndex(index)); err == nil {
+		defer unix.Close(pid)
+		if awaited(news, pid, index) {
 			return nil
 		}
 	}
@@ -124,58 +85,39 @@ func (d *Deleter) Delete(ctx context.Context, ns *netns.NS, index int) error {
 	return err
 }
 
-func (d *Deleter) child(ns *netns.NS) (*child, error) {
-	if ns.Here() {
-		if c := d.prepared(); c != nil {
-			return c, nil
-		}
-	}
-	fd, err := ns.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
+// start runs a child that sends m in ns, and returns a descriptor of its process. Whoever inherits the child reaps it: it
+// is held longer than we live.
+func (d *Deleter) start(ns *netns.NS, m *rtnl.Msg) (pid int, err error) {
+	sock, err := ns.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
 	if err != nil {
-		return nil, err
+		return -1, err
 	}
-	return d.start(fd)
-}
-
-// child is a process that sends a message for us.
-type child struct {
-	pid  int // descriptor of the process
-	pipe int // by which it gets the message
-}
-
-func (c *child) close() {
-	unix.Close(c.pid)
-	unix.Close(c.pipe)
-}
-
-// start runs a child with the socket, which it closes here. Whoever inherits the child reaps it: it is held longer than we
-// live.
-func (d *Deleter) start(sock int) (*child, error) {
 	defer unix.Close(sock)
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
-		return nil, err
+		return -1, err
 	}
 	defer unix.Close(pipe[0])
+	_, err = unix.Write(pipe[1], m.Bytes()) // which the pipe keeps for the child
+	unix.Close(pipe[1])
+	if err != nil {
+		return -1, err
+	}
 	program := d.program
 	if program == "" {
 		program = "/proc/self/exe"
 	}
 	const closed = ^uintptr(0)
-	c := &child{pid: -1, pipe: pipe[1]}
+	pid = -1
 	// The child has a session of its own and nothing of ours open: no pipe of the runtime, no lock.
-	_, _, err := syscall.StartProcess(program, []string{childName}, &syscall.ProcAttr{
+	_, _, err = syscall.StartProcess(program, []string{childName}, &syscall.ProcAttr{
 		Dir: "/", Env: []string{}, Files: []uintptr{closed, closed, closed, uintptr(sock), uintptr(pipe[0])},
-		Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &c.pid},
+		Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &pid},
 	})
-	if err == nil && c.pid < 0 {
+	if err == nil && pid < 0 {
 		err = fmt.Errorf("no process descriptor: %w", errors.ErrUnsupported)
 	}
-	if err != nil {
-		unix.Close(c.pipe)
-		return nil, err
-	}
-	return c, nil
+	return pid, err
 }
 
 // awaited waits for the announcement that the interface is gone. It gives up after a second, or when the child has ended
