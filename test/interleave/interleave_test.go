@@ -138,7 +138,7 @@ func TestTwoFirstADDsAtOnceMakeOneWholeNetworkWhereverOneStops(t *testing.T) {
 				w.must(act{cni.DEL, "a"})
 				w.must(act{cni.CHECK, "b"})
 				w.must(act{cni.DEL, "b"})
-				have := nameless(nstest.Dump(w.NS))
+				have := nameless(w.dumps.Dump())
 				if ks[i] == 0 {
 					want, changes = have, n
 					ks = append(ks, stops(rng, n)...)

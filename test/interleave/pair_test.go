@@ -75,6 +75,7 @@ type world struct {
 	config  config
 	pods    map[string]machine.Pod
 	results map[string][]byte
+	dumps   nstest.Dumper
 	clean   string
 }
 
@@ -82,6 +83,7 @@ func newWorld(t *testing.T, c config, path string) *world {
 	w := &world{Machine: machine.New(t), t: t, config: c, pods: map[string]machine.Pod{}, results: map[string][]byte{}}
 	w.Path += ":" + path
 	w.SubnetEnv(t)
+	w.dumps.NS = w.NS
 	for _, id := range []string{"live", "stale", "a", "b"} {
 		p, err := w.Pod(id)
 		require.NoError(t, err)
@@ -124,7 +126,7 @@ func (w *world) settle() {
 	w.must(act{cni.ADD, "a"})
 	w.must(act{cni.DEL, "a"})
 	nstest.Settle(w.t, w.NS)
-	w.clean = nstest.Dump(w.NS)
+	w.clean = w.dumps.Dump()
 }
 
 // outcome is how a call of a pair ended.
@@ -252,11 +254,11 @@ func (w *world) requireClean(at string) {
 	if w.results["stale"] != nil {
 		return
 	}
-	if nstest.Dump(w.NS) == w.clean {
+	if w.dumps.Dump() == w.clean {
 		return
 	}
 	nstest.Settle(w.t, w.NS)
-	require.Equal(w.t, w.clean, nstest.Dump(w.NS), at)
+	require.Equal(w.t, w.clean, w.dumps.Dump(), at)
 }
 
 func describe(pair [2]act, k int) string {
