@@ -136,6 +136,10 @@ soak: ## 50000 calls at random, right ones, wrong ones and killed ones; ARGS="-o
 soak-vm: build vm ## 1600 calls at random, and two stops of each pair of calls, on the kernel of the virtual machine; ARGS="-seed=N"
 	$(IN_VM) -p 1 -parallel 2 ./test/soak ./test/interleave $(ARGS)
 
+.PHONY: outage
+outage: ## etcd away for a minute while peers and the kernel change: routes, and memory before and after; ARGS="-away=10m"
+	$(GO) test -count=1 -v -timeout 1h -run TestAStoreThatIsAway ./agent -away=60s $(ARGS)
+
 .PHONY: lint
 lint: $(STATICCHECK) $(GOLANGCI_LINT) ## go vet, staticcheck, golangci-lint
 	@code=0; for check in "$(GO) vet ./..." "$(STATICCHECK) ./..." "$(GOLANGCI_LINT) run"; do \

@@ -17,10 +17,11 @@ type clerk struct {
 	want  chan peer.Peer
 	reach chan peer.Reach
 	lost  chan error
+	ask   chan struct{} // again: the store answers
 }
 
 func (r *runner) openClerk(ctx context.Context) {
-	r.clerk = &clerk{r: r, want: make(chan peer.Peer, 1), reach: make(chan peer.Reach, 1), lost: make(chan error)}
+	r.clerk = &clerk{r: r, want: make(chan peer.Peer, 1), reach: make(chan peer.Reach, 1), lost: make(chan error), ask: make(chan struct{}, 1)}
 	r.start(ctx, r.clerk.work)
 }
 
@@ -71,14 +72,11 @@ func (c *clerk) acquire(ctx context.Context, want peer.Peer) {
 		if err == nil {
 			return
 		}
-		c.pause(ctx, wait)
-	}
-}
-
-func (c *clerk) pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
+		select {
+		case <-ctx.Done():
+		case <-c.ask:
+		case <-time.After(wait):
+		}
 	}
 }
 
@@ -101,6 +99,7 @@ func (c *clerk) announce(ctx context.Context, reach peer.Reach) {
 		case <-ctx.Done():
 		case next := <-c.reach:
 			reach = next
+		case <-c.ask:
 		case <-time.After(wait):
 		}
 	}
@@ -125,7 +124,10 @@ func (c *clerk) guard(ctx context.Context) (stop func()) {
 				return
 			}
 			c.r.post(ctx, func() { c.r.st.set(troublePublish, err) })
-			c.pause(ctx, patience)
+			select {
+			case <-ctx.Done():
+			case <-time.After(patience):
+			}
 		}
 	}()
 	return func() {

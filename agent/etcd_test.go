@@ -26,11 +26,15 @@ const (
 )
 
 // byEtcd prepares an agent that follows the network in a store, with a lease of so many seconds.
-func (m *machine) byEtcd(s *etcdtest.Server, ttl time.Duration) *agent.Agent {
+func (m *machine) byEtcd(s *etcdtest.Server, ttl time.Duration, change ...func(*etcd.Options)) *agent.Agent {
 	t := m.w.t
 	t.Helper()
-	store, err := etcd.New(etcd.Options{Endpoints: []string{etcdtest.URL}, Dial: s.Dial, TTL: ttl, Timeout: 2 * time.Second,
-		StateFile: filepath.Join(m.dir, "lib", "pods", "etcd.json")})
+	o := etcd.Options{Endpoints: []string{etcdtest.URL}, Dial: s.Dial, TTL: ttl, Timeout: 2 * time.Second,
+		StateFile: filepath.Join(m.dir, "lib", "pods", "etcd.json")}
+	for _, f := range change {
+		f(&o)
+	}
+	store, err := etcd.New(o)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	a := m.prepare(store, store, agent.Layout{})
@@ -231,6 +235,31 @@ func TestAChangedConfigurationIsToldWithTheRemedyAndUsedByTheNextAgent(t *testin
 	m.ready()
 	require.Equal(t, "host-gw", m.Status().Tunnels[0].Encap)
 	require.Empty(t, reasons())
+}
+
+func TestAnAgentWhoseUserIsUnknownGoesOnAsSoonAsTheStoreKnowsHim(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.VXLAN)
+	s := etcdtest.New(t)
+	s.Ctl(t, "put", configKey, configs["vxlan"])
+	for _, args := range []string{"role add node", "role grant-permission --prefix=true node readwrite /", "user add root:root-secret", "user grant-role root root", "auth enable"} {
+		s.Ctl(t, strings.Fields(args)...)
+	}
+	root := func(args string) {
+		s.Ctl(t, append([]string{"--user", "root:root-secret"}, strings.Fields(args)...)...)
+	}
+	m := newWorld(t, 1).machines[0]
+	m.byEtcd(s, 0, func(o *etcd.Options) { o.Username, o.Password = "node", "node-secret" })
+	m.run()
+	refused := func() bool { return strings.Contains(strings.Join(m.Status().Reasons, "\n"), "authentication failed") }
+	until(t, "a refusal", refused)
+	time.Sleep(8 * time.Second) // the pauses between the tries grow meanwhile
+	require.True(t, refused())
+	require.False(t, m.Status().Ready)
+	root("user add node:node-secret")
+	root("user grant-role node node")
+	until(t, "a range", func() bool { return m.Status().Ready })
+	require.Empty(t, m.Status().Reasons)
 }
 
 // oneWithAPod is a node that runs, and the lease of a pod that has an address of its range.

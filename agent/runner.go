@@ -29,6 +29,7 @@ type runner struct {
 	mon   *rtnl.Monitor
 	inbox chan func()
 	kick  chan struct{} // the kernel has changed by another's hand
+	ask   chan struct{} // for the layout again: the store answers
 	wg    sync.WaitGroup
 	clerk *clerk // speaks to the Registrar; nil without one
 
@@ -37,6 +38,7 @@ type runner struct {
 	stated   peer.Peer  // this node as the last list has it, without a Registrar
 	former   []netip.Prefix
 	list     []peer.Peer // the last good one; nil before the first
+	ill      bool        // the source reported trouble last
 	odd      []string    // why peers of it are left out
 	prefixes []netip.Prefix
 	held     bool // the Registrar said that the ranges are this node's
@@ -69,7 +71,7 @@ type due struct {
 }
 
 func newRunner(a *Agent) (*runner, error) {
-	r := &runner{Agent: a, log: a.Log, inbox: make(chan func()), kick: make(chan struct{}, 1), retry: time.NewTimer(time.Hour)}
+	r := &runner{Agent: a, log: a.Log, inbox: make(chan func()), kick: make(chan struct{}, 1), ask: make(chan struct{}, 1), retry: time.NewTimer(time.Hour)}
 	r.retry.Stop()
 	var err error
 	if r.conn, err = rtnl.Open(a.NS); err != nil {
@@ -219,11 +221,16 @@ func (r *runner) watchKernel(ctx context.Context) {
 		}
 		if why != "" {
 			r.st.noteCause(why, lost)
-			select {
-			case r.kick <- struct{}{}:
-			default:
-			}
+			poke(r.kick)
 		}
+	}
+}
+
+// poke says something to whoever waits for it, once.
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 
@@ -285,7 +292,13 @@ func (r *runner) take(peers []peer.Peer, prefixes []netip.Prefix, err error) {
 	r.st.sourceSays(err)
 	if err != nil {
 		r.log.Warn("the source of peers reports", "error", err)
+	} else if r.ill {
+		poke(r.ask)
+		if r.clerk != nil {
+			poke(r.clerk.ask)
+		}
 	}
+	r.ill = err != nil
 	if peers == nil {
 		return
 	}
@@ -329,60 +342,4 @@ func (r *runner) become(self peer.Peer) {
 	r.former = slices.DeleteFunc(r.former, func(f netip.Prefix) bool { return slices.Contains(self.Pods, f) })
 	r.self = &self
 	r.saved.dirty, r.due.build, r.due.firewall = true, true, true
-}
-
-// fetchLayout asks until there is an answer.
-func (r *runner) fetchLayout(ctx context.Context) {
-	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, time.Minute) {
-		l, err := r.Layout(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		r.post(ctx, func() {
-			r.st.set(troubleLayout, err)
-			if err != nil {
-				r.log.Error("how the network is built is not known", "error", err)
-				return
-			}
-			if r.layout == nil || !r.layout.equal(l) {
-				r.layout, r.saved.dirty, r.due.build = &l, true, true
-			}
-		})
-		if err == nil {
-			r.watchLayout(ctx)
-			return
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
-		}
-	}
-}
-
-// watchLayout tells of every change of what describes the network. Most changes would need devices of other kinds or pods
-// with other addresses, at the same moment on all nodes: when that is to be is for people to decide.
-func (r *runner) watchLayout(ctx context.Context) {
-	if r.Changed == nil {
-		return
-	}
-	for changed, err := range r.Changed(ctx) {
-		var what error
-		switch {
-		case err != nil:
-			what = fmt.Errorf("the network's configuration has changed and cannot be used; this agent goes on as it began, and would not start again: mend the configuration: %w", err)
-		case changed:
-			what = errors.New("the network's configuration has changed since this agent started, which goes on as it began: restart the agent to use it")
-		}
-		r.post(ctx, func() {
-			if !r.st.tell(troubleChanged, what) {
-				return
-			}
-			if what == nil {
-				r.log.Info("the network's configuration is again that which this agent started with")
-			} else {
-				r.log.Warn(what.Error())
-			}
-		})
-	}
 }
