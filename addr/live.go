@@ -33,7 +33,9 @@ func Live(ctx context.Context, ns *netns.NS, prefixes ...netip.Prefix) error {
 	if err != nil {
 		return err
 	}
-	for wait := 50 * time.Microsecond; ; wait *= 2 {
+	const patience, longest = 10 * time.Second, 50 * time.Millisecond
+	end := time.Now().Add(patience)
+	for wait := 50 * time.Microsecond; ; wait = min(2*wait, longest) {
 		var msgs []*rtnl.Msg
 		for a := range waiting {
 			msgs = append(msgs, rtnl.MatchRoute(a, func(r rtnl.Route) {
@@ -48,7 +50,7 @@ func Live(ctx context.Context, ns *netns.NS, prefixes ...netip.Prefix) error {
 		if len(waiting) == 0 {
 			return nil
 		}
-		if wait > 2*time.Second {
+		if time.Now().After(end) {
 			return fmt.Errorf("the kernel does not answer for %v in %s", slices.Collect(maps.Keys(waiting)), ns.Path())
 		}
 		select {
