@@ -9,10 +9,11 @@ import (
 	"errors"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 )
 
-// Unmarshal is json.Unmarshal, but of an object that is there twice under one key the last one counts alone.
+// Unmarshal is json.Unmarshal.
 func Unmarshal(data []byte, v any) error {
 	_, err := Keys(data, v)
 	return err
@@ -22,44 +23,68 @@ func Unmarshal(data []byte, v any) error {
 // as known in the outermost object.
 func Keys(data []byte, v any, more ...string) (strange bool, err error) {
 	p := reflect.ValueOf(v)
-	var f filler
-	if p.Kind() == reflect.Pointer && !p.IsNil() && f.fill(data, p.Elem(), more) == nil {
-		return f.strange, nil
+	if p.Kind() == reflect.Pointer && !p.IsNil() && json.Valid(data) {
+		before := reflect.New(p.Type().Elem()).Elem()
+		before.Set(p.Elem())
+		var f filler
+		if one, _ := next(value(data)); f.fill(one, p.Elem(), more) == nil {
+			return f.strange, nil
+		}
+		p.Elem().Set(before)
 	}
 	return true, json.Unmarshal(data, v)
 }
 
-// filler looks at the fields whose keys are there. What it cannot read is an error that says nothing.
+// filler looks at the fields whose keys are there. What it is not made for is an error that says nothing: package json
+// reads it then.
 type filler struct{ strange bool }
 
 var errFill = errors.New("not as expected")
 
-func (f *filler) fill(raw json.RawMessage, v reflect.Value, more []string) error {
+// fill reads one value of valid JSON.
+func (f *filler) fill(raw []byte, v reflect.Value, more []string) error {
 	p := v.Addr().Interface()
 	_, own := p.(json.Unmarshaler)
 	_, text := p.(encoding.TextUnmarshaler)
 	switch kind := v.Kind(); {
-	case own || text || string(raw) == "null":
+	case own || text || raw[0] == 'n':
 	case kind == reflect.Pointer:
 		if v.IsNil() {
 			v.Set(reflect.New(v.Type().Elem()))
 		}
 		return f.fill(raw, v.Elem(), more)
-	case kind == reflect.Struct:
+	case kind == reflect.Struct && raw[0] == '{':
 		return f.fillStruct(raw, v, more)
-	case kind == reflect.Slice && v.Type().Elem().Kind() != reflect.Uint8:
+	case kind == reflect.Slice && raw[0] == '[' && v.Type().Elem().Kind() != reflect.Uint8:
 		return f.fillSlice(raw, v)
+	case kind == reflect.String:
+		if s, ok := plain(raw); ok {
+			v.SetString(s)
+			return nil
+		}
+	case kind == reflect.Bool && (raw[0] == 't' || raw[0] == 'f'):
+		v.SetBool(raw[0] == 't')
+		return nil
+	case kind == reflect.Int:
+		if n, err := strconv.Atoi(string(raw)); err == nil {
+			v.SetInt(int64(n))
+			return nil
+		}
 	}
 	return json.Unmarshal(raw, p)
 }
 
-func (f *filler) fillSlice(raw json.RawMessage, v reflect.Value) error {
-	var have []json.RawMessage
-	if json.Unmarshal(raw, &have) != nil {
-		return errFill
+func (f *filler) fillSlice(raw []byte, v reflect.Value) error {
+	var elements [][]byte
+	for rest := value(raw[1:]); rest[0] != ']'; {
+		var one []byte
+		if one, rest = next(rest); rest[0] == ',' {
+			rest = value(rest[1:])
+		}
+		elements = append(elements, one)
 	}
-	v.Set(reflect.MakeSlice(v.Type(), len(have), len(have)))
-	for i, one := range have {
+	v.Set(reflect.MakeSlice(v.Type(), len(elements), len(elements)))
+	for i, one := range elements {
 		if err := f.fill(one, v.Index(i), nil); err != nil {
 			return err
 		}
@@ -68,32 +93,43 @@ func (f *filler) fillSlice(raw json.RawMessage, v reflect.Value) error {
 }
 
 // fillStruct takes the keys of more for known.
-func (f *filler) fillStruct(raw json.RawMessage, v reflect.Value, more []string) error {
-	var have map[string]json.RawMessage
-	if json.Unmarshal(raw, &have) != nil {
-		return errFill
-	}
-	taken := make(map[string]bool, len(have))
-	for key, value := range have {
-		name, field := fieldOf(v, key)
-		if !field.IsValid() {
-			f.strange = f.strange || !slices.Contains(more, key)
-			continue
+func (f *filler) fillStruct(raw []byte, v reflect.Value, more []string) error {
+	known := fieldsOf(v, nil)
+	for rest := value(raw[1:]); rest[0] != '}'; {
+		var quoted, one []byte
+		quoted, rest = next(rest)
+		if one, rest = next(value(rest[1:])); rest[0] == ',' {
+			rest = value(rest[1:])
 		}
-		if taken[name] { // in two spellings, of which the last counts
+		key, ok := plain(quoted)
+		if !ok {
 			return errFill
 		}
-		taken[name] = true
-		if err := f.fill(value, field, nil); err != nil {
+		i := slices.IndexFunc(known, func(k field) bool { return strings.EqualFold(k.name, key) })
+		switch {
+		case i < 0:
+			f.strange = f.strange || !slices.Contains(more, key)
+			continue
+		case known[i].taken: // twice, or in two spellings
+			return errFill
+		}
+		known[i].taken = true
+		if err := f.fill(one, known[i].v, nil); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// fieldOf finds the field of a key, for which upper and lower case are the same, and its name. There is none if the Value
-// is zero.
-func fieldOf(v reflect.Value, key string) (string, reflect.Value) {
+// field is one of a struct, or of a struct embedded in it, by its key.
+type field struct {
+	name  string
+	v     reflect.Value
+	taken bool
+}
+
+// fieldsOf adds the fields of a struct to a list, outer ones first.
+func fieldsOf(v reflect.Value, list []field) []field {
 	t := v.Type()
 	var embedded []int
 	for i := range t.NumField() {
@@ -108,14 +144,56 @@ func fieldOf(v reflect.Value, key string) (string, reflect.Value) {
 		case name == "":
 			name = f.Name
 		}
-		if strings.EqualFold(name, key) {
-			return name, v.Field(i)
-		}
+		list = append(list, field{name: name, v: v.Field(i)})
 	}
 	for _, i := range embedded {
-		if name, field := fieldOf(v.Field(i), key); field.IsValid() {
-			return name, field
+		list = fieldsOf(v.Field(i), list)
+	}
+	return list
+}
+
+// plain is a string of printable ASCII without escapes, which stands for itself.
+func plain(raw []byte) (string, bool) {
+	if raw[0] != '"' {
+		return "", false
+	}
+	raw = raw[1 : len(raw)-1]
+	return string(raw), !slices.ContainsFunc(raw, func(c byte) bool { return c == '\\' || c >= 0x80 })
+}
+
+// value is where the next value begins, or what ends the values.
+func value(b []byte) []byte {
+	for len(b) > 0 && (b[0] == ' ' || b[0] == '\n' || b[0] == '\t' || b[0] == '\r') {
+		b = b[1:]
+	}
+	return b
+}
+
+// next splits the value that valid JSON begins with from what follows it.
+func next(b []byte) (one, rest []byte) {
+	n, depth := 0, 0
+	for {
+		switch b[n] {
+		case '"':
+			for n++; b[n] != '"'; n++ {
+				if b[n] == '\\' {
+					n++
+				}
+			}
+		case '{', '[':
+			depth++
+		case '}', ']':
+			depth--
+		default:
+			if depth == 0 { // a number or a word
+				for n < len(b) && !strings.ContainsRune(" \n\t\r,]}", rune(b[n])) {
+					n++
+				}
+				return b[:n], value(b[n:])
+			}
+		}
+		if n++; depth == 0 {
+			return b[:n], value(b[n:])
 		}
 	}
-	return "", reflect.Value{}
 }
