@@ -209,6 +209,8 @@ func TestThousandsOfLeases(t *testing.T) {
 				t.Logf("idle: CPU %s in 5 s, RSS %.1f MB", after-idle, float64(rss)/1024)
 
 				m.appear(c, peers[n:], encap)
+				_, rss, most = p.used()
+				t.Logf("after these: RSS %.1f MB, at most %.1f MB since the start", float64(rss)/1024, float64(most)/1024)
 
 				p.stop()
 				said := quiet(t, m.ns)

@@ -279,7 +279,14 @@ func (r *runner) mine(p *peer.Peer) bool {
 }
 
 func overlaps(a, b []netip.Prefix) bool {
-	return slices.ContainsFunc(a, func(p netip.Prefix) bool { return slices.ContainsFunc(b, p.Overlaps) })
+	for _, p := range a {
+		for _, q := range b {
+			if p.Overlaps(q) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // allPrefixes are those of the network: as laid out, as the source states them, or, where neither does, all ranges.

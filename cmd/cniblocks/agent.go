@@ -106,7 +106,7 @@ func (s *settings) logger(w io.Writer) *slog.Logger {
 }
 
 func (s *settings) run(ctx context.Context, w io.Writer) error {
-	debug.SetGCPercent(50) // lists of thousands of peers come and go; memory counts more than time here
+	debug.SetGCPercent(25) // lists of thousands of peers come and go; memory counts more than time here
 	trim()
 	ns, err := openNS(s.netns)
 	if err != nil {

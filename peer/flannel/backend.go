@@ -73,7 +73,7 @@ func (r *reader) backend(v []byte) Backend {
 		return Backend{}
 	}
 	b := Backend{Type: r.text("Backend.Type", in.Type)}
-	if !known(b.Type) {
+	if known(b.Type) == "" {
 		return b // keys mean something else there
 	}
 	b.VNI = uint32(r.number("Backend.VNI", in.VNI, peer.MaxVNI, 0))

@@ -38,13 +38,13 @@ func (l Lease) Peer(name string) (peer.Peer, error) {
 
 // Reach is how a node says that it is reached.
 func (a Attrs) Reach() (peer.Reach, error) {
-	if !known(a.BackendType) {
+	r := peer.Reach{Encap: known(a.BackendType)}
+	if r.Encap == "" {
 		if a.BackendType == "" {
 			return peer.Reach{}, problem("BackendType", "", "is missing", "start the agent of that node, or delete its lease")
 		}
 		return peer.Reach{}, problem("BackendType", quote(a.BackendType), "is not one that is known here", "want one of %s", knownTypes)
 	}
-	r := peer.Reach{Encap: a.BackendType}
 	for _, f := range peer.Families {
 		e := endpoint(&r, f)
 		e.Addr = a.addrOf(f)
@@ -164,7 +164,7 @@ func EncodeReach(r peer.Reach) (Attrs, error) {
 	if r.Encap == "" {
 		return a, nil
 	}
-	if !known(r.Encap) {
+	if known(r.Encap) == "" {
 		return Attrs{}, fmt.Errorf("publish encapsulation %q: flannel leases have %s", r.Encap, knownTypes)
 	}
 	for _, f := range peer.Families {

@@ -39,13 +39,14 @@ var types = [...]string{VXLAN, HostGW, IPIP, WireGuard, GRE, Geneve}
 
 const knownTypes = "vxlan, host-gw, ipip, wireguard, gre, geneve"
 
-func known(backend string) bool {
+// known is the name of a backend as one string for all its leases, "" if it is not known here.
+func known(backend string) string {
 	for _, t := range types {
 		if t == backend {
-			return true
+			return t
 		}
 	}
-	return false
+	return ""
 }
 
 func problem(key, value, reason, remedy string, args ...any) *peer.Problem {
