@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/netns"
@@ -24,6 +25,9 @@ import (
 // present is the number of pods whose SNAT new connections have to pass.
 const present = 10_000
 
+// oneRule is the arm of the node that masquerades everything.
+const oneRule = "one rule, no pods"
+
 // connections measures what the SNAT of many pods adds to the first packet of a connection, against a node that tracks
 // connections and has an empty NAT chain. Of the pods one is real. Of the others there is what SNAT needs: leases, and
 // for the reference its chains, put there by one iptables-restore instead of 10 000 ADDs.
@@ -33,11 +37,13 @@ func connections(r *run) error {
 		return err
 	}
 	defer func() { closeAll(arms) }()
-	bare, err := r.arm("without SNAT", r.Ours, scratch.Network{})
-	if err != nil {
-		return err
+	for _, name := range []string{oneRule, "without SNAT"} {
+		a, err := r.arm(name, r.Ours, scratch.Network{})
+		if err != nil {
+			return err
+		}
+		arms = append(arms, a)
 	}
-	arms = append(arms, bare)
 
 	var clients []*client
 	for i, a := range arms {
@@ -101,10 +107,13 @@ func prepareSNAT(a *arm) error {
 	if err != nil {
 		return err
 	}
-	c.AddChain(&nftables.Chain{
-		Name: "empty", Table: c.AddTable(&nftables.Table{Name: "bench", Family: nftables.TableFamilyINet}),
+	chain := c.AddChain(&nftables.Chain{
+		Name: "chain", Table: c.AddTable(&nftables.Table{Name: "bench", Family: nftables.TableFamilyINet}),
 		Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
 	})
+	if a.name == oneRule {
+		c.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, Exprs: []expr.Any{&expr.Masq{FullyRandom: true}}})
+	}
 	return c.Flush()
 }
 

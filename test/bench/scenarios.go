@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -57,7 +58,7 @@ func startup(r *run) error {
 	if err != nil {
 		return err
 	}
-	defer closeAll(arms)
+	defer func() { closeAll(arms) }()
 	for _, a := range arms {
 		info, err := os.Stat(filepath.Join(a.bin, "bridge"))
 		if err != nil {
@@ -65,10 +66,40 @@ func startup(r *run) error {
 		}
 		r.rec.Add("startup", "size of bridge", a.name, "MB", report.Measure{Value: float64(info.Size()) / 1e6})
 	}
+	bin, err := nothing()
+	if err != nil {
+		return err
+	}
+	idle, err := r.arm(nothingInGo, bin, scratch.Network{})
+	if err != nil {
+		return err
+	}
+	arms = append(arms, idle)
 	conf := []byte(`{"cniVersion":"1.0.0"}`)
 	return r.interleave("startup", r.rounds(300, 60), arms, func(a *arm, x executor) error {
 		return x.exec("VERSION", scratch.Call{Bin: a.bin, Type: "bridge", Verb: "VERSION", Conf: conf}, ignore)
 	})
+}
+
+// nothingInGo is the arm of a program that does nothing: what every one in Go takes.
+const nothingInGo = "a Go program that does nothing"
+
+// nothing makes a directory of plugins with that program.
+func nothing() (bin string, err error) {
+	bin = filepath.Join(scratch.Dir(), "nothing")
+	source := filepath.Join(bin, "main.go")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(source, []byte("package main\n\nfunc main() {}\n"), 0o644); err != nil {
+		return "", err
+	}
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(bin, "bridge"), source)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build a program that does nothing: %w: %s", err, out)
+	}
+	return bin, nil
 }
 
 // dualStack compares our dual stack with our IPv4 alone, and with the reference's dual stack.
