@@ -179,13 +179,16 @@ func TestThousandsOfLeases(t *testing.T) {
 				_, c := w.storeAt(fmt.Sprintf(`{"Network": "10.0.0.0/8", "SubnetLen": 24, "SubnetMin": "10.1.0.0", "SubnetMax": "10.9.0.0", "Backend": {"Type": %q}}`, encap))
 				peers := many(n + 100)
 				for part := range slices.Chunk(peers[:n], 100) {
-					var ops []clientv3.Op
+					var leases, claims []clientv3.Op
 					for _, p := range part {
 						key, value := lease(p, encap)
-						ops = append(ops, clientv3.OpPut(key, value))
+						name := strings.TrimPrefix(key, subnetsKey)
+						leases, claims = append(leases, clientv3.OpPut(key, value)), append(claims, clientv3.OpPut("/cniblocks/claims/coreos.com/network/"+name, name))
 					}
-					_, err := c.Txn(t.Context()).Then(ops...).Commit()
-					require.NoError(t, err)
+					for _, ops := range [][]clientv3.Op{leases, claims} {
+						_, err := c.Txn(t.Context()).Then(ops...).Commit()
+						require.NoError(t, err)
+					}
 				}
 				path, err := program() // built before the clock runs
 				require.NoError(t, err)
