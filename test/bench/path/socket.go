@@ -103,7 +103,11 @@ func connect(from, to end, listener int) (a, b int, err error) {
 
 // join connects a socket to the listener and accepts it.
 func join(a int, to end, listener int) (b int, err error) {
-	if err := unix.Connect(a, sockaddr(to.addr, port)); err != nil {
+	err = unix.Connect(a, sockaddr(to.addr, port))
+	for err == unix.EINTR || err == unix.EALREADY { // goes on meanwhile
+		err = unix.Connect(a, sockaddr(to.addr, port))
+	}
+	if err != nil && err != unix.EISCONN {
 		return -1, fmt.Errorf("connect to %s: %w", to.addr, err)
 	}
 	if b, _, err = unix.Accept4(listener, unix.SOCK_CLOEXEC); err != nil {

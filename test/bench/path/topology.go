@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -69,13 +70,17 @@ func (b *builder) veth() (*lane, error) {
 	return l, err
 }
 
-// bridge attaches two pods to the bridge of one node.
-func (b *builder) bridge(name, bin string) (*lane, error) {
+// bridge attaches two pods to the bridge of one node, where the netfilter hooks of IP see bridged frames or do not.
+func (b *builder) bridge(name, bin string, netfilter bool) (*lane, error) {
 	w, err := scratch.NewWorld()
 	if err != nil {
 		return nil, err
 	}
 	l := &lane{name: name, close: func() { w.Close() }}
+	if err := w.Node.Do(func() error { return bridgeNetfilter(netfilter) }); err != nil {
+		l.close()
+		return nil, err
+	}
 	conf := scratch.Network{Subnets: []string{"10.99.0.0/24"}}.Conf(filepath.Join(w.Dir, "networks"), nil)
 	if l.from, err = b.attach(w, bin, "bridge", conf); err == nil {
 		l.to, err = b.attach(w, bin, "bridge", conf)
@@ -85,6 +90,20 @@ func (b *builder) bridge(name, bin string) (*lane, error) {
 		return nil, err
 	}
 	return l, nil
+}
+
+// bridgeNetfilter switches the hooks in the namespace of the calling thread; a kernel without br_netfilter has none.
+func bridgeNetfilter(on bool) error {
+	for _, of := range []string{"iptables", "ip6tables", "arptables"} {
+		value := "0"
+		if on {
+			value = "1"
+		}
+		if err := scratch.Sysctl("net.bridge.bridge-nf-call-"+of, value); err != nil && (on || !errors.Is(err, fs.ErrNotExist)) {
+			return err
+		}
+	}
+	return nil
 }
 
 // attach gives a pod of its own to a node, and returns it as an end.
@@ -224,8 +243,9 @@ func peersFile(lib string) ([]byte, error) {
 // cannot be made is left out, and the error says why.
 func (b *builder) oneNode() ([]*lane, []error) {
 	return build(
-		func() (*lane, error) { return b.bridge(refBridge, b.ref) },
-		func() (*lane, error) { return b.bridge("bridge, "+report.Ours, b.ours) },
+		func() (*lane, error) { return b.bridge(refBridge, b.ref, false) },
+		func() (*lane, error) { return b.bridge("bridge, "+report.Ours, b.ours, false) },
+		func() (*lane, error) { return b.bridge("bridge, "+report.Ours+", bridge-nf-call on", b.ours, true) },
 		b.veth,
 	)
 }
