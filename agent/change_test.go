@@ -5,6 +5,7 @@ package agent_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"iter"
 	"net"
@@ -13,11 +14,15 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 
 	"github.com/cniblocks/cniblocks/agent"
 	"github.com/cniblocks/cniblocks/internal/nstest"
@@ -94,6 +99,47 @@ func TestAnAddressThatChangesIsPublished(t *testing.T) {
 	})
 	w.reachAll()
 	require.Equal(t, a.pods, a.Status().Ranges)
+}
+
+func TestAnAddressThatComesWhileTheAgentLooksIsNotMissed(t *testing.T) {
+	t.Parallel()
+	s := etcdtest.New(t)
+	s.Ctl(t, "put", configKey, `{"Network": "10.0.0.0/8", "SubnetMax": "10.9.0.0", "Backend": {"Type": "host-gw"}}`)
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{etcdtest.URL}, DialOptions: []grpc.DialOption{grpc.WithContextDialer(s.Dial)}, DialTimeout: soon})
+	require.NoError(t, err)
+	defer c.Close()
+	const n = 3000 // so that a look takes a while
+	for part := range slices.Chunk(many(n), 100) {
+		var ops []clientv3.Op
+		for _, p := range part {
+			key, value := lease(p, "host-gw")
+			ops = append(ops, clientv3.OpPut(key, value))
+		}
+		_, err := c.Txn(t.Context()).Then(ops...).Commit()
+		require.NoError(t, err)
+	}
+	m := newWorld(t, 1).machines[0]
+	m.byEtcd(s, 0).Endpoints = agent.Endpoints{Interface: regexp.MustCompile(`eth.*`)}
+	m.Resync = time.Hour
+	m.run()
+	m.ready()
+	h := nstest.Netlink(t, m.ns)
+	eth0, err := h.LinkByName("eth0")
+	require.NoError(t, err)
+	address := func(i int) *netlink.Addr {
+		a, err := netlink.ParseAddr(fmt.Sprintf("192.0.2.%d/24", i))
+		require.NoError(t, err)
+		return a
+	}
+	for i := range 40 {
+		require.NoError(t, h.AddrDel(eth0, address(11+i)))
+		time.Sleep(time.Duration(i) * 500 * time.Microsecond) // as long as a look takes, and less
+		require.NoError(t, h.AddrAdd(eth0, address(12+i)))
+		require.Eventually(t, func() bool {
+			s := m.Status()
+			return s.Ready && s.Endpoints[0] == netip.AddrFrom4([4]byte{192, 0, 2, byte(12 + i)})
+		}, soon, time.Millisecond)
+	}
 }
 
 func TestAnotherRangeIsFollowedAndTheOldOneGoesWhenNoPodUsesIt(t *testing.T) {

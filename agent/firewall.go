@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -56,16 +57,19 @@ func (r *runner) masquerade(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	rule.Pass = r.allPrefixes()
+	network := r.allPrefixes()
+	rule.Pass = network
 	changed, err := rule.Ensure(ctx, p)
 	if changed && err == nil {
 		r.st.firewalls.Add(1)
 	}
-	if err != nil || !r.shrink {
-		return err
+	smaller := r.named == nil || slices.ContainsFunc(r.named, func(n netip.Prefix) bool { return !slices.Contains(network, n) })
+	r.shrink = r.shrink || smaller
+	if err == nil && r.shrink {
+		err = r.forgetRanges(ctx, rule, p)
 	}
-	if err = r.forgetRanges(ctx, rule, p); err == nil {
-		r.shrink = false
+	if err == nil {
+		r.shrink, r.named = false, append([]netip.Prefix{}, network...)
 	}
 	return err
 }

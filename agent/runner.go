@@ -59,8 +59,9 @@ type runner struct {
 	saved   saved
 	filed   *node.File // what is in the files, since they were looked at last; nil: look
 	nft     *nftMonitor
-	mended  bool // the firewall was put in place once
-	shrink  bool // it still names ranges that were this node's
+	mended  bool           // the firewall was put in place once
+	shrink  bool           // it still names what is this node's or the network's no more
+	named   []netip.Prefix // of the network, which it has been brought in step with; nil: it has not
 	adopted bool
 }
 

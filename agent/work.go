@@ -32,6 +32,14 @@ func (r *runner) work(ctx context.Context) {
 		return
 	}
 	r.carry(ctx, d)
+	if !d.repair && !d.build || r.waits || ctx.Err() != nil {
+		return
+	}
+	// An address that came after the first look and before the kernel was read is no news to the networks when it is announced.
+	was := r.at
+	if r.locate(); r.at != was {
+		r.work(ctx)
+	}
 }
 
 // keep adds to what is due.
