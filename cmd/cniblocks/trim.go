@@ -32,19 +32,22 @@ func trim() {
 type mapping struct{ from, to uintptr }
 
 // filePages are the mappings of a file that hold its pages and nothing else, of those in proc(5)'s smaps: they cannot be
-// written, and never were, as a loader writes what it relocates. They can be dropped without a loss.
+// written, and never were, as a loader writes what it relocates, in memory or in swap. They can be dropped without a loss.
 func filePages(smaps []byte, file string) (all []mapping) {
 	var m mapping
-	of := false
+	of, own := false, 0
 	for line := range bytes.Lines(smaps) {
 		var from, to, offset, inode uint64
 		var mode, device, path string
 		if n, _ := fmt.Sscanf(string(line), "%x-%x %s %x %s %d %s", &from, &to, &mode, &offset, &device, &inode, &path); n >= 6 {
-			m, of = mapping{uintptr(from), uintptr(to)}, path == file && mode[1] == '-'
+			m, of, own = mapping{uintptr(from), uintptr(to)}, path == file && mode[1] == '-', 0
 			continue
 		}
 		var kB int
-		if n, _ := fmt.Sscanf(string(line), "Anonymous: %d kB", &kB); n == 1 && of && kB == 0 {
+		if n, _ := fmt.Sscanf(string(line), "Anonymous: %d kB", &kB); n == 1 {
+			own = kB
+		}
+		if n, _ := fmt.Sscanf(string(line), "Swap: %d kB", &kB); n == 1 && of && own+kB == 0 { // it stands below
 			all = append(all, m)
 		}
 	}
