@@ -97,11 +97,11 @@ func (r *runner) after(err error, d due) {
 	}
 	r.keep(due{set: d.set})
 	r.backoff = min(max(2*r.backoff, 200*time.Millisecond), 30*time.Second)
+	r.log.Error("the node is not as it should be", "error", err, "again in", r.backoff)
 	if !r.planned {
 		r.retry.Reset(r.backoff)
 	}
 	r.waits = true
-	r.log.Error("the node is not as it should be", "error", err, "again in", r.backoff)
 }
 
 // carrier is a tunnel of the network at work.
