@@ -39,7 +39,7 @@ const (
 	socket    = home + "/containerd.sock"
 	confDir   = home + "/net.d"
 	confFile  = confDir + "/10-pods.conflist"
-	endurance = 30 * time.Second // how long to wait for what must happen
+	endurance = 2 * time.Minute // how long to wait for what must happen
 )
 
 // onContainerd runs a test with the installed containerd, and with containerd 2; bin is where the programs are.

@@ -92,7 +92,7 @@ func TestTheImageThatMakeImageBuildsInstallsThePluginsAndRunsTheAgent(t *testing
 		return strings.Contains(out, "via "+outside4+" ")
 	}
 	require.True(t, routed())
-	p.do("stop", "--time", "10", "agent")
+	p.do("stop", "--time", "60", "agent")
 	require.Equal(t, "0", p.do("inspect", "--format", "{{.State.ExitCode}}", "agent"))
 	require.True(t, routed(), "what it made stays")
 }
