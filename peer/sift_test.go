@@ -348,6 +348,22 @@ func TestSiftKeepsWhatASimplerOneWouldKeep(t *testing.T) {
 	require.Greater(t, dropped, 1000, "the crowd is no test otherwise")
 }
 
+func TestAPeerIsCheckedAloneAsTheOnlyOneOfANetwork(t *testing.T) {
+	t.Parallel()
+	wrong := 0
+	for seed := range uint64(100) {
+		n := crowd(rand.New(rand.NewPCG(seed, 9)), 40)
+		n.Peers = append(n.Peers, at("", "192.0.2.11", "10.1.0.0/24"), at("a", ""), at("a", "10.1.0.9", "10.1.0.0/24"), at("a", "192.0.2.11", "10.1.0.0/16", "10.1.1.0/24"))
+		for _, p := range n.Peers {
+			_, want, err := peer.Network{Prefixes: n.Prefixes, Peers: []peer.Peer{p}}.Sift()
+			require.NoError(t, err)
+			require.Equal(t, want, p.Check(n.Prefixes), "seed %d: %v", seed, p)
+			wrong += len(want)
+		}
+	}
+	require.Greater(t, wrong, 1000, "or nothing is proved")
+}
+
 func TestAPeerMoreNeverCostsAnEarlierOneItsPlace(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(25) {
