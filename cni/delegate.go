@@ -19,8 +19,8 @@ type Delegates map[string]Plugin
 const maxDepth = 8
 
 // Delegate finds the plugin of a type (specification, section 4). One that is linked in runs in this process, unless
-// CNI_PATH has another program of that name, and not a link to this one or a copy: an administrator's own binary wins. What is in neither place is an
-// [ErrNotAvailable] that says where was looked.
+// CNI_PATH has another program of that name, and not a link to this one or a copy: an administrator's own binary wins.
+// What is in neither place is an [ErrNotAvailable] that says where was looked.
 func (r *Request) Delegate(typ string) (Plugin, error) {
 	if typ == "" || typ == "." || typ == ".." || strings.ContainsAny(typ, "/\x00") || len(typ) > 255 {
 		return nil, Errorf(ErrConfig, "netconf: key \"type\" of a delegate is %q; want the file name of a plugin", clip(typ))

@@ -58,6 +58,9 @@ func TestALinkedInDelegateRunsHereUnlessTheAdministratorsOtherBinaryStandsInCNIP
 	program, err := os.ReadFile(self)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(copied, "leases"), program, 0o755))
+	alike := t.TempDir()
+	script(t, alike, "leases", other+"\nexit\n")
+	require.NoError(t, os.Truncate(filepath.Join(alike, "leases"), int64(len(program))))
 	script(t, theirs, "leases", other)
 	require.NoError(t, os.WriteFile(filepath.Join(useless, "leases"), []byte("x"), 0o600))
 	isDir := t.TempDir()
@@ -73,6 +76,7 @@ func TestALinkedInDelegateRunsHereUnlessTheAdministratorsOtherBinaryStandsInCNIP
 		"a link to this very file":      {[]string{symlink}, "linked"},
 		"a copy of it":                  {[]string{copied}, "linked"},
 		"another file":                  {[]string{theirs}, "other"},
+		"another file of the same size": {[]string{alike}, "other"},
 		"another file, in the second":   {[]string{empty, theirs}, "other"},
 		"this file before another":      {[]string{same, theirs}, "linked"},
 		"another file before this":      {[]string{theirs, same}, "other"},
