@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RemoveCgroup removes a control group and those below it in every hierarchy; name is its path below the root. The kernel takes a moment to see that their
-// processes are gone.
+// RemoveCgroup removes a control group and those below it in every hierarchy; name is its path below the root. The kernel
+// takes a moment to see that their processes are gone.
 func RemoveCgroup(name string) error {
 	tops, err := filepath.Glob("/sys/fs/cgroup/*" + name)
 	if err != nil {
