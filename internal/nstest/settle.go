@@ -14,7 +14,7 @@ import (
 // routes, stands: until the dump has stayed the same for a while. Dumps that are compared begin here.
 func Settle(t testing.TB, ns *netns.NS) {
 	t.Helper()
-	const quiet, most = 150 * time.Millisecond, 10 * time.Second
+	const quiet, most = 150 * time.Millisecond, time.Minute
 	dump := func() string {
 		var out strings.Builder
 		dumpNetlink(ns, &out)

@@ -258,7 +258,7 @@ func (n *node) is(want string, format string, args ...any) {
 
 func (n *node) soon(want string, look func() string, why string) {
 	n.t.Helper()
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		got := look()
 		if got == want {
 			return
