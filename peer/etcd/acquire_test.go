@@ -275,7 +275,7 @@ func TestANodeThatRanFlanneldKeepsItsRangeAndItsLease(t *testing.T) {
 	require.Equal(t, "c6:d2:32:6f:8f:44", p.V4.MAC.String(), "the MAC to go on with")
 	require.Equal(t, value, w.value("10.244.1.0-24"))
 	require.Equal(t, []string{id}, w.leases())
-	require.Equal(t, id, fmt.Sprintf("%x", s.Status().Lease))
+	require.Equal(t, id, fmt.Sprintf("%016x", s.Status().Lease))
 	require.Contains(t, w.s.Ctl(t, "lease", "timetolive", "--keys", id), "/cniblocks/claims"+w.prefix+"/10.244.1.0-24", "its range is claimed now")
 }
 
@@ -303,7 +303,7 @@ func TestARestartLeavesNoLeaseThatNobodyUses(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, was.Name == "" || was.Equal(p), "the same range")
 		was = p
-		require.Equal(t, []string{fmt.Sprintf("%x", s.Status().Lease)}, w.leases())
+		require.Equal(t, []string{fmt.Sprintf("%016x", s.Status().Lease)}, w.leases())
 		require.NoError(t, s.Close())
 	}
 	info, err := os.Stat(state)
@@ -336,7 +336,7 @@ func TestARestartLeavesNoLeaseThatNobodyUses(t *testing.T) {
 	}
 	b, err := os.ReadFile(state)
 	require.NoError(t, err)
-	require.Contains(t, string(b), w.leases()[0])
+	require.Contains(t, string(b), strings.TrimLeft(w.leases()[0], "0"))
 }
 
 func TestAStateFileThatCannotBeWrittenIsToldBeforeALeaseIsMade(t *testing.T) {

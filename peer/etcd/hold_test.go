@@ -110,7 +110,7 @@ func TestTheLeaseThatTheKeyIsBoundToNowIsKeptAlive(t *testing.T) {
 	mine := w.leases()[0]
 	id := w.grant(2)
 	w.put(h.key(), w.value(h.key()), "--lease="+id)
-	require.Eventually(t, func() bool { return fmt.Sprintf("%x", h.Status().Lease) == id }, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return fmt.Sprintf("%016x", h.Status().Lease) == id }, patience, 10*time.Millisecond)
 	require.Eventually(t, func() bool { return len(w.leases()) == 1 }, patience, 100*time.Millisecond, "the one that nothing is bound to runs out: %s", mine)
 	time.Sleep(2 * short)
 	require.Equal(t, []string{id}, w.leases())
@@ -190,7 +190,7 @@ func TestWhatAnotherWroteIntoTheKeyIsNotOverwrittenUnseen(t *testing.T) {
 	w.put(s.Status().Key, `{"PublicIP":"192.0.2.1","PublicIPv6":null}`, "--lease="+id) // a person, or flanneld on this node
 	require.NoError(t, s.Publish(within(t, patience), vxlan(p, 1)))
 	require.Contains(t, w.value(s.Status().Key), "vxlan")
-	require.Equal(t, id, fmt.Sprintf("%x", s.Status().Lease), "and its lease stays")
+	require.Equal(t, id, fmt.Sprintf("%016x", s.Status().Lease), "and its lease stays")
 }
 
 func TestWaitingEndsAtOnceWithItsContext(t *testing.T) {
