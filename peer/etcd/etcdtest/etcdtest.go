@@ -126,7 +126,7 @@ func (s *Server) Ctl(t testing.TB, args ...string) string {
 
 // TryCtl is Ctl for what may fail.
 func (s *Server) TryCtl(args ...string) (string, error) {
-	cmd := exec.Command("etcdctl", append([]string{"--endpoints", URL, "--command-timeout", "60s"}, args...)...)
+	cmd := exec.Command("etcdctl", append([]string{"--endpoints", URL, "--command-timeout", "60s", "--dial-timeout", "60s"}, args...)...)
 	cmd.Env = append(os.Environ(), "ETCDCTL_API=3")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
