@@ -279,7 +279,9 @@ func carrier(ctx context.Context, host *netns.NS, end veth.End, br bridge.State)
 	if err != nil {
 		return err
 	}
-	for wait := time.Millisecond; ; wait *= 2 {
+	const patience, longest = 10 * time.Second, 50 * time.Millisecond
+	deadline := time.Now().Add(patience)
+	for wait := time.Millisecond; ; wait = min(2*wait, longest) {
 		var port rtnl.Link
 		if err := c.Do(rtnl.GetLinkIndex(end.Index, func(l rtnl.Link) { port = l }), rtnl.GetLinkIndex(br.Index, func(rtnl.Link) {})); err != nil {
 			return err
@@ -287,7 +289,7 @@ func carrier(ctx context.Context, host *netns.NS, end veth.End, br bridge.State)
 		if port.OperState == rtnl.OperUp {
 			return nil
 		}
-		if wait > 2*time.Second {
+		if time.Now().After(deadline) {
 			return cni.Errorf(cni.ErrIO, "%s has no carrier: operational state %d", end.Name, port.OperState)
 		}
 		select {
