@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 const installText = `Usage: cniblocks install --dir DIR [OPTIONS]
@@ -87,10 +88,10 @@ func installPlugins(ctx context.Context, from, dir string) (names []string, writ
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, false, err
 	}
-	for _, links := range files(names) {
-		ok, err := installed(from, dir, links)
+	for _, one := range files(names) {
+		ok, err := installed(from, dir, one)
 		if err == nil && !ok {
-			written, err = true, place(from, dir, links)
+			written, err = true, place(from, dir, one)
 		}
 		if err != nil {
 			return nil, false, err
@@ -108,10 +109,13 @@ func files(names []string) (out [][]string) {
 		}
 		return name == flannelPlugin
 	})
-	return append(out, rest)
+	if len(rest) > 0 {
+		out = append(out, rest)
+	}
+	return out
 }
 
-// installed reports whether all names are links to one file with the program's bytes.
+// installed reports whether all names, and nothing else, are links to one file with the program's bytes.
 func installed(from, dir string, names []string) (bool, error) {
 	var first fs.FileInfo
 	for _, name := range names {
@@ -125,7 +129,7 @@ func installed(from, dir string, names []string) (bool, error) {
 		if first == nil {
 			first = info
 		}
-		if !info.Mode().IsRegular() || info.Mode().Perm() != 0o755 || !os.SameFile(first, info) {
+		if !info.Mode().IsRegular() || info.Mode().Perm() != 0o755 || !os.SameFile(first, info) || links(info) != len(names) {
 			return false, nil
 		}
 	}
@@ -135,6 +139,15 @@ func installed(from, dir string, names []string) (bool, error) {
 	}
 	have, err := sum(filepath.Join(dir, names[0]))
 	return bytes.Equal(have, want), err
+}
+
+// links is how many names a file has.
+func links(info fs.FileInfo) int {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0
+	}
+	return int(st.Nlink)
 }
 
 func sum(path string) ([]byte, error) {

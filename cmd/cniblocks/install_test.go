@@ -57,7 +57,15 @@ func TestWhoeverWritesOverOurFlannelChangesNoOtherPlugin(t *testing.T) {
 	t.Parallel()
 	from, names := plugins(t)
 	dir := t.TempDir()
-	for range 2 {
+	for _, before := range []func(){
+		func() {},
+		func() {}, // what the first round left
+		func() { // all links to one file, as an earlier version left them
+			require.NoError(t, os.Remove(filepath.Join(dir, "flannel")))
+			require.NoError(t, os.Link(filepath.Join(dir, "bridge"), filepath.Join(dir, "flannel")))
+		},
+	} {
+		before()
 		status, out, errs := call(t, "install", "--from", from, "--dir", dir)
 		require.Zero(t, status, errs)
 		require.Contains(t, out, "installed in ")
