@@ -127,8 +127,10 @@ func TestAPortHasNoLinkLocalAddressAndAnotherHostEndHas(t *testing.T) {
 				require.NoError(t, err)
 				addrs, err = h.AddrList(host, netlink.FAMILY_V6)
 				require.NoError(t, err)
-				return len(pod) == 1 && len(addrs) >= want
-			}, 5*time.Second, time.Millisecond)
+				host, err = h.LinkByName("host0")
+				require.NoError(t, err)
+				return len(pod) == 1 && len(addrs) >= want && host.Attrs().OperState == netlink.OperUp
+			}, 30*time.Second, time.Millisecond)
 			require.Len(t, addrs, want)
 			all := &netlink.Route{LinkIndex: host.Attrs().Index, Table: unix.RT_TABLE_UNSPEC}
 			routes, err := h.RouteListFiltered(netlink.FAMILY_V6, all, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)

@@ -111,11 +111,11 @@ func ended(t *testing.T, gate string) {
 		b, err := os.ReadFile(filepath.Join(filepath.Dir(gate), "pid"))
 		pid = strings.TrimSpace(string(b))
 		return err == nil && pid != ""
-	}, 10*time.Second, 5*time.Millisecond)
+	}, 30*time.Second, 5*time.Millisecond)
 	require.Eventually(t, func() bool {
 		b, err := os.ReadFile("/proc/" + pid + "/stat")
 		return err != nil || strings.Contains(string(b), ") Z ")
-	}, 10*time.Second, 5*time.Millisecond)
+	}, 30*time.Second, 5*time.Millisecond)
 }
 
 func TestNameAndAddressAreFreeAThousandTimesInARow(t *testing.T) {
@@ -197,7 +197,7 @@ func TestTheChildOutlivesAParentThatDied(t *testing.T) {
 	require.ErrorContains(t, call("start-and-die", path(w.node), program, 0, index), "signal: killed")
 	require.Len(t, w.links(), 2, "nothing was sent yet")
 	ended(t, gate)
-	require.Eventually(t, func() bool { return len(w.links()) == 0 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(w.links()) == 0 }, 30*time.Second, 5*time.Millisecond)
 }
 
 func TestAKillOfTheWholeGroupAfterwardsChangesNothing(t *testing.T) {
