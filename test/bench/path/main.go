@@ -126,7 +126,7 @@ func inside(o options) error {
 	}{{"one node", b.oneNode}, {"two nodes", b.twoNodes}} {
 		lanes, missing := s.lanes()
 		for _, err := range missing {
-			rep.Notes = append(rep.Notes, fmt.Sprintf("%s, not measured: %v", s.name, err))
+			rep.Notes = append(rep.Notes, fmt.Sprintf("%s, not measured: %s", s.name, strings.Join(strings.Fields(err.Error()), " ")))
 		}
 		if len(lanes) == 0 {
 			continue

@@ -119,10 +119,10 @@ func (p *process) output(status syscall.WaitStatus) ([]byte, error) {
 		Msg, Details string
 	}
 	if json.Unmarshal(out, &e) == nil && e.Msg != "" {
-		return out, fmt.Errorf("%s %s: code %d: %s %s", p.call.Path(), p.call.Verb, e.Code, e.Msg, e.Details)
+		return out, fmt.Errorf("%s %s: code %d: %s %s", p.call.Type, p.call.Verb, e.Code, e.Msg, e.Details)
 	}
 	stderr, _ := contents(p.files[2])
-	return out, fmt.Errorf("%s %s: wait status %#x: %s %s", p.call.Path(), p.call.Verb, int(status), out, stderr)
+	return out, fmt.Errorf("%s %s: wait status %#x: %s %s", p.call.Type, p.call.Verb, int(status), out, stderr)
 }
 
 func contents(f *os.File) ([]byte, error) {
