@@ -29,7 +29,7 @@ import (
 )
 
 var (
-	operations = flag.Int("operations", 1600, "how many operations; the long form has 50000")
+	operations = flag.Int("operations", usual(), "how many operations; the long form has 50000")
 	seed       = flag.Uint64("seed", 0, "of the random numbers; 0 is another one each time")
 	workers    = flag.Int("workers", 8, "how many work at once")
 )
@@ -38,6 +38,14 @@ const (
 	perRound  = 50 // operations of a worker between two looks at everything
 	perWorker = 2  // slots of a worker in each network
 )
+
+// usual is the number of operations of a run that nobody asked to be longer: in CI some minutes of them.
+func usual() int {
+	if os.Getenv("CI") != "" {
+		return 10_000
+	}
+	return 1600
+}
 
 func TestMain(m *testing.M) { nstest.Main(m, binaries.Remove) }
 
