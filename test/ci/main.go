@@ -78,7 +78,7 @@ func (s *suite) run(ctx context.Context) (report, error) {
 	}
 	before := pinned()
 
-	args := []string{"-timeout=15m"}
+	args := []string{"-timeout=30m"}
 	if s.race {
 		args = append(args, "-race")
 	}
