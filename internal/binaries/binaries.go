@@ -24,14 +24,12 @@ var build = sync.OnceValues(func() (string, error) {
 	}
 	// Linked and named as make install leaves them: one program under every plugin's name.
 	plugins := filepath.Join(dir, ".plugins")
-	args := []string{"build", "-o", plugins}
+	var flags string
 	if runtime.GOARCH == "amd64" {
-		args = append(args, "-ldflags=-E="+module+"/internal/reap.entry")
+		flags = "-E=" + module + "/internal/reap.entry"
 	}
-	cmd := exec.Command("go", append(args, module+"/plugins")...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return dir, fmt.Errorf("build the plugins: %w\n%s", err, out)
+	if err := compile(plugins, "/plugins", flags); err != nil {
+		return dir, err
 	}
 	names, err := exec.Command(plugins, "--list").Output()
 	if err != nil {
@@ -51,12 +49,12 @@ var command = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "cniblocks")
-	return path, compile(path, "/cmd/cniblocks")
+	return path, compile(path, "/cmd/cniblocks", "")
 })
 
-// compile builds a static program, as make build does.
-func compile(path, pkg string) error {
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, module+pkg)
+// compile builds a static program, as make build does, with further flags of the linker.
+func compile(path, pkg, flags string) error {
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w "+flags, "-o", path, module+pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s: %w\n%s", pkg, err, out)
