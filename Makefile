@@ -130,7 +130,7 @@ crash-vm: build vm ## the same for what few kernels have, some calls of each, in
 
 .PHONY: soak
 soak: ## 50000 calls at random, right ones, wrong ones and killed ones; ARGS="-operations=N -seed=N"
-	$(GO) test -count=1 -v -timeout 4h -run TestWhateverIsCalled ./test/soak -operations=50000 $(ARGS)
+	$(GO) test -count=1 -v -timeout 4h -run TestWhateverIsCalled ./test/soak -for=0 -operations=50000 $(ARGS)
 
 .PHONY: soak-vm
 soak-vm: build vm ## 1600 calls at random, and two stops of each pair of calls, on the kernel of the virtual machine; ARGS="-seed=N"

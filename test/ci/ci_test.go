@@ -173,7 +173,7 @@ func TestTheVirtualMachineIsAskedForNoMoreThanWaitsForIt(t *testing.T) {
 		r.output.WriteString("    a_test.go:7: lane: needs gre, " + inVM + "\n")
 		l.results[id{"m/a", name}] = r
 	}
-	require.Equal(t, []selection{{"m/a", "^(TestB)$"}, {"m/a", "^(TestA)$/^(x)$"}}, wantVM(l))
+	require.Equal(t, []selection{{"m/a", "^(TestA)$/^(x)$"}, {"m/a", "^(TestB)$"}}, wantVM(l), "most tests first")
 }
 
 func TestPackagesWhoseTestsNeedKubernetesAreParted(t *testing.T) {

@@ -71,7 +71,8 @@ type report struct {
 type selection struct{ pkg, run string }
 
 // wantVM selects the tests that wait for the virtual machine, and as little besides them as patterns allow: emulation is
-// slow. Whole tests and subtests of a package are two selections.
+// slow. Whole tests and subtests of a package are two selections. The one of most tests comes first, for two run at a time
+// and it is the other processor that is idle while the last one ends.
 func wantVM(l *lane) []selection {
 	whole, nested := map[string][]string{}, map[string][]string{}
 	for _, key := range l.tests("") {
@@ -91,6 +92,7 @@ func wantVM(l *lane) []selection {
 			all = append(all, selection{pkg, pattern(tests[pkg])})
 		}
 	}
+	slices.SortStableFunc(all, func(a, b selection) int { return len(b.run) - len(a.run) })
 	return all
 }
 

@@ -29,7 +29,8 @@ import (
 )
 
 var (
-	operations = flag.Int("operations", usual(), "how many operations; the long form has 50000")
+	operations = flag.Int("operations", 1600, "how many operations; the long form has 50000")
+	lasting    = flag.Duration("for", usual(), "how long, however many operations that takes; 0 is as long as -operations takes")
 	seed       = flag.Uint64("seed", 0, "of the random numbers; 0 is another one each time")
 	workers    = flag.Int("workers", 8, "how many work at once")
 )
@@ -39,12 +40,12 @@ const (
 	perWorker = 2  // slots of a worker in each network
 )
 
-// usual is the number of operations of a run that nobody asked to be longer: in CI some minutes of them.
-func usual() int {
+// usual is how long a run takes that nobody asked for: CI has five minutes for it.
+func usual() time.Duration {
 	if os.Getenv("CI") != "" {
-		return 10_000
+		return 5 * time.Minute
 	}
-	return 1600
+	return 0
 }
 
 func TestMain(m *testing.M) { nstest.Main(m, binaries.Remove) }
@@ -65,7 +66,7 @@ func TestWhateverIsCalledInWhateverOrderExactlyWhatIsAttachedExists(t *testing.T
 	if *seed == 0 {
 		*seed = rand.Uint64()
 	}
-	t.Logf("repeat with -seed=%d -operations=%d -workers=%d", *seed, *operations, *workers)
+	t.Logf("repeat with -seed=%d -operations=%d -for=%s -workers=%d", *seed, *operations, *lasting, *workers)
 	r := &run{t: t, m: machine.New(t)}
 	r.m.Path += ":" + static
 	r.m.SubnetEnv(t)
@@ -75,7 +76,13 @@ func TestWhateverIsCalledInWhateverOrderExactlyWhatIsAttachedExists(t *testing.T
 	r.settle()
 	clean, files, heap := r.dump(), r.m.Files(t), memory()
 	begin := time.Now()
-	for done, round := 0, 0; done < *operations; round++ {
+	more := func(done int) bool {
+		if *lasting > 0 {
+			return time.Since(begin) < *lasting
+		}
+		return done < *operations
+	}
+	for done, round := 0, 0; more(done); round++ {
 		r.generation = round % 3
 		r.settle()
 		var g errgroup.Group
