@@ -70,7 +70,11 @@ func runGuest() error {
 	if err := os.WriteFile(filepath.Join(run, "up"), nil, 0o600); err != nil {
 		return err
 	}
-	code := exitCode(start(p, out, complaint))
+	pid, err := start(p, out, complaint)
+	if err != nil {
+		return fmt.Errorf("start %s in %s: %w; /dev, /proc, /run and /sys are the guest's own", p.Argv[0], p.Dir, err)
+	}
+	code := exitCode(pid)
 	return os.WriteFile(filepath.Join(run, "exit"), []byte(strconv.Itoa(code)), 0o600)
 }
 
@@ -255,11 +259,7 @@ func start(p plan, out, complaint string) (pid int, err error) {
 }
 
 // exitCode waits for the program, and for the orphans that a first process inherits.
-func exitCode(pid int, err error) int {
-	if err != nil {
-		fmt.Println("vm: start:", err)
-		return exitCannotRun
-	}
+func exitCode(pid int) int {
 	for {
 		var status unix.WaitStatus
 		got, err := unix.Wait4(-1, &status, 0, nil)
@@ -278,7 +278,10 @@ func exitCode(pid int, err error) int {
 }
 
 func wait(pid int, err error) error {
-	if code := exitCode(pid, err); code != 0 {
+	if err != nil {
+		return err
+	}
+	if code := exitCode(pid); code != 0 {
 		return fmt.Errorf("exit code %d", code)
 	}
 	return nil

@@ -9,8 +9,8 @@
 //	out/vm -check                                fetch the kernel, boot it once, say how long it took
 //
 // The program runs as root, with the environment and the working directory of its caller; stdout and stderr stay apart.
-// It sees all files of the host. What it writes is gone at the end, except in the directory of a binary that go test
-// made, and below those named with -w. Kernel modules load by themselves.
+// It sees all files of the host but those in /dev, /proc, /run and /sys. What it writes is gone at the end, except in the
+// directory of a binary that go test made, and below those named with -w. Kernel modules load by themselves.
 //
 // The exit code is the program's; 124 when it took too long, 125 when the machine could not run it, with one line that
 // begins "vm: CANNOT RUN". The guest is marked by CNIBLOCKS_VM=1.
