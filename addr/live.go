@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/internal/wait"
 	"github.com/cniblocks/cniblocks/netns"
 )
 
@@ -34,8 +35,9 @@ func Live(ctx context.Context, ns *netns.NS, prefixes ...netip.Prefix) error {
 		return err
 	}
 	const patience, longest = 10 * time.Second, 50 * time.Millisecond
-	end := time.Now().Add(patience)
-	for wait := 50 * time.Microsecond; ; wait = min(2*wait, longest) {
+	soon, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err = wait.Until(soon, longest, func() (bool, error) {
 		var msgs []*rtnl.Msg
 		for a := range waiting {
 			msgs = append(msgs, rtnl.MatchRoute(a, func(r rtnl.Route) {
@@ -44,19 +46,11 @@ func Live(ctx context.Context, ns *netns.NS, prefixes ...netip.Prefix) error {
 				}
 			}))
 		}
-		if err := rtnl.Except(c.Do(msgs...), fs.ErrNotExist, unix.ENETUNREACH, unix.EHOSTUNREACH); err != nil {
-			return err
-		}
-		if len(waiting) == 0 {
-			return nil
-		}
-		if time.Now().After(end) {
-			return fmt.Errorf("the kernel does not answer for %v in %s", slices.Collect(maps.Keys(waiting)), ns.Path())
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
-		}
+		err := rtnl.Except(c.Do(msgs...), fs.ErrNotExist, unix.ENETUNREACH, unix.EHOSTUNREACH)
+		return len(waiting) == 0, err
+	})
+	if soon.Err() != nil && err != nil {
+		return fmt.Errorf("the kernel does not answer for %v in %s: %w", slices.Collect(maps.Keys(waiting)), ns.Path(), err)
 	}
+	return err
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	machine "github.com/cniblocks/cniblocks/internal/boot"
+	"github.com/cniblocks/cniblocks/internal/wait"
 )
 
 const (
@@ -165,19 +166,8 @@ func (s *session) acquire(ctx context.Context) (err error) {
 		s.lock = -1
 		return err
 	}
-	for wait := 50 * time.Microsecond; ; wait = min(2*wait, 2*time.Millisecond) {
-		err := unix.Flock(s.lock, unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			break
-		}
-		if err != unix.EWOULDBLOCK && err != unix.EINTR {
-			return s.net.err("lock", lockName, err)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for the lock %s: %w", filepath.Join(s.net.path, lockName), context.Cause(ctx))
-		case <-time.After(wait/2 + rand.N(wait)):
-		}
+	if err := wait.Lock(ctx, s.lock, 2*time.Millisecond); err != nil {
+		return s.net.err("lock", lockName, err)
 	}
 	// A lock that was deleted keeps nobody out.
 	var st unix.Stat_t

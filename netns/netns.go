@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/internal/wait"
 )
 
 // Dir is where pinned namespaces live, as ip-netns(8) has it.
@@ -295,26 +297,15 @@ func (ns *NS) Lock(ctx context.Context) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock namespace %s: %w", ns.path, err)
 	}
-	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 5*time.Millisecond) {
-		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() {
-				// By name: a child that is just being started may hold a copy of the descriptor for a moment.
-				_ = unix.Flock(fd, unix.LOCK_UN)
-				unix.Close(fd)
-			}, nil
-		}
-		if err != unix.EWOULDBLOCK && err != unix.EINTR {
-			unix.Close(fd)
-			return nil, fmt.Errorf("lock namespace %s: %w", ns.path, err)
-		}
-		select {
-		case <-ctx.Done():
-			unix.Close(fd)
-			return nil, fmt.Errorf("lock namespace %s: %w", ns.path, ctx.Err())
-		case <-time.After(wait):
-		}
+	if err := wait.Lock(ctx, fd, 5*time.Millisecond); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("lock namespace %s: %w", ns.path, err)
 	}
+	return func() {
+		// By name: a child that is just being started may hold a copy of the descriptor for a moment.
+		_ = unix.Flock(fd, unix.LOCK_UN)
+		unix.Close(fd)
+	}, nil
 }
 
 // Do calls f on a thread that is in the namespace and is thrown away afterwards. f must not start goroutines that

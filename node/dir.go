@@ -3,6 +3,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +11,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/cniblocks/cniblocks/internal/wait"
 )
 
 // OpenDir opens the directory of a network's files, and makes it, with those above, if it is not there. What is done
@@ -56,17 +59,13 @@ func lock(dir *os.Root) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	const patience = 10 * time.Second
-	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if err != syscall.EWOULDBLOCK && err != syscall.EINTR || time.Since(begin) > patience {
-			f.Close()
-			return nil, &fs.PathError{Op: "lock", Path: dir.Name(), Err: err}
-		}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := wait.Lock(ctx, int(f.Fd()), time.Millisecond); err != nil {
+		f.Close()
+		return nil, &fs.PathError{Op: "lock", Path: dir.Name(), Err: err}
 	}
+	return func() { f.Close() }, nil
 }
 
 // ReadFile reads a file whose directory somebody else might have made: it follows no symbolic link, never waits, and reads

@@ -4,15 +4,12 @@ package overlay
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/cniblocks/cniblocks/internal/wait"
 	"github.com/cniblocks/cniblocks/node"
 )
 
@@ -34,25 +31,13 @@ func (n *Node) lock(ctx context.Context) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s is not a file of ours, remove it: %w", path, err)
 	}
-	fd := int(f.Fd())
-	for wait := 200 * time.Microsecond; ; wait = min(2*wait, 10*time.Millisecond) {
-		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			n.locked = true
-			return func() {
-				n.locked = false
-				f.Close()
-			}, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close()
-			return nil, &fs.PathError{Op: "lock", Path: path, Err: err}
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("lock %s, which another process holds: %w", path, ctx.Err())
-		case <-time.After(wait):
-		}
+	if err := wait.Lock(ctx, int(f.Fd()), 10*time.Millisecond); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
+	n.locked = true
+	return func() {
+		n.locked = false
+		f.Close()
+	}, nil
 }

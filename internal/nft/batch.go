@@ -7,10 +7,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/internal/wait"
 )
 
 const chunk = 1000 // elements in one message: an attribute holds less than 64 KiB
@@ -252,25 +253,28 @@ func (c *Conn) verdict(first uint32, b *Batch) (result error) {
 // another writer comes between the reading and the commit, nothing is written and plan is called again, until ctx ends.
 // A plan that adds nothing costs no commit.
 func (c *Conn) Update(ctx context.Context, plan func(*Batch) error) error {
-	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 5*time.Millisecond) {
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("change nftables: %w", context.Cause(ctx))
-		}
+	if ctx.Err() != nil {
+		return fmt.Errorf("change nftables: %w", context.Cause(ctx))
+	}
+	outrun := false
+	err := wait.Until(ctx, 5*time.Millisecond, func() (bool, error) {
+		outrun = false
 		generation, err := c.Generation()
 		if err != nil {
-			return err
+			return false, err
 		}
 		var b Batch
 		if err := plan(&b); err != nil {
-			return err
+			return false, err
 		}
-		if err := c.Commit(generation, &b); !errors.Is(err, ErrChanged) {
-			return err
+		err = c.Commit(generation, &b)
+		if outrun = errors.Is(err, ErrChanged); outrun {
+			return false, nil
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("change nftables: %w: %w", ErrChanged, context.Cause(ctx))
-		case <-time.After(rand.N(wait)):
-		}
+		return true, err
+	})
+	if outrun {
+		return fmt.Errorf("change nftables: %w: %w", ErrChanged, err)
 	}
+	return err
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/internal/undo"
+	"github.com/cniblocks/cniblocks/internal/wait"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/route"
 	"github.com/cniblocks/cniblocks/veth"
@@ -280,24 +281,17 @@ func carrier(ctx context.Context, host *netns.NS, end veth.End, br bridge.State)
 		return err
 	}
 	const patience, longest = 10 * time.Second, 50 * time.Millisecond
-	deadline := time.Now().Add(patience)
-	for wait := time.Millisecond; ; wait = min(2*wait, longest) {
-		var port rtnl.Link
-		if err := c.Do(rtnl.GetLinkIndex(end.Index, func(l rtnl.Link) { port = l }), rtnl.GetLinkIndex(br.Index, func(rtnl.Link) {})); err != nil {
-			return err
-		}
-		if port.OperState == rtnl.OperUp {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return cni.Errorf(cni.ErrIO, "%s has no carrier: operational state %d", end.Name, port.OperState)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
-		}
+	soon, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var port rtnl.Link
+	err = wait.Until(soon, longest, func() (bool, error) {
+		err := c.Do(rtnl.GetLinkIndex(end.Index, func(l rtnl.Link) { port = l }), rtnl.GetLinkIndex(br.Index, func(rtnl.Link) {}))
+		return port.OperState == rtnl.OperUp, err
+	})
+	if soon.Err() != nil && err != nil {
+		return cni.Errorf(cni.ErrIO, "%s has no carrier: operational state %d: %w", end.Name, port.OperState, err)
 	}
+	return err
 }
 
 // config makes an error one of the configuration if it is the target.

@@ -12,6 +12,7 @@ import (
 	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/internal/wait"
 	"github.com/cniblocks/cniblocks/route"
 	"github.com/cniblocks/cniblocks/sysctl"
 	"github.com/cniblocks/cniblocks/veth"
@@ -127,25 +128,22 @@ func (j *job) podSysctls(res *cni.Result) error {
 func settle(ctx context.Context, c *rtnl.Conn, index int) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	for {
+	err := wait.Until(ctx, 50*time.Millisecond, func() (bool, error) {
 		addrs, err := c.Addrs(index)
 		if err != nil {
-			return err
+			return false, err
 		}
 		tentative := false
 		for _, a := range addrs {
 			if a.Flags&unix.IFA_F_DADFAILED != 0 {
-				return cni.Errorf(cni.ErrIO, "duplicate address detection: another station has %s", a.Prefix.Addr())
+				return false, cni.Errorf(cni.ErrIO, "duplicate address detection: another station has %s", a.Prefix.Addr())
 			}
 			tentative = tentative || a.Flags&unix.IFA_F_TENTATIVE != 0
 		}
-		if !tentative {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for duplicate address detection: %w", ctx.Err())
-		case <-time.After(10 * time.Millisecond):
-		}
+		return !tentative, nil
+	})
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("wait for duplicate address detection: %w", err)
 	}
+	return err
 }

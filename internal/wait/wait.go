@@ -1,0 +1,48 @@
+//go:build linux
+
+// Package wait tries again what another process, or the kernel in its own time, keeps from being done.
+package wait
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"syscall"
+	"time"
+)
+
+// shortest is about the first pause.
+const shortest = 50 * time.Microsecond
+
+// Until calls try until it is done or fails. It pauses in between, twice as long each time and at last about longest; by
+// chance up to half more or less, so that those who wait for one another get out of step. When ctx ends it gives up, with
+// the cause as its error.
+func Until(ctx context.Context, longest time.Duration, try func() (done bool, err error)) error {
+	for pause := shortest; ; pause = min(2*pause, longest) {
+		if done, err := try(); done || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(pause/2 + rand.N(pause)):
+		}
+	}
+}
+
+// Lock takes the lock of an open file, see flock(2), with pauses up to longest. The lock ends with the last descriptor of
+// the open file, or by LOCK_UN.
+func Lock(ctx context.Context, fd int, longest time.Duration) error {
+	held := false
+	err := Until(ctx, longest, func() (bool, error) {
+		err := syscall.Flock(fd, syscall.LOCK_EX|syscall.LOCK_NB)
+		if held = err == syscall.EWOULDBLOCK; held || err == syscall.EINTR {
+			return false, nil
+		}
+		return err == nil, err
+	})
+	if held {
+		return fmt.Errorf("another process holds it: %w", err)
+	}
+	return err
+}
