@@ -114,7 +114,7 @@ bench-path: build ## the way of packets, beside the reference's and a bare veth 
 	$(GO) run ./test/bench/path $(ARGS)
 
 .PHONY: crash
-crash: ## every system call of every verb killed or failed, for a quarter of an hour; writes docs/reliability-crash.md; ARGS="-run ..."
+crash: ## every system call of every verb killed or failed, for half an hour; writes docs/reliability-crash.md; ARGS="-run ..."
 	$(GO) test -count=1 -v -timeout 6h -parallel 4 ./test/crash -all -table $(CURDIR)/docs/reliability-crash.md $(ARGS)
 
 # What runs in the virtual machine runs the plugins as they are built here: there it takes a minute to build them.
