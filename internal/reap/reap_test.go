@@ -76,7 +76,7 @@ func path(ns *netns.NS) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(
 
 // plugin is the program that runtimes call: where there is an entry its children begin there, those of this test binary in
 // main.
-func plugin(t *testing.T) *Deleter {
+func plugin(t testing.TB) *Deleter {
 	t.Helper()
 	dir, err := binaries.Build()
 	require.NoError(t, err)
