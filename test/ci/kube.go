@@ -27,20 +27,28 @@ func (s *suite) split(ctx context.Context) (others, kube []string, err error) {
 	return others, kube, nil
 }
 
-// parted reads lines of a package and what its tests import.
+// slow are the ends of the import paths of packages that take minutes.
+var slow = []string{"/test/soak", "/test/crash", "/peer/etcd"}
+
+// parted reads lines of a package and what its tests import. The slow ones of the others come first, so that none of them
+// runs alone in the end.
 func parted(list string) (others, kube []string) {
+	var first []string
 	for line := range strings.Lines(list) {
 		words := strings.Fields(line)
 		if len(words) == 0 {
 			continue
 		}
-		if slices.ContainsFunc(words[1:], func(w string) bool { return strings.HasSuffix(w, kubetest) }) {
+		switch {
+		case slices.ContainsFunc(words[1:], func(w string) bool { return strings.HasSuffix(w, kubetest) }):
 			kube = append(kube, words[0])
-		} else {
+		case slices.ContainsFunc(slow, func(end string) bool { return strings.HasSuffix(words[0], end) }):
+			first = append(first, words[0])
+		default:
 			others = append(others, words[0])
 		}
 	}
-	return others, kube
+	return slices.Concat(first, others), kube
 }
 
 // buildKube begins to build the programs of Kubernetes, where they are not there yet, behind the tests. wait returns when
