@@ -23,6 +23,9 @@ import (
 // bootLimit is what a boot may take with KVM, which needs about a second, before it counts as not working.
 const bootLimit = 20 * time.Second
 
+// vfsGrace is how long a guest may live without its files, which it waits for ever for.
+const vfsGrace = 10 * time.Second
+
 // brokenAccelError says that an accelerator is there and does not run this kernel.
 type brokenAccelError struct{ accel, why string }
 
@@ -58,7 +61,8 @@ type machine struct {
 	plan   plan
 	accel  string
 
-	dir      string // shared with the guest
+	dir      string     // shared with the guest
+	vfsEnd   chan error // says how virtiofsd ended
 	qemuSays safeBuffer
 	vfsSays  safeBuffer
 }
@@ -139,8 +143,12 @@ func (m *machine) watch(ctx context.Context, cancel func(), done <-chan error) (
 	defer tick.Stop()
 	started := time.Now()
 	broken := ""
+	vfsEnd, gone, alone := m.vfsEnd, time.Time{}, false
 	for {
 		select {
+		case err := <-vfsEnd: // as it does with the guest
+			m.vfsEnd <- err
+			vfsEnd, gone = nil, time.Now()
 		case err := <-done:
 			if st, e := os.Stat(m.at("up")); e == nil {
 				up = st.ModTime()
@@ -150,6 +158,8 @@ func (m *machine) watch(ctx context.Context, cancel func(), done <-chan error) (
 			switch {
 			case broken != "":
 				return up, &brokenAccelError{m.accel, broken}
+			case alone:
+				return up, fmt.Errorf("virtiofsd ended before the guest did:\n%s", m.vfsSays.String())
 			case errors.Is(ctx.Err(), context.DeadlineExceeded):
 				fmt.Fprintf(os.Stderr, "vm: killed after %s\n%s\n", m.limit, tail(m.at("console")))
 				return up, os.WriteFile(m.at("exit"), []byte(strconv.Itoa(exitTimeout)), 0o600)
@@ -160,6 +170,10 @@ func (m *machine) watch(ctx context.Context, cancel func(), done <-chan error) (
 			}
 			return up, nil
 		case <-tick.C:
+			if !gone.IsZero() && time.Since(gone) > vfsGrace {
+				alone = true
+				cancel()
+			}
 			if m.accel == "tcg" || broken != "" || exists(m.at("up")) {
 				continue
 			}
@@ -228,7 +242,9 @@ func (m *machine) shareRoot(ctx context.Context) (stop func(), err error) {
 		cancel()
 		return nil, err
 	}
-	stop = func() { cancel(); _ = cmd.Wait() }
+	m.vfsEnd = make(chan error, 1)
+	go func() { m.vfsEnd <- cmd.Wait() }()
+	stop = func() { cancel(); <-m.vfsEnd }
 	for range 500 {
 		if exists(m.at("root.sock")) {
 			return stop, nil
