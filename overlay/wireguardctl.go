@@ -5,7 +5,6 @@ package overlay
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -17,21 +16,32 @@ import (
 	"github.com/cniblocks/cniblocks/peer"
 )
 
-type ctlKey struct{}
+// wireguardPatience is how long the kernel may take for a whole list of peers.
+const wireguardPatience = 30 * time.Second
 
-// ctl is the process's socket in the namespace.
-func (w *wireguard) ctl() (*wgctrl.Client, error) {
-	c, err := w.o.NS.Keep(ctlKey{}, func() (c io.Closer, err error) {
-		err = w.o.NS.Do(func() error {
+// control calls f with a control socket in the namespace that serves only once: a call of the library that was interrupted
+// (EINTR) waits for an event of its socket that does not come, and is then left to itself.
+func (w *wireguard) control(f func(*wgctrl.Client) error) error {
+	done := make(chan error, 1)
+	go func() {
+		var c *wgctrl.Client
+		err := w.o.NS.Do(func() (err error) {
 			c, err = wgctrl.New()
 			return err
 		})
-		return c, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("open the control socket of WireGuard: %w", err)
+		if err != nil {
+			done <- fmt.Errorf("open the control socket of WireGuard: %w", err)
+			return
+		}
+		defer c.Close()
+		done <- f(c)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(wireguardPatience):
+		return fmt.Errorf("the kernel's WireGuard has not answered for %s", wireguardPatience)
 	}
-	return c.(*wgctrl.Client), nil
 }
 
 // readTunnel lists the peers of the device, and tells whether its key and port are right.
@@ -40,11 +50,11 @@ func (w *wireguard) readTunnel(n *Node) (peers []tunnelPeer, right bool, err err
 	if _, ok := n.links[name]; !ok {
 		return nil, false, nil
 	}
-	c, err := w.ctl()
-	if err != nil {
-		return nil, false, err
-	}
-	d, err := c.Device(name)
+	var d *wgtypes.Device
+	err = w.control(func(c *wgctrl.Client) (err error) {
+		d, err = c.Device(name)
+		return err
+	})
 	if err != nil {
 		return nil, false, fmt.Errorf("read WireGuard device %s: %w", name, err)
 	}
@@ -75,10 +85,6 @@ func seen(p wgtypes.Peer) tunnelPeer {
 // applyTunnel writes peers. An allowed IP belongs to one peer, and the last writer takes it: so those that gain ranges
 // come first, then those that lose some, and those that leave last, which then take nothing with them.
 func (w *wireguard) applyTunnel(n *Node, c *changes) error {
-	ctl, err := w.ctl()
-	if err != nil {
-		return err
-	}
 	var gain, lose, leave []wgtypes.PeerConfig
 	for _, t := range c.setTunnel {
 		was, there := c.wasTunnel[t.key]
@@ -98,11 +104,13 @@ func (w *wireguard) applyTunnel(n *Node, c *changes) error {
 		key, port := wgtypes.Key(w.key), int(w.Port)
 		cfg.PrivateKey, cfg.ListenPort = &key, &port
 	}
-	if err := ctl.ConfigureDevice(n.devices[0].name, cfg); err != nil {
+	name := n.devices[0].name
+	err := w.control(func(ctl *wgctrl.Client) error { return ctl.ConfigureDevice(name, cfg) })
+	if err != nil {
 		if errors.Is(err, errInUse) {
-			return fmt.Errorf("WireGuard device %s: UDP port %d is taken; 'ss -lun' shows by whom; state another \"port\": %w", n.devices[0].name, w.Port, err)
+			return fmt.Errorf("WireGuard device %s: UDP port %d is taken; 'ss -lun' shows by whom; state another \"port\": %w", name, w.Port, err)
 		}
-		return fmt.Errorf("configure WireGuard device %s: %w", n.devices[0].name, err)
+		return fmt.Errorf("configure WireGuard device %s: %w", name, err)
 	}
 	return nil
 }
