@@ -190,7 +190,9 @@ func (m *machine) watch(ctx context.Context, cancel func(), done <-chan error) (
 }
 
 func (m *machine) args() []string {
-	cpu := "max"
+	// Once in some hours QEMU 7.2 leaves other bits in the flags after cmpxchg16b, and the kernel panics. Where there is no
+	// such instruction it uses others.
+	cpu := "max,cx16=off"
 	accel := m.accel
 	if accel == "kvm" {
 		cpu = "host"
