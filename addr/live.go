@@ -4,6 +4,7 @@ package addr
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -35,9 +36,7 @@ func Live(ctx context.Context, ns *netns.NS, prefixes ...netip.Prefix) error {
 		return err
 	}
 	const patience, longest = 10 * time.Second, 50 * time.Millisecond
-	soon, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	err = wait.Until(soon, longest, func() (bool, error) {
+	err = wait.Until(ctx, patience, longest, func() (bool, error) {
 		var msgs []*rtnl.Msg
 		for a := range waiting {
 			msgs = append(msgs, rtnl.MatchRoute(a, func(r rtnl.Route) {
@@ -49,7 +48,7 @@ func Live(ctx context.Context, ns *netns.NS, prefixes ...netip.Prefix) error {
 		err := rtnl.Except(c.Do(msgs...), fs.ErrNotExist, unix.ENETUNREACH, unix.EHOSTUNREACH)
 		return len(waiting) == 0, err
 	})
-	if soon.Err() != nil && err != nil {
+	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("the kernel does not answer for %v in %s: %w", slices.Collect(maps.Keys(waiting)), ns.Path(), err)
 	}
 	return err

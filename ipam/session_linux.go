@@ -166,7 +166,7 @@ func (s *session) acquire(ctx context.Context) (err error) {
 		s.lock = -1
 		return err
 	}
-	if err := wait.Lock(ctx, s.lock, 2*time.Millisecond); err != nil {
+	if err := wait.Lock(ctx, s.lock, 0, 2*time.Millisecond); err != nil {
 		return s.net.err("lock", lockName, err)
 	}
 	// A lock that was deleted keeps nobody out.

@@ -297,7 +297,7 @@ func (ns *NS) Lock(ctx context.Context) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock namespace %s: %w", ns.path, err)
 	}
-	if err := wait.Lock(ctx, fd, 5*time.Millisecond); err != nil {
+	if err := wait.Lock(ctx, fd, 0, 5*time.Millisecond); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("lock namespace %s: %w", ns.path, err)
 	}

@@ -59,9 +59,7 @@ func lock(dir *os.Root) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	if err := wait.Lock(ctx, int(f.Fd()), time.Millisecond); err != nil {
+	if err := wait.Lock(context.Background(), int(f.Fd()), 10*time.Second, time.Millisecond); err != nil {
 		f.Close()
 		return nil, &fs.PathError{Op: "lock", Path: dir.Name(), Err: err}
 	}

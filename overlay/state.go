@@ -31,7 +31,7 @@ func (n *Node) lock(ctx context.Context) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s is not a file of ours, remove it: %w", path, err)
 	}
-	if err := wait.Lock(ctx, int(f.Fd()), 10*time.Millisecond); err != nil {
+	if err := wait.Lock(ctx, int(f.Fd()), 0, 10*time.Millisecond); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}

@@ -257,7 +257,7 @@ func (c *Conn) Update(ctx context.Context, plan func(*Batch) error) error {
 		return fmt.Errorf("change nftables: %w", context.Cause(ctx))
 	}
 	outrun := false
-	err := wait.Until(ctx, 5*time.Millisecond, func() (bool, error) {
+	err := wait.Until(ctx, 0, 5*time.Millisecond, func() (bool, error) {
 		outrun = false
 		generation, err := c.Generation()
 		if err != nil {

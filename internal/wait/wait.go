@@ -15,12 +15,18 @@ import (
 const shortest = 50 * time.Microsecond
 
 // Until calls try until it is done or fails. It pauses in between, twice as long each time and at last about longest; by
-// chance up to half more or less, so that those who wait for one another get out of step. When ctx ends it gives up, with
-// the cause as its error.
-func Until(ctx context.Context, longest time.Duration, try func() (done bool, err error)) error {
+// chance up to half more or less, so that those who wait for one another get out of step. It gives up when ctx ends, with the
+// cause as its error, and after patience, with [context.DeadlineExceeded]; 0 is no such limit.
+//
+// A context with a deadline would do the same, and starts the poller of Go's runtime even where the first try does it.
+func Until(ctx context.Context, patience, longest time.Duration, try func() (done bool, err error)) error {
+	begin := time.Now()
 	for pause := shortest; ; pause = min(2*pause, longest) {
 		if done, err := try(); done || err != nil {
 			return err
+		}
+		if patience > 0 && time.Since(begin) > patience {
+			return context.DeadlineExceeded
 		}
 		select {
 		case <-ctx.Done():
@@ -30,11 +36,11 @@ func Until(ctx context.Context, longest time.Duration, try func() (done bool, er
 	}
 }
 
-// Lock takes the lock of an open file, see flock(2), with pauses up to longest. The lock ends with the last descriptor of
+// Lock takes the lock of an open file, see flock(2), with the patience and the pauses of [Until]. The lock ends with the last descriptor of
 // the open file, or by LOCK_UN.
-func Lock(ctx context.Context, fd int, longest time.Duration) error {
+func Lock(ctx context.Context, fd int, patience, longest time.Duration) error {
 	held := false
-	err := Until(ctx, longest, func() (bool, error) {
+	err := Until(ctx, patience, longest, func() (bool, error) {
 		err := syscall.Flock(fd, syscall.LOCK_EX|syscall.LOCK_NB)
 		if held = err == syscall.EWOULDBLOCK; held || err == syscall.EINTR {
 			return false, nil

@@ -281,14 +281,12 @@ func carrier(ctx context.Context, host *netns.NS, end veth.End, br bridge.State)
 		return err
 	}
 	const patience, longest = 10 * time.Second, 50 * time.Millisecond
-	soon, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	var port rtnl.Link
-	err = wait.Until(soon, longest, func() (bool, error) {
+	err = wait.Until(ctx, patience, longest, func() (bool, error) {
 		err := c.Do(rtnl.GetLinkIndex(end.Index, func(l rtnl.Link) { port = l }), rtnl.GetLinkIndex(br.Index, func(rtnl.Link) {}))
 		return port.OperState == rtnl.OperUp, err
 	})
-	if soon.Err() != nil && err != nil {
+	if errors.Is(err, context.DeadlineExceeded) {
 		return cni.Errorf(cni.ErrIO, "%s has no carrier: operational state %d: %w", end.Name, port.OperState, err)
 	}
 	return err

@@ -126,9 +126,7 @@ func (j *job) podSysctls(res *cni.Result) error {
 
 // settle waits until no address of the link is tentative any more (RFC 4862, section 5.4).
 func settle(ctx context.Context, c *rtnl.Conn, index int) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	err := wait.Until(ctx, 50*time.Millisecond, func() (bool, error) {
+	err := wait.Until(ctx, 10*time.Second, 50*time.Millisecond, func() (bool, error) {
 		addrs, err := c.Addrs(index)
 		if err != nil {
 			return false, err
@@ -142,7 +140,7 @@ func settle(ctx context.Context, c *rtnl.Conn, index int) error {
 		}
 		return !tentative, nil
 	})
-	if err != nil && ctx.Err() != nil {
+	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("wait for duplicate address detection: %w", err)
 	}
 	return err
