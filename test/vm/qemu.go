@@ -61,8 +61,8 @@ type machine struct {
 	plan   plan
 	accel  string
 
-	dir      string     // shared with the guest
-	vfsEnd   chan error // says how virtiofsd ended
+	dir      string        // shared with the guest
+	vfsEnd   chan struct{} // closed when virtiofsd has ended
 	qemuSays safeBuffer
 	vfsSays  safeBuffer
 }
@@ -146,8 +146,7 @@ func (m *machine) watch(ctx context.Context, cancel func(), done <-chan error) (
 	vfsEnd, gone, alone := m.vfsEnd, time.Time{}, false
 	for {
 		select {
-		case err := <-vfsEnd: // as it does with the guest
-			m.vfsEnd <- err
+		case <-vfsEnd: // as it does with the guest
 			vfsEnd, gone = nil, time.Now()
 		case err := <-done:
 			if st, e := os.Stat(m.at("up")); e == nil {
@@ -244,8 +243,8 @@ func (m *machine) shareRoot(ctx context.Context) (stop func(), err error) {
 		cancel()
 		return nil, err
 	}
-	m.vfsEnd = make(chan error, 1)
-	go func() { m.vfsEnd <- cmd.Wait() }()
+	m.vfsEnd = make(chan struct{})
+	go func() { _ = cmd.Wait(); close(m.vfsEnd) }()
 	stop = func() { cancel(); <-m.vfsEnd }
 	for range 500 {
 		if exists(m.at("root.sock")) {
