@@ -36,8 +36,8 @@ func Until(ctx context.Context, patience, longest time.Duration, try func() (don
 	}
 }
 
-// Lock takes the lock of an open file, see flock(2), with the patience and the pauses of [Until]. The lock ends with the last descriptor of
-// the open file, or by LOCK_UN.
+// Lock takes the lock of an open file, see flock(2), with the patience and the pauses of [Until]. The lock ends with the last
+// descriptor of the open file, or by LOCK_UN.
 func Lock(ctx context.Context, fd int, patience, longest time.Duration) error {
 	held := false
 	err := Until(ctx, patience, longest, func() (bool, error) {
