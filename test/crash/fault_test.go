@@ -232,8 +232,9 @@ func TestANewListOfPeersWhoseCallsFailIsMendedByTheNext(t *testing.T) {
 	})
 }
 
-// The library that configures WireGuard is the only one in the plugins that sends by sendmsg(2).
-func TestAWireGuardThatDoesNotAnswerIsGivenUp(t *testing.T) {
+// The library that configures WireGuard is the only one in the plugins that sends by sendmsg(2). It makes the call again if an
+// event of its socket is still to come, else it waits for ever, which must not be the program's fate.
+func TestAnInterruptedCallToWireGuardIsMadeAgainOrGivenUp(t *testing.T) {
 	t.Parallel()
 	i := slices.IndexFunc(configs, func(c config) bool { return c.name == "overlay, wireguard" })
 	nstest.Need(t, configs[i].needs...)
@@ -253,8 +254,9 @@ func TestAWireGuardThatDoesNotAnswerIsGivenUp(t *testing.T) {
 	}))
 	_, errs := n.answer(cmd)
 	require.NotEmpty(t, at)
-	require.NotZero(t, o.Status)
-	require.Contains(t, string(errs), unanswered)
+	if o.Status != 0 {
+		require.Contains(t, string(errs), unanswered)
+	}
 	n.run(n.up(n.two))
 	n.run(n.up(n.conf))
 	n.run(n.check("live"))
