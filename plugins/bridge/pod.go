@@ -140,7 +140,7 @@ func settle(ctx context.Context, c *rtnl.Conn, index int) error {
 		}
 		return !tentative, nil
 	})
-	if errors.Is(err, context.DeadlineExceeded) {
+	if err != nil && (ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded)) {
 		return fmt.Errorf("wait for duplicate address detection: %w", err)
 	}
 	return err

@@ -88,8 +88,9 @@ Written by ` + "`make crash` and `make crash-vm`" + `. A row says of a configura
 something (or receive an answer) it makes when nobody disturbs it, whether all of them were struck or a sample that is
 spread over them, how many runs were struck, after how many of these anything was left that the calls that follow do not
 mend, the kernel, and the day. Where all were struck, each call was struck once for each of the ways to go on after it, and
-a change failed once with each of six errors (on the emulated kernel, 6.12, with one to three of them, in turn); the number of
-calls differs a little from run to run. What the ways are is told in [test/crash/README.md](../test/crash/README.md).
+a change failed once with each of six errors (on the emulated kernel, 6.12, with one to three of them, in turn), but for a last
+call that the run did not come to; the number of calls differs a little from run to run. What the ways are is told in
+[test/crash/README.md](../test/crash/README.md).
 
 | configuration | what was struck | calls | of these | runs struck | survivors | kernel | day |
 |---|---|---:|---|---:|---:|---|---|
