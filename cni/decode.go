@@ -22,14 +22,14 @@ var common = []string{"cniVersion", "cniVersions", "name", "type", "capabilities
 // ignore such keys too. Below args and runtimeConfig any key is welcome: they are meant for several plugins.
 func (r *Request) Decode(v any) error {
 	strange, err := decode(r.Config, v)
-	if strange && err == nil {
+	if (strange.Outer || strange.Inner) && err == nil {
 		r.warnUnknown("", r.Config, reflect.TypeOf(v).Elem(), common)
 	}
 	return err
 }
 
-// decode reports whether there may be a key that v does not have.
-func decode(config json.RawMessage, v any) (strange bool, err error) {
+// decode reports where there may be keys that v does not have.
+func decode(config json.RawMessage, v any) (strange sparse.Strange, err error) {
 	if strange, err = sparse.Keys(config, v, common...); err != nil {
 		err = explain(err, config, reflect.TypeOf(v).Elem())
 	}
@@ -39,7 +39,7 @@ func decode(config json.RawMessage, v any) (strange bool, err error) {
 // DecodeIPAM is [Request.Decode] for an IPAM plugin: it receives the whole configuration of the plugin that called it, so
 // that only what stands under "ipam" is its own to judge.
 func (r *Request) DecodeIPAM(v any) error {
-	if strange, err := decode(r.Config, v); err != nil || !strange {
+	if strange, err := decode(r.Config, v); err != nil || !strange.Inner {
 		return err
 	}
 	var own struct {

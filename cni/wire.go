@@ -3,6 +3,7 @@ package cni
 import (
 	"encoding/json"
 	"strconv"
+	"strings"
 )
 
 // object is a JSON object that is written key by key: package json would prepare the encoders of whole types first, which
@@ -23,6 +24,9 @@ func (o *object) str(key, s string) {
 }
 
 func quoted(s string) []byte {
+	if !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c > '~' || strings.ContainsRune(`"\<>&`, c) }) {
+		return []byte(`"` + s + `"`) // as it stands, without all that package json prepares
+	}
 	b, _ := json.Marshal(s) // of a string it never fails
 	return b
 }

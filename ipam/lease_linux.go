@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -110,7 +111,7 @@ func (s *session) publish(d draft, a netip.Addr) error {
 	}
 	err := unix.Linkat(d.fd, "", s.net.fd, a.String(), unix.AT_EMPTY_PATH)
 	if err == unix.ENOENT || err == unix.EPERM { // not privileged enough to link a descriptor
-		err = unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", d.fd), s.net.fd, a.String(), unix.AT_SYMLINK_FOLLOW)
+		err = unix.Linkat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(d.fd), s.net.fd, a.String(), unix.AT_SYMLINK_FOLLOW)
 	}
 	return s.net.made("link", a.String(), err)
 }

@@ -76,6 +76,15 @@ func announce(t *testing.T, p pod) {
 	require.NoError(t, err)
 }
 
+// knowForGood has an address of another pod never asked for: a question of the gateway or a pod tells the asked one who
+// asks, who then needs no question of his own.
+func knowForGood(t *testing.T, ns *netns.NS, link string, p pod) {
+	t.Helper()
+	l, err := nstest.Netlink(t, p.ns).LinkByName("eth0")
+	require.NoError(t, err)
+	ip(t, ns, "neigh replace "+p.v4.String()+" lladdr "+l.Attrs().HardwareAddr.String()+" nud permanent dev "+link)
+}
+
 func askAnew(t *testing.T, p pod, to netip.Addr) {
 	t.Helper()
 	ip(t, p.ns, "neigh flush dev eth0")
@@ -110,6 +119,9 @@ func TestQuestionsWhoseAnswerTheNodeKnowsStayOutOfTheTunnelIfSuppressed(t *testi
 			far := self.Devices[0]
 			gateway := a.Pods[0].Addr().Next()
 			asker, known, unknown := a.pods[0], b.pods[0], b.pods[1]
+			knowForGood(t, a.ns, "cni0", asker)
+			knowForGood(t, known.ns, "eth0", asker)
+			knowForGood(t, unknown.ns, "eth0", asker)
 			hear := func() []netip.Addr {
 				fd := arpSocket(t, b.ns, far)
 				require.NoError(t, nstest.Ping(t.Context(), a.ns, known.v4, ping.Options{Timeout: patience}))

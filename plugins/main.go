@@ -12,6 +12,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/reap"
+	"github.com/cniblocks/cniblocks/internal/start"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/plugins/bridge"
 	"github.com/cniblocks/cniblocks/plugins/flannel"
@@ -33,6 +34,9 @@ func plugins(remove func(context.Context, *netns.NS, int) error) cni.Delegates {
 
 func main() {
 	reap.Child()
+	if os.Getenv("GOMAXPROCS") == start.Processors {
+		_ = os.Unsetenv("GOMAXPROCS") // which other plugins would inherit
+	}
 	var d reap.Deleter
 	all := plugins(d.Delete)
 	name := filepath.Base(os.Args[0])

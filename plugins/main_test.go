@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/version"
@@ -36,8 +37,8 @@ type answer struct {
 	out, errs string
 }
 
-// start runs a program with that name as its argument 0, and with nothing in its environment but what is given.
-func start(t *testing.T, program, arg0 string, args, env []string, stdin string) answer {
+// run runs a program with that name as its argument 0, and with nothing in its environment but what is given.
+func run(t *testing.T, program, arg0 string, args, env []string, stdin string) answer {
 	t.Helper()
 	cmd := &exec.Cmd{Path: program, Args: append([]string{arg0}, args...), Env: append([]string{}, env...), Stdin: strings.NewReader(stdin)}
 	var out, errs bytes.Buffer
@@ -55,7 +56,7 @@ func names() []string { return slices.Sorted(maps.Keys(plugins(nil))) }
 func TestEveryPluginIsListedAndLinked(t *testing.T) {
 	t.Parallel()
 	dir := bin(t)
-	a := start(t, filepath.Join(dir, "bridge"), "bridge", []string{"--list"}, nil, "")
+	a := run(t, filepath.Join(dir, "bridge"), "bridge", []string{"--list"}, nil, "")
 	require.Zero(t, a.status)
 	require.Equal(t, strings.Join(names(), "\n")+"\n", a.out)
 	require.Empty(t, a.errs)
@@ -85,13 +86,13 @@ func TestHelpGoesToStandardOutputAndMistakesToStandardError(t *testing.T) {
 	t.Parallel()
 	program := filepath.Join(bin(t), "bridge")
 	for _, flag := range []string{"--help", "-h"} {
-		a := start(t, program, "bridge", []string{flag}, nil, "")
+		a := run(t, program, "bridge", []string{flag}, nil, "")
 		require.Zero(t, a.status)
 		require.Empty(t, a.errs)
 		require.Contains(t, a.out, "bridge: a CNI plugin of cniblocks; one program serves as "+strings.Join(names(), ", "))
 	}
 	for _, args := range [][]string{nil, {"--nonsense"}, {"--help", "x"}, {"add"}} {
-		a := start(t, program, "bridge", args, nil, "")
+		a := run(t, program, "bridge", args, nil, "")
 		require.Equal(t, 1, a.status, args)
 		require.Empty(t, a.out)
 		require.Contains(t, a.errs, "A container runtime calls it")
@@ -102,7 +103,7 @@ func TestAnUnknownNameSaysWhichThereAre(t *testing.T) {
 	t.Parallel()
 	program := filepath.Join(bin(t), "bridge")
 	for _, name := range []string{"nonsense", "", ".", "/", "bridge2", "Bridge"} {
-		a := start(t, program, name, nil, []string{"CNI_COMMAND=VERSION"}, "")
+		a := run(t, program, name, nil, []string{"CNI_COMMAND=VERSION"}, "")
 		require.Equal(t, 1, a.status, name)
 		require.Empty(t, a.out, name)
 		require.Contains(t, a.errs, "one program serves as "+strings.Join(names(), ", "))
@@ -114,7 +115,7 @@ func TestEveryNameAnswersVERSIONHoweverItIsCalled(t *testing.T) {
 	program := filepath.Join(bin(t), "bridge")
 	for _, name := range names() {
 		for _, arg0 := range []string{name, "./" + name, "/opt/cni/bin/" + name} {
-			a := start(t, program, arg0, nil, []string{"CNI_COMMAND=VERSION"}, `{"cniVersion": "1.1.0"}`)
+			a := run(t, program, arg0, nil, []string{"CNI_COMMAND=VERSION"}, `{"cniVersion": "1.1.0"}`)
 			require.Zero(t, a.status, "%s: %s", name, a.out)
 			info, err := (&version.PluginDecoder{}).Decode([]byte(a.out))
 			require.NoError(t, err)
@@ -136,7 +137,7 @@ func TestTheNameSaysWhichPluginAnswers(t *testing.T) {
 		if name == "loopback" {
 			program = link
 		}
-		a := start(t, program, program, nil, env, conf)
+		a := run(t, program, program, nil, env, conf)
 		require.Equal(t, 1, a.status, name)
 		var e struct {
 			Version string `json:"cniVersion"`
@@ -156,10 +157,31 @@ func TestALoopbackWorksWithNothingInTheEnvironmentButTheRequest(t *testing.T) {
 	t.Parallel()
 	pod := nstest.New(t)
 	at := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), pod.Fd())
-	a := start(t, filepath.Join(bin(t), "loopback"), "loopback", nil, []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=c1", "CNI_NETNS=" + at,
+	a := run(t, filepath.Join(bin(t), "loopback"), "loopback", nil, []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=c1", "CNI_NETNS=" + at,
 		"CNI_IFNAME=lo", "CNI_PATH=/nowhere"}, `{"cniVersion": "1.0.0", "name": "net", "type": "loopback"}`)
 	require.Zero(t, a.status, "%s %s", a.out, a.errs)
 	res, err := cni.ParseResult([]byte(a.out))
 	require.NoError(t, err)
 	require.Equal(t, "127.0.0.1/8", res.IPs[0].Address.String())
+}
+
+// TestAnExecutedPluginHasTheEnvironmentOfTheCaller is about what internal/start adds for the program itself.
+func TestAnExecutedPluginHasTheEnvironmentOfTheCaller(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	said := filepath.Join(dir, "said")
+	syscall.ForkLock.RLock() // no child that is just being started may hold it open for writing
+	err := os.WriteFile(filepath.Join(dir, "teller"), []byte("#!/bin/sh\nexport -p > "+said+"\n"), 0o700)
+	syscall.ForkLock.RUnlock()
+	require.NoError(t, err)
+	conf := `{"cniVersion":"1.1.0","name":"n","type":"bridge","bridge":"cb-none","ipam":{"type":"teller"}}`
+	for stated, want := range map[string]string{"X=1": "", "GOMAXPROCS=7": "GOMAXPROCS='7'"} {
+		a := run(t, filepath.Join(bin(t), "bridge"), "bridge", nil, []string{"CNI_COMMAND=STATUS", "CNI_PATH=" + dir, stated}, conf)
+		require.Zero(t, a.status, a.out+a.errs)
+		env, err := os.ReadFile(said)
+		require.NoError(t, err)
+		require.Contains(t, string(env), "CNI_COMMAND='STATUS'")
+		require.Equal(t, want != "", strings.Contains(string(env), "GOMAXPROCS"), "%s", env)
+		require.Contains(t, string(env), want)
+	}
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // plugins is the program of the plugins, and their names.
-func plugins(t *testing.T) (file string, names []string) {
+func plugins(t testing.TB) (file string, names []string) {
 	t.Helper()
 	dir, err := binaries.Build()
 	require.NoError(t, err)

@@ -26,7 +26,7 @@ var build = sync.OnceValues(func() (string, error) {
 	plugins := filepath.Join(dir, ".plugins")
 	var flags string
 	if runtime.GOARCH == "amd64" {
-		flags = "-E=" + module + "/internal/reap.entry"
+		flags = "-E=" + module + "/internal/start.entry"
 	}
 	if err := compile(plugins, "/plugins", flags); err != nil {
 		return dir, err

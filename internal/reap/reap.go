@@ -35,7 +35,7 @@ const (
 )
 
 // Child must be the first call of main: in a child of [Deleter] it does the work and does not return. A program that was
-// linked to begin at entry, see entry_amd64.s, has done it already.
+// linked to begin at the entry of package start has done it already.
 func Child() {
 	if len(os.Args) != 1 || os.Args[0] != childName {
 		return

@@ -4,6 +4,7 @@ package rtnl
 
 import (
 	"fmt"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -53,7 +54,7 @@ func (c *Conn) LinkByName(name string) (Link, error) {
 
 // LinkByIndex finds an interface. None of that index is [io/fs.ErrNotExist].
 func (c *Conn) LinkByIndex(index int) (Link, error) {
-	m := newMsg(unix.RTM_GETLINK, 0, fmt.Sprintf("find link %d", index), ifinfo(0, index, 0, 0))
+	m := newMsg(unix.RTM_GETLINK, 0, "find link "+strconv.Itoa(index), ifinfo(0, index, 0, 0))
 	m.u32(unix.IFLA_EXT_MASK, filterSkipStats)
 	return c.getLink(m, "")
 }
@@ -238,13 +239,13 @@ func DelLink(name string) *Msg {
 
 // DelLinkIndex removes an interface by index.
 func DelLinkIndex(index int) *Msg {
-	return newMsg(unix.RTM_DELLINK, 0, fmt.Sprintf("delete link %d", index), ifinfo(0, index, 0, 0))
+	return newMsg(unix.RTM_DELLINK, 0, "delete link "+strconv.Itoa(index), ifinfo(0, index, 0, 0))
 }
 
 // DelLinkGroup removes all interfaces of a group at once, which costs little more than one. An empty group is
 // [io/fs.ErrNotExist].
 func DelLinkGroup(group uint32) *Msg {
-	m := newMsg(unix.RTM_DELLINK, 0, fmt.Sprintf("delete links of group %d", group), ifinfo(0, 0, 0, 0))
+	m := newMsg(unix.RTM_DELLINK, 0, "delete links of group "+strconv.Itoa(int(group)), ifinfo(0, 0, 0, 0))
 	m.u32(unix.IFLA_GROUP, group)
 	return m
 }

@@ -5,6 +5,7 @@ package rtnl
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -75,7 +76,7 @@ func (c *Conn) OnlyDefaultRules() (bool, error) {
 
 // GetLinkIndex asks for an interface by index; got is called with it. None of that index is [io/fs.ErrNotExist].
 func GetLinkIndex(index int, got func(Link)) *Msg {
-	m := newMsg(unix.RTM_GETLINK, 0, fmt.Sprintf("find link %d", index), ifinfo(0, index, 0, 0))
+	m := newMsg(unix.RTM_GETLINK, 0, "find link "+strconv.Itoa(index), ifinfo(0, index, 0, 0))
 	m.u32(unix.IFLA_EXT_MASK, filterSkipStats)
 	m.reply = func(body []byte) { got(parseLink(body)) }
 	return m

@@ -19,9 +19,14 @@ func Unmarshal(data []byte, v any) error {
 	return err
 }
 
-// Keys is [Unmarshal], and reports whether there may be a key that the struct has no field for; the keys of more count
-// as known in the outermost object.
-func Keys(data []byte, v any, more ...string) (strange bool, err error) {
+// Strange is where there may be keys that a struct has no field for.
+type Strange struct {
+	Outer bool // in the outermost object
+	Inner bool // in one of those inside
+}
+
+// Keys is [Unmarshal], and reports where there are strange keys; those of more count as known in the outermost object.
+func Keys(data []byte, v any, more ...string) (Strange, error) {
 	p := reflect.ValueOf(v)
 	if p.Kind() == reflect.Pointer && !p.IsNil() && json.Valid(data) {
 		before := reflect.New(p.Type().Elem()).Elem()
@@ -32,22 +37,35 @@ func Keys(data []byte, v any, more ...string) (strange bool, err error) {
 		}
 		p.Elem().Set(before)
 	}
-	return true, json.Unmarshal(data, v)
+	return Strange{true, true}, json.Unmarshal(data, v)
 }
 
 // filler looks at the fields whose keys are there. What it is not made for is an error that says nothing: package json
 // reads it then.
-type filler struct{ strange bool }
+type filler struct {
+	strange Strange
+	depth   int // of objects around
+}
 
 var errFill = errors.New("not as expected")
 
 // fill reads one value of valid JSON.
 func (f *filler) fill(raw []byte, v reflect.Value, more []string) error {
-	p := v.Addr().Interface()
-	_, own := p.(json.Unmarshaler)
-	_, text := p.(encoding.TextUnmarshaler)
+	if raw[0] == 'n' {
+		return json.Unmarshal(raw, v.Addr().Interface())
+	}
+	if !bare(v.Type()) {
+		switch p := v.Addr().Interface().(type) {
+		case json.Unmarshaler:
+			return p.UnmarshalJSON(raw)
+		case encoding.TextUnmarshaler:
+			if s, ok := plain(raw); ok {
+				return p.UnmarshalText([]byte(s))
+			}
+			return json.Unmarshal(raw, p)
+		}
+	}
 	switch kind := v.Kind(); {
-	case own || text || raw[0] == 'n':
 	case kind == reflect.Pointer:
 		if v.IsNil() {
 			v.Set(reflect.New(v.Type().Elem()))
@@ -71,7 +89,16 @@ func (f *filler) fill(raw []byte, v reflect.Value, more []string) error {
 			return nil
 		}
 	}
-	return json.Unmarshal(raw, p)
+	return json.Unmarshal(raw, v.Addr().Interface())
+}
+
+// bare reports whether a type is one of the language's own without a name, which has no methods.
+func bare(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.String, reflect.Bool, reflect.Int, reflect.Slice:
+		return t.PkgPath() == ""
+	}
+	return false
 }
 
 func (f *filler) fillSlice(raw []byte, v reflect.Value) error {
@@ -95,6 +122,8 @@ func (f *filler) fillSlice(raw []byte, v reflect.Value) error {
 // fillStruct takes the keys of more for known.
 func (f *filler) fillStruct(raw []byte, v reflect.Value, more []string) error {
 	known := fieldsOf(v, nil)
+	f.depth++
+	defer func() { f.depth-- }()
 	for rest := value(raw[1:]); rest[0] != '}'; {
 		var quoted, one []byte
 		quoted, rest = next(rest)
@@ -108,7 +137,8 @@ func (f *filler) fillStruct(raw []byte, v reflect.Value, more []string) error {
 		i := slices.IndexFunc(known, func(k field) bool { return strings.EqualFold(k.name, key) })
 		switch {
 		case i < 0:
-			f.strange = f.strange || !slices.Contains(more, key)
+			f.strange.Inner = f.strange.Inner || f.depth > 1
+			f.strange.Outer = f.strange.Outer || f.depth == 1 && !slices.Contains(more, key)
 			continue
 		case known[i].taken: // twice, or in two spellings
 			return errFill

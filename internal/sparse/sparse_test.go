@@ -82,14 +82,18 @@ func TestUnmarshalDoesWhatPackageJSONDoes(t *testing.T) {
 
 func TestKeysWithoutAFieldAreToldOf(t *testing.T) {
 	t.Parallel()
-	for text, want := range map[string]bool{
-		`{"name":"a","inner":{"subnet":"10.0.0.0/8"}}`: false,
-		`{"Name":"a","common":1}`:                      false,
-		`{"nom":"a"}`:                                  true,
-		`{"inner":{"common":1}}`:                       true,
-		`{"inner":{"list":[[{"subnett":"x"}]]}}`:       true,
-		`{"far":{"x":1}}`:                              true,
-		`{"inner":{"own":{"anything":1}}}`:             false,
+	outside, inside := Strange{Outer: true}, Strange{Inner: true}
+	for text, want := range map[string]Strange{
+		`{"name":"a","inner":{"subnet":"10.0.0.0/8"}}`: {},
+		`{"Name":"a","common":1}`:                      {},
+		`{"nom":"a"}`:                                  outside,
+		`{"inner":{"common":1}}`:                       inside,
+		`{"inner":{"list":[[{"subnett":"x"}]]}}`:       inside,
+		`{"far":{"x":1}}`:                              inside,
+		`{"inner":{"own":{"anything":1}}}`:             {},
+		`{"inner":{"x":1},"nom":"a"}`:                  {Outer: true, Inner: true},
+		`{"inner":{},"nom":"a"}`:                       outside,
+		`{"nam\u0065":"a"}`:                            {Outer: true, Inner: true}, // nobody looked
 	} {
 		strange, err := Keys([]byte(text), &outer{}, "common")
 		require.NoError(t, err, text)
