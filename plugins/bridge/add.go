@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/cni"
@@ -275,6 +277,9 @@ func gatewaysOf(res *cni.Result) (want []netip.Prefix, families []route.Family) 
 
 // carrier waits until packets can pass. Asking for a link makes the kernel see at once that it has a carrier: the host end
 // gets its queue, without which a first packet is now and then lost for a second, and a new bridge its link-local address.
+//
+// With the carrier the port gets a route for IPv6 multicast, which the bridge's makes needless. It goes: the kernel walks all
+// of them with every link that comes and goes, on a node of 1000 pods for a fifth of the time that a removal takes.
 func carrier(ctx context.Context, host *netns.NS, end veth.End, br bridge.State) error {
 	c, err := rtnl.Open(host)
 	if err != nil {
@@ -282,9 +287,11 @@ func carrier(ctx context.Context, host *netns.NS, end veth.End, br bridge.State)
 	}
 	const patience, longest = 10 * time.Second, 50 * time.Millisecond
 	var port rtnl.Link
+	multicast := rtnl.Route{Dst: netip.PrefixFrom(netip.AddrFrom16([16]byte{0xff}), 8), Link: end.Index, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_MULTICAST}
 	err = wait.Until(ctx, patience, longest, func() (bool, error) {
-		err := c.Do(rtnl.GetLinkIndex(end.Index, func(l rtnl.Link) { port = l }), rtnl.GetLinkIndex(br.Index, func(rtnl.Link) {}))
-		return port.OperState == rtnl.OperUp, err
+		err := c.Do(rtnl.GetLinkIndex(end.Index, func(l rtnl.Link) { port = l }), rtnl.DelRoute(multicast),
+			rtnl.GetLinkIndex(br.Index, func(rtnl.Link) {}))
+		return port.OperState == rtnl.OperUp, rtnl.Except(err, unix.ESRCH, unix.EOPNOTSUPP, unix.EAFNOSUPPORT)
 	})
 	if errors.Is(err, context.DeadlineExceeded) {
 		return cni.Errorf(cni.ErrIO, "%s has no carrier: operational state %d: %w", end.Name, port.OperState, err)

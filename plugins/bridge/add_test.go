@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/nstest"
@@ -357,6 +358,34 @@ func TestResultsAreGivenInEveryVersion(t *testing.T) {
 			require.Empty(t, w.leases())
 		})
 	}
+}
+
+func TestPortsHaveNoRouteForMulticastWhichTheBridgeHas(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.pod("a").add(w.conf(nil))
+	w.pod("b").add(w.conf(nil))
+	h := nstest.Netlink(t, w.node)
+	links, err := h.LinkList()
+	require.NoError(t, err)
+	names := map[int]string{}
+	ports := 0
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+		if l.Attrs().MasterIndex != 0 {
+			names[l.Attrs().Index] = "port"
+			ports++
+		}
+	}
+	require.Equal(t, 2, ports)
+	routes, err := h.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_MULTICAST}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+	require.NoError(t, err)
+	var have []string
+	for _, r := range routes {
+		have = append(have, names[r.LinkIndex])
+	}
+	require.Contains(t, have, "br0")
+	require.NotContains(t, have, "port")
 }
 
 func TestTheNodeCanAskForNeighboursWhenTheFirstADDReturns(t *testing.T) {
