@@ -9,6 +9,8 @@
 #define SYS_read       0
 #define SYS_write      1
 #define SYS_exit_group 231
+#define SYS_prlimit64  302
+#define RLIMIT_NOFILE  7
 #define EINTR          4
 
 // child is reap's childName, with the zero that ends it.
@@ -61,6 +63,23 @@ exit:
 	SYSCALL
 
 program:
+	MOVL $SYS_prlimit64, AX
+	MOVL $0, DI // this process
+	MOVL $RLIMIT_NOFILE, SI
+	MOVL $0, DX
+	MOVQ $·limit(SB), R10
+	SYSCALL
+	CMPQ AX, $0
+	JNE  environment
+	MOVL $SYS_prlimit64, AX
+	MOVQ $3, -16(SP) // 0, 1 and 2, which the runtime opens where they are not
+	MOVQ ·limit+8(SB), DX
+	MOVQ DX, -8(SP)
+	LEAQ -16(SP), DX
+	MOVL $0, R10
+	SYSCALL
+
+environment:
 	MOVQ 0(SP), AX
 	LEAQ 16(SP)(AX*8), AX // the environment
 
@@ -82,3 +101,13 @@ next:
 	MOVQ AX, 0(DI)
 	SUBQ $8, SP
 	JMP  _rt0_amd64_linux(SB)
+
+// func reopen()
+TEXT ·reopen(SB), NOSPLIT, $0-0
+	MOVL $SYS_prlimit64, AX
+	MOVL $0, DI
+	MOVL $RLIMIT_NOFILE, SI
+	MOVQ $·limit(SB), DX
+	MOVL $0, R10
+	SYSCALL
+	RET

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -19,29 +20,34 @@ import (
 type told struct {
 	Args, Env        []string
 	Processors, Page int
+	Limit            syscall.Rlimit // of open files
+	Child            string         // that of a program it starts
 }
 
-// program builds testdata/program, entered at entry where there is one.
-func program(t *testing.T) func(args, env []string) told {
+// program builds testdata/program, entered at entry where there is one, or where every program is.
+func program(t *testing.T, entered bool) (path string) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "program")
+	path = filepath.Join(t.TempDir(), "program")
 	flags := ""
-	if runtime.GOARCH == "amd64" {
+	if runtime.GOARCH == "amd64" && entered {
 		flags = "-E=github.com/cniblocks/cniblocks/internal/start.entry"
 	}
 	_, err := gobuild.Go(".", "build", "-trimpath", "-ldflags", flags, "-o", path, "./testdata/program")
 	require.NoError(t, err)
-	return func(args, env []string) (what told) {
-		out, err := (&exec.Cmd{Path: path, Args: args, Env: env}).Output()
-		require.NoError(t, err)
-		require.NoError(t, json.Unmarshal(out, &what), "%s", out)
-		return what
-	}
+	return path
+}
+
+func run(t *testing.T, path string, args, env []string) (what told) {
+	t.Helper()
+	out, err := (&exec.Cmd{Path: path, Args: args, Env: env}).Output()
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(out, &what), "%s", out)
+	return what
 }
 
 func TestAProgramStartsWithOneProcessorUnlessToldOtherwise(t *testing.T) {
 	t.Parallel()
-	run := program(t)
+	path := program(t, true)
 	ours, one := []string{"GOMAXPROCS=" + Processors}, 1
 	if runtime.GOARCH != "amd64" {
 		ours, one = nil, runtime.GOMAXPROCS(0)
@@ -57,7 +63,7 @@ func TestAProgramStartsWithOneProcessorUnlessToldOtherwise(t *testing.T) {
 		"stated by the user":            {[]string{"a"}, []string{"A=1", "GOMAXPROCS=3", "B=2"}, nil, 3},
 		"more than a page of strings":   {[]string{"a"}, many(2000), ours, one},
 	} {
-		told := run(s.args, s.env)
+		told := run(t, path, s.args, s.env)
 		require.Equal(t, s.args, told.Args, name)
 		require.Equal(t, s.processors, told.Processors, name)
 		require.Equal(t, unique(append(s.env, s.add...)), told.Env, name)
@@ -75,6 +81,21 @@ func unique(env []string) (out []string) {
 		}
 	}
 	return out
+}
+
+// TestTheLimitOfOpenFilesIsAsEver: package os raises the soft limit, and gives children the one that it found.
+func TestTheLimitOfOpenFilesIsAsEver(t *testing.T) {
+	t.Parallel()
+	ours, theirs := program(t, true), program(t, false)
+	for _, soft := range []string{"3", "100", "199", "200"} {
+		limited := func(path string) told {
+			return run(t, "/bin/sh", []string{"sh", "-c", "ulimit -Sn " + soft + " && ulimit -Hn 200 && exec " + path}, []string{})
+		}
+		have, want := limited(ours), limited(theirs)
+		require.Equal(t, want.Limit, have.Limit, soft)
+		require.Equal(t, want.Child, have.Child, soft)
+		require.GreaterOrEqual(t, have.Limit.Cur, uint64(199))
+	}
 }
 
 func many(n int) (env []string) {
