@@ -25,7 +25,7 @@ type source struct {
 
 // why says of goals that are missed why they are.
 var why = map[string]string{
-	"ADD, plain": "start and end of a program in Go with these packages are nearly half of it (scenario startup; three quarters of that is what one takes that does " +
+	"ADD, plain": "start and end of a program in Go with these packages are two fifths of it (scenario startup; nearly all of that is what one takes that does " +
 		"nothing), and the kernel's work on the pair is a fifth",
 	"ADD with SNAT": "as without SNAT",
 	"ADD dual stack against IPv4 only (ours / ours)": "an address, a route and a gateway more, in the same writes, and a second lease",
@@ -33,15 +33,14 @@ var why = map[string]string{
 	"DEL with SNAT":            "as without SNAT",
 	"DEL beside 10 000 leases": "as without leases",
 	"ADD beside 60 000 leases against an empty pool (ours / ours)": "the same system calls, of which three read a larger file; 1.03 in other runs",
-	"200 ADD, 32 at a time, SNAT":                                  "the processors are busy all the time: what counts there is processor time, of which the start of the program is nearly half",
+	"200 ADD, 32 at a time, SNAT":                                  "the processors are busy all the time: what counts there is processor time, of which the start of the program is two fifths",
 	"200 DEL, 32 at a time, plain":                                 "the processors are busy all the time, half of it with starts of the program, while those of the reference mostly wait",
 	"200 DEL, 32 at a time, SNAT":                                  "the processors are busy all the time, half of it with starts of the program, while those of the reference mostly wait",
 	"ADD beside 1000 pods with SNAT":                               "what it takes more than beside none is the kernel's: a bridge goes through its ports and entries when one is added, and the new pod's first IPv6 multicast goes to every port",
 	"extra time of a new connection at 10 000 pods": "it is what masquerading takes: a node without pods, whose only rule masquerades everything, takes as long " +
 		"(\"" + oneRule + "\")",
-	"CHECK": "the goal is less than what start and end of the program take, which are nine tenths of it",
-	"GC with 1000 live and 1000 stale attachments": "nine tenths is the kernel's own: with every link that changes it walks the IPv6 routes, of which each port keeps one for " +
-		"multicast, and the bridge looks through its ports",
+	"CHECK": "the goal is less than what start and end of the program take, which are three quarters of it",
+	"GC with 1000 live and 1000 stale attachments": "nine tenths is the kernel's own: for every port that goes the bridge looks through all others, twice",
 	"overlay, 10 000 peers: Set from empty": "two thirds is the kernel's own time for 30 000 objects, whoever writes them, and a third of that is its memory for each " +
 		"processor, which every next hop and FDB entry has; the same code took 57 to 106 ms in runs of one day",
 	"overlay, 10 000 peers: Repair without a difference": "the kernel's three lists are nine tenths of it; they are read side by side, which takes two processors that are free; the same code took 11 to 23 ms in runs of one day",

@@ -134,7 +134,8 @@ func start(o options) error {
 const introduction = "The plugins of cniblocks against the reference plugins, measured by `make bench` on the same machine, in " +
 	"turns (A B B A), without a runtime in between: from before a plugin is started until it has ended. Both sides run in " +
 	"network namespaces made for the purpose. In every round the attachment is tried: address and default route are there, the " +
-	"gateway answers, with SNAT also a host outside that has no route back; after DEL both interfaces and the lease are gone."
+	"gateway answers, with SNAT also a host outside that has no route back; after DEL both interfaces and the lease are gone. The programs of both " +
+	"sides are files written in one piece, as `cniblocks install` does, which the kernel keeps in large pages."
 
 // publish prints the report and writes the files that were asked for. Scenarios that failed are an error.
 func publish(o options, rep *report.Report) error {
