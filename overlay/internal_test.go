@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -239,5 +240,75 @@ func TestSpreadYieldsEveryValueOnceAndTakesNeighboursApart(t *testing.T) {
 	}
 	for range spread([]int{1, 2, 3}) {
 		break
+	}
+}
+
+// TestTheDigestChangesWithEveryOption changes one field after the other, at any depth.
+func TestTheDigestChangesWithEveryOption(t *testing.T) {
+	t.Parallel()
+	prefix := netip.MustParsePrefix("10.0.0.0/8")
+	options := Options{Network: "n", Node: peer.Peer{Name: "a", Pods: []netip.Prefix{prefix}, Reach: peer.Reach{V4: peer.Endpoint{Addr: prefix.Addr()}}},
+		Prefixes: []netip.Prefix{prefix}, Families: []peer.Family{peer.IPv4}}
+	for _, encap := range []Encap{VXLAN{}, GRE{}, IPIP{}, Geneve{}, WireGuard{}, Direct{}} {
+		seen := map[string]string{}
+		put := func(n *Node, what string) {
+			d := n.digest()
+			require.Len(t, d, 64)
+			require.NotContains(t, seen, d, "%s and %s", what, seen[d])
+			seen[d] = what
+		}
+		put(&Node{o: options, encap: encap}, encap.Name())
+		for what, change := range leaves(reflect.TypeFor[Options](), "Options") {
+			if what == "Options.NS" || what == "Options.StateDir" {
+				continue // where, and not what
+			}
+			n := &Node{o: options, encap: encap}
+			n.o.Node.Pods, n.o.Prefixes, n.o.Families = slices.Clone(options.Node.Pods), slices.Clone(options.Prefixes), slices.Clone(options.Families)
+			change(reflect.ValueOf(&n.o).Elem())
+			put(n, what)
+		}
+		for what, change := range leaves(reflect.TypeOf(encap), encap.Name()) {
+			v := reflect.New(reflect.TypeOf(encap)).Elem()
+			v.Set(reflect.ValueOf(encap))
+			change(v)
+			put(&Node{o: options, encap: v.Interface().(Encap)}, what)
+		}
+	}
+}
+
+// leaves are the fields of a struct and of those inside, and what changes each.
+func leaves(t reflect.Type, at string) map[string]func(reflect.Value) {
+	all := map[string]func(reflect.Value){}
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name := at + "." + f.Name
+		if f.Type.Kind() == reflect.Struct && f.Type != reflect.TypeFor[netip.Addr]() && f.Type != reflect.TypeFor[netip.Prefix]() {
+			for what, change := range leaves(f.Type, name) {
+				all[what] = func(v reflect.Value) { change(v.Field(i)) }
+			}
+			continue
+		}
+		all[name] = func(v reflect.Value) { other(v.Field(i)) }
+	}
+	return all
+}
+
+// other makes a value another one.
+func other(v reflect.Value) {
+	switch {
+	case v.CanInt():
+		v.SetInt(v.Int() + 1)
+	case v.CanUint():
+		v.SetUint(v.Uint() + 1)
+	case v.Kind() == reflect.Bool:
+		v.SetBool(!v.Bool())
+	case v.Kind() == reflect.String:
+		v.SetString(v.String() + `" x`)
+	case v.Kind() == reflect.Array:
+		other(v.Index(v.Len() - 1))
+	case v.Kind() == reflect.Slice:
+		v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
+	case v.Type() == reflect.TypeFor[netip.Addr]():
+		v.Set(reflect.ValueOf(netip.MustParseAddr("192.0.2.99")))
 	}
 }

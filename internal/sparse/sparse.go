@@ -83,9 +83,14 @@ func (f *filler) fill(raw []byte, v reflect.Value, more []string) error {
 	case kind == reflect.Bool && (raw[0] == 't' || raw[0] == 'f'):
 		v.SetBool(raw[0] == 't')
 		return nil
-	case kind == reflect.Int:
-		if n, err := strconv.Atoi(string(raw)); err == nil {
-			v.SetInt(int64(n))
+	case v.CanInt():
+		if n, err := strconv.ParseInt(string(raw), 10, v.Type().Bits()); err == nil {
+			v.SetInt(n)
+			return nil
+		}
+	case v.CanUint():
+		if n, err := strconv.ParseUint(string(raw), 10, v.Type().Bits()); err == nil {
+			v.SetUint(n)
 			return nil
 		}
 	}
@@ -94,11 +99,8 @@ func (f *filler) fill(raw []byte, v reflect.Value, more []string) error {
 
 // bare reports whether a type is one of the language's own without a name, which has no methods.
 func bare(t reflect.Type) bool {
-	switch t.Kind() {
-	case reflect.String, reflect.Bool, reflect.Int, reflect.Slice:
-		return t.PkgPath() == ""
-	}
-	return false
+	kind := t.Kind()
+	return (kind == reflect.String || kind == reflect.Slice || kind < reflect.Complex64) && t.PkgPath() == ""
 }
 
 func (f *filler) fillSlice(raw []byte, v reflect.Value) error {

@@ -37,6 +37,9 @@ type outer struct {
 	Inner  inner           `json:"inner"`
 	Far    *inner          `json:"far"`
 	Number int             `json:"number"`
+	Small  int8            `json:"small"`
+	Big    uint64          `json:"big"`
+	Real   float64         `json:"real"`
 	Skip   string          `json:"-"`
 	Plain  string
 	hidden string
@@ -51,6 +54,7 @@ var samples = []string{
 	`{"name":"a","name":null}`, `{"inner":{"number":1},"inner":{"list":[]}}`, `{"map":{"a":1},"map":{"b":2}}`, `{"n\u0061me":"a"}`, "{\"\u212aey\":1}",
 	` { "name" : "a\"]}" , "inner" : { "list" : [ [ { "number" : -12 } , { } ] ] } , "number" : 0 } `, `{"number":-0}`, `{"number":01}`, `{"flag":1}`, `{"number":"1"}`,
 	"{\"name\":\"\xff\\u0000\"}", `{"bytes":"%"}`, `{"far":{"number":3,"NUMBER":4}}`,
+	`{"small":-128,"big":18446744073709551615,"real":1e3}`, `{"small":128}`, `{"big":18446744073709551616}`, `{"big":-1}`, `{"big":1.0}`, `{"real":"x"}`,
 }
 
 func equal(t *testing.T, data []byte) {
