@@ -20,16 +20,17 @@ import (
 // in runs a command line in the namespace.
 func in(t testing.TB, ns *netns.NS, line string) string {
 	t.Helper()
-	var out bytes.Buffer
+	var out, errs bytes.Buffer
 	require.NoError(t, ns.Do(func() error {
 		cmd := exec.Command("sh", "-c", line)
-		cmd.Stdout, cmd.Stderr = &out, &out
+		cmd.Stdout, cmd.Stderr = &out, &errs
 		return cmd.Run()
-	}), "%s: %s", line, &out)
+	}), "%s: %s%s", line, &out, &errs)
 	return out.String()
 }
 
-// state is what the agent keeps in the kernel, without the numbers that are new with a device.
+// state is what the agent keeps in the kernel, without the numbers that are new with a device. What the programs complain
+// of is no part of it: ip does so of a namespace that ends while it looks.
 func (m *machine) state() string {
 	var b strings.Builder
 	for _, line := range []string{
@@ -38,13 +39,11 @@ func (m *machine) state() string {
 		"ip neigh show nud permanent | grep -E 'cb-|flannel' | sort", "bridge fdb show | grep -E 'dev (cb-|flannel)' | sort",
 		"nft list table inet cniblocks 2>/dev/null | sort", "cat /proc/sys/net/ipv4/ip_forward",
 	} {
-		var out bytes.Buffer
 		_ = m.ns.Do(func() error { // grep finds nothing while something is missing
 			cmd := exec.Command("sh", "-c", line)
-			cmd.Stdout, cmd.Stderr = &out, &out
+			cmd.Stdout = &b
 			return cmd.Run()
 		})
-		b.Write(out.Bytes())
 	}
 	return b.String()
 }

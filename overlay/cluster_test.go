@@ -194,12 +194,16 @@ func ip(t testing.TB, ns *netns.NS, args string) string {
 }
 
 func run(ns *netns.NS, program, args string) (string, error) {
-	var out []byte
-	err := ns.Do(func() (err error) {
-		out, err = exec.Command(program, strings.Fields(args)...).CombinedOutput()
-		return err
+	var out, errs strings.Builder
+	err := ns.Do(func() error {
+		cmd := exec.Command(program, strings.Fields(args)...)
+		cmd.Stdout, cmd.Stderr = &out, &errs
+		return cmd.Run()
 	})
-	return string(out), err
+	if err != nil {
+		return out.String() + errs.String(), err
+	}
+	return out.String(), nil // without what ip says of a namespace that ends while it looks
 }
 
 // reach fails unless every pod and node reaches every pod of every node over both families.
