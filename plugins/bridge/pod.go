@@ -29,12 +29,14 @@ func (j *job) configure(ctx context.Context, pair veth.Pair, res *cni.Result, ma
 	}
 	index := pair.Pod.Index
 	var msgs []*rtnl.Msg
-	for _, ip := range res.IPs {
-		msgs = append(msgs, j.newAddr(index, ip))
-	}
 	if !j.DisableContainerInterface || mac != (veth.MAC{}) {
 		// The MAC is set before the link is up, in the same message.
 		msgs = append(msgs, rtnl.SetLink(rtnl.Set{Index: index, MAC: mac, Up: !j.DisableContainerInterface}))
+	}
+	// Only now the addresses: of those that are there when a link comes up, the kernel makes the routes in a hurry, and
+	// where it has no memory ready for them drops the address.
+	for _, ip := range res.IPs {
+		msgs = append(msgs, j.newAddr(index, ip))
 	}
 	for _, r := range res.Routes {
 		msgs = append(msgs, route.New(index, podRoute(r, res)))
