@@ -161,7 +161,7 @@ func (s *suite) vmLanes(ctx context.Context, wanted []selection) ([]*lane, error
 	g.SetLimit(2)
 	for i, w := range wanted {
 		g.Go(func() (err error) {
-			lanes[i], err = s.lane(ctx, fmt.Sprint("vm-", i), []string{"CGO_ENABLED=0"}, []string{"-timeout=20m", "-exec=" + bin, "-run=" + w.run, w.pkg})
+			lanes[i], err = s.lane(ctx, fmt.Sprint("vm-", i), []string{"CGO_ENABLED=0"}, []string{"-timeout=30m", "-exec=" + bin, "-run=" + w.run, w.pkg})
 			return err
 		})
 	}

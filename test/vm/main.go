@@ -69,7 +69,7 @@ func host() int {
 	flag.StringVar(&c.modules, "modules", os.Getenv("CNIBLOCKS_VM_MODULES"), "its directory of modules, with modules.dep; default: ../lib/modules/VERSION")
 	flag.StringVar(&c.memory, "memory", "1G", "of the guest")
 	flag.IntVar(&c.cpus, "cpus", 2, "of the guest")
-	flag.DurationVar(&c.limit, "limit", 15*time.Minute, "how long the program may run")
+	flag.DurationVar(&c.limit, "limit", 30*time.Minute, "how long the program may run")
 	flag.Var(&c.write, "w", "directory below which writes reach the host")
 	flag.Var(&c.load, "load", "modules to load first, separated by commas")
 	flag.StringVar(&c.accel, "accel", os.Getenv("CNIBLOCKS_VM_ACCEL"), "kvm or tcg; default: kvm where it works")
