@@ -66,21 +66,9 @@ func TestAProgramStartsWithOneProcessorUnlessToldOtherwise(t *testing.T) {
 		told := run(t, path, s.args, s.env)
 		require.Equal(t, s.args, told.Args, name)
 		require.Equal(t, s.processors, told.Processors, name)
-		require.Equal(t, unique(append(s.env, s.add...)), told.Env, name)
+		require.Equal(t, append(s.env, s.add...), told.Env, name)
 		require.Equal(t, 4096, told.Page, "%s: the auxiliary vector", name)
 	}
-}
-
-// unique is what the runtime keeps of variables of one name: the first.
-func unique(env []string) (out []string) {
-	seen := map[string]bool{}
-	for _, kv := range env {
-		if key, _, _ := strings.Cut(kv, "="); !seen[key] {
-			seen[key] = true
-			out = append(out, kv)
-		}
-	}
-	return out
 }
 
 // TestTheLimitOfOpenFilesIsAsEver: package os raises the soft limit, and gives children the one that it found.

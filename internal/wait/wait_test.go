@@ -41,7 +41,7 @@ func TestTheEndOfTheContextIsTheErrorAfterOneTryAtLeast(t *testing.T) {
 func TestPatienceHasAnEnd(t *testing.T) {
 	t.Parallel()
 	n := 0
-	require.Equal(t, context.DeadlineExceeded, Until(t.Context(), time.Millisecond, time.Millisecond, func() (bool, error) { n++; return false, nil }))
+	require.Equal(t, context.DeadlineExceeded, Until(t.Context(), 100*time.Millisecond, time.Millisecond, func() (bool, error) { n++; return false, nil }))
 	require.Greater(t, n, 1)
 }
 
