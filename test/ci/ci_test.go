@@ -72,7 +72,7 @@ func TestASkipThatIsNotListedFails(t *testing.T) {
 	t.Parallel()
 	rep := merge([]*lane{laneOf(t, "here", here), laneOf(t, "vm", vm)}, nil, nil)
 	require.Len(t, rep.failures, 1)
-	require.Contains(t, rep.failures[0], "m/b TestHardware/card: no card in this machine")
+	require.Contains(t, rep.failures[0].what, "m/b TestHardware/card: no card in this machine")
 	require.True(t, strings.HasSuffix(printed(rep), "\n3 passed, 1 failed, 0 skipped\n"), printed(rep))
 }
 
@@ -95,14 +95,15 @@ func TestASkipInTheLastLaneTooFails(t *testing.T) {
 {"Action":"pass","Package":"m/a"}`)
 	rep := merge([]*lane{laneOf(t, "here", here), again}, allow(t, "b TestHardware/* needs a card"), nil)
 	require.Len(t, rep.failures, 1)
-	require.Contains(t, rep.failures[0], "TestGRE")
+	require.Contains(t, rep.failures[0].what, "TestGRE")
 }
 
 func TestATestThatFailsInOneLaneHasFailed(t *testing.T) {
 	t.Parallel()
 	bad := laneOf(t, "vm", strings.Replace(vm, `"pass","Package":"m/a","Test":"TestRuns"`, `"fail","Package":"m/a","Test":"TestRuns"`, 1))
 	rep := merge([]*lane{laneOf(t, "here", here), bad}, allow(t, "b TestHardware/* needs a card"), nil)
-	require.Equal(t, []string{"in vm: m/a TestRuns"}, rep.failures)
+	require.Equal(t, "in vm: m/a TestRuns", rep.failures[0].what)
+	require.Len(t, rep.failures, 1)
 	require.Contains(t, printed(rep), "3 tests run")
 }
 
@@ -124,7 +125,10 @@ func TestAPackageThatFailsWithoutAFailedTestIsAFailure(t *testing.T) {
 			l := newLane("here")
 			require.NoError(t, l.read(strings.NewReader(events), &told))
 			require.Contains(t, told.String(), "leaked: ")
-			require.Equal(t, []string{"in here: m/a"}, merge([]*lane{l}, nil, nil).failures)
+			failures := merge([]*lane{l}, nil, nil).failures
+			require.Len(t, failures, 1)
+			require.Equal(t, "in here: m/a", failures[0].what)
+			require.Contains(t, failures[0].said, "  leaked: ")
 		})
 	}
 }
@@ -140,7 +144,9 @@ func TestATestThatNeverEndedHasFailedAndIsShown(t *testing.T) {
 {"Action":"fail","Package":"m/a"}`), &told))
 	require.Contains(t, told.String(), "hanging\ndid not end\n")
 	require.Contains(t, told.String(), "killed\n")
-	require.Equal(t, []string{"in here: m/a TestHangs"}, merge([]*lane{l}, nil, nil).failures)
+	rep := merge([]*lane{l}, nil, nil)
+	require.Equal(t, []failure{{"in here: m/a TestHangs", "  hanging\n  did not end\n"}}, rep.failures)
+	require.Contains(t, printed(rep), "FAILED in here: m/a TestHangs\n  hanging\n  did not end\n0 passed, 1 failed", "the log's end tells why")
 }
 
 func TestAnAllowanceThatNothingNeedsIsNoted(t *testing.T) {

@@ -161,6 +161,18 @@ var (
 	framed = regexp.MustCompile(`^\s*(=== |--- )`)
 )
 
+// complaint is what a failed test said, less what frames it and all but the first lines.
+func (r *result) complaint() string {
+	const most = 15
+	var lines []string
+	for line := range strings.Lines(r.output.String()) {
+		if !framed.MatchString(line) && len(lines) < most {
+			lines = append(lines, "  "+strings.TrimRight(line, "\n")+"\n")
+		}
+	}
+	return strings.Join(lines, "")
+}
+
 // reason is the last thing that a skipped test said.
 func (r *result) reason() string {
 	var lines []string

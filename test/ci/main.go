@@ -117,10 +117,12 @@ func (s *suite) run(ctx context.Context) (report, error) {
 		lanes = append(lanes, vms...)
 	}
 	rep := merge(lanes, allowed, missing)
-	rep.failures = append(rep.failures, problems...)
+	for _, p := range problems {
+		rep.failures = append(rep.failures, failure{what: p})
+	}
 	for _, n := range pinned() {
 		if !slices.Contains(before, n) {
-			rep.failures = append(rep.failures, "left over: namespace "+n)
+			rep.failures = append(rep.failures, failure{what: "left over: namespace " + n})
 		}
 	}
 	return rep, ctx.Err()

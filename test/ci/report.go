@@ -59,10 +59,13 @@ type skip struct {
 	why    string // it is allowed; empty where it is not
 }
 
+// failure is a test that failed, or what else must not be, and the beginning of what it said.
+type failure struct{ what, said string }
+
 // report is what all lanes together did.
 type report struct {
 	passed   int
-	failures []string
+	failures []failure
 	skips    []skip
 	notes    []string
 }
@@ -144,7 +147,7 @@ func (rep *report) count(key id, lanes []*lane, allowed []*allowance, missing []
 		switch {
 		case r == nil:
 		case r.outcome == failed:
-			rep.failures = append(rep.failures, fmt.Sprintf("in %s: %s", l.name, key))
+			rep.failures = append(rep.failures, failure{fmt.Sprintf("in %s: %s", l.name, key), r.complaint()})
 			return
 		case r.outcome == passed:
 			ran = true
@@ -169,11 +172,11 @@ func (rep *report) count(key id, lanes []*lane, allowed []*allowance, missing []
 	}
 	rep.skips = append(rep.skips, s)
 	if s.why == "" {
-		rep.failures = append(rep.failures, fmt.Sprintf("skipped, and not in the list of allowed skips: %s: %s", key, s.reason))
+		rep.failures = append(rep.failures, failure{what: fmt.Sprintf("skipped, and not in the list of allowed skips: %s: %s", key, s.reason)})
 	}
 }
 
-// print ends with a line of counts. Failures are tests and everything else that must not be, so that it says
+// print says of each failure how it begins, since of a long log people keep the end, and ends with a line of counts. Failures are tests and everything else that must not be, so that it says
 // "0 failed" exactly when all is well.
 func (rep *report) print(w io.Writer) {
 	fmt.Fprintf(w, "\n%d tests run\n", rep.passed+rep.failedTests())
@@ -188,7 +191,7 @@ func (rep *report) print(w io.Writer) {
 		fmt.Fprintf(w, "SKIPPED %s: %s (%s)\n", s.id, s.reason, why)
 	}
 	for _, f := range rep.failures {
-		fmt.Fprintln(w, "FAILED", f)
+		fmt.Fprintf(w, "FAILED %s\n%s", f.what, f.said)
 	}
 	fmt.Fprintf(w, "%d passed, %d failed, %d skipped\n", rep.passed, len(rep.failures), len(rep.skips)-rep.forbidden())
 }
@@ -205,7 +208,7 @@ func (rep *report) forbidden() (n int) {
 
 func (rep *report) failedTests() (n int) {
 	for _, f := range rep.failures {
-		if strings.HasPrefix(f, "in ") {
+		if strings.HasPrefix(f.what, "in ") {
 			n++
 		}
 	}
