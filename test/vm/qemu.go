@@ -198,6 +198,9 @@ func (m *machine) args() []string {
 	} else {
 		accel = "tcg,thread=multi,tb-size=256"
 	}
+	// A kernel that comes to mistrust the time stamp counters, on a busy host, rewrites the code of its clock, which runs at all
+	// times on all processors. QEMU may go on with the breakpoint that stands there meanwhile for longer than the kernel
+	// expects it, and the kernel panics in sched_clock_cpu. With tsc=reliable it does not watch them.
 	a := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-machine", "q35,memory-backend=mem,usb=off,smbus=off,sata=off", "-accel", accel, "-cpu", cpu,
@@ -205,7 +208,7 @@ func (m *machine) args() []string {
 		"-object", "memory-backend-memfd,id=mem,share=on,size=" + m.memory,
 		"-kernel", m.kernel.image, "-initrd", m.initrd,
 		"-append", "console=ttyS0 quiet no_timer_check reboot=t panic=-1 mitigations=off random.trust_cpu=on nokaslr audit=0 " +
-			"cryptomgr.notests=1 net.ifnames=0 " + runArg + m.dir + " " + modulesArg + m.kernel.modules,
+			"cryptomgr.notests=1 net.ifnames=0 tsc=reliable " + runArg + m.dir + " " + modulesArg + m.kernel.modules,
 		"-serial", "file:" + m.at("console"),
 		"-chardev", "socket,id=root,path=" + m.at("root.sock"), "-device", "vhost-user-fs-pci,chardev=root,tag=host",
 		"-device", "virtio-serial-pci",
