@@ -29,6 +29,7 @@ import (
 var (
 	all    = flag.Bool("all", false, "stop before every change, not at a sample of them")
 	sample = flag.Int("sample", 2, "before how many changes of each pair to stop")
+	hurry  = flag.Bool("hurry", false, "do not wait for the end of the second call: go on after 0 to 6 ms of it")
 	seed   = flag.Uint64("seed", 0, "of the sample; 0 is another one each time")
 )
 

@@ -4,6 +4,7 @@ package interleave
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -136,9 +137,13 @@ type outcome struct {
 }
 
 // together runs both calls: the second while the first stands before its k-th change, until it ends or has waited so long
-// that it waits for the first; with k = 0 one after the other. It reports how many changes the first came to.
+// that it waits for the first, or with -hurry for a moment at most; with k = 0 one after the other. It reports how many changes
+// the first came to.
 func (w *world) together(k int, first, second machine.Call) (a, b outcome, changes int) {
-	const patience = 150 * time.Millisecond
+	patience := 150 * time.Millisecond
+	if *hurry {
+		patience = rand.N(6 * time.Millisecond)
+	}
 	done := make(chan outcome, 1)
 	started := false
 	start := func() {
