@@ -176,8 +176,8 @@ func (rep *report) count(key id, lanes []*lane, allowed []*allowance, missing []
 	}
 }
 
-// print says of each failure how it begins, since of a long log people keep the end, and ends with a line of counts. Failures are tests and everything else that must not be, so that it says
-// "0 failed" exactly when all is well.
+// print says of each failure how it begins, since of a long log people keep the end, and ends with a line of counts. Failures
+// are tests and everything else that must not be, so that it says "0 failed" exactly when all is well.
 func (rep *report) print(w io.Writer) {
 	fmt.Fprintf(w, "\n%d tests run\n", rep.passed+rep.failedTests())
 	for _, n := range rep.notes {
