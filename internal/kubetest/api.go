@@ -20,7 +20,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/cniblocks/cniblocks/netns"
@@ -55,9 +54,6 @@ type API struct {
 	etcd   *process
 	server *process
 	others []*process
-
-	dials sync.RWMutex // held by who connects
-	left  bool
 }
 
 // Start starts etcd and an API server, and waits until it is ready. [API.Close] is to be called at the end.
@@ -117,9 +113,6 @@ func (a *API) Close() {
 	if a.http != nil {
 		a.http.CloseIdleConnections()
 	}
-	a.dials.Lock() // a client that is closed may still be about to connect
-	a.left = true
-	a.dials.Unlock()
 	if a.owned && a.NS != nil {
 		a.NS.Close()
 	}
@@ -208,12 +201,9 @@ func (a *API) URL() string { return "https://" + net.JoinHostPort(a.addr.String(
 
 // Dial connects from the API server's own namespace, whatever the context of the caller's thread.
 func (a *API) Dial(ctx context.Context, network, addr string) (conn net.Conn, err error) {
-	a.dials.RLock()
-	defer a.dials.RUnlock()
-	if a.left {
-		return nil, net.ErrClosed
-	}
-	err = a.NS.Do(func() error {
+	ns := a.NS.Share() // a client that is closed may still be about to connect
+	defer ns.Close()
+	err = ns.Do(func() error {
 		conn, err = (&net.Dialer{}).DialContext(ctx, network, addr)
 		return err
 	})

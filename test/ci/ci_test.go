@@ -102,8 +102,8 @@ func TestATestThatFailsInOneLaneHasFailed(t *testing.T) {
 	t.Parallel()
 	bad := laneOf(t, "vm", strings.Replace(vm, `"pass","Package":"m/a","Test":"TestRuns"`, `"fail","Package":"m/a","Test":"TestRuns"`, 1))
 	rep := merge([]*lane{laneOf(t, "here", here), bad}, allow(t, "b TestHardware/* needs a card"), nil)
-	require.Equal(t, "in vm: m/a TestRuns", rep.failures[0].what)
 	require.Len(t, rep.failures, 1)
+	require.Equal(t, "in vm: m/a TestRuns", rep.failures[0].what)
 	require.Contains(t, printed(rep), "3 tests run")
 }
 

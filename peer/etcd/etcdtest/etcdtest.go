@@ -42,9 +42,6 @@ type Server struct {
 	conns map[net.Conn]struct{}
 	delay time.Duration
 	down  bool
-
-	dials sync.RWMutex // held by who connects
-	left  bool
 }
 
 // New starts a server, which is stopped at the end of the test. It skips the test where the program is missing. More
@@ -53,10 +50,7 @@ func New(t testing.TB, args ...string) *Server {
 	t.Helper()
 	s := &Server{NS: nstest.New(t), args: args, dir: t.TempDir(), conns: map[net.Conn]struct{}{}}
 	s.Start(t)
-	t.Cleanup(func() {
-		s.kill()
-		s.leave()
-	})
+	t.Cleanup(func() { s.kill() })
 	return s
 }
 
@@ -143,21 +137,10 @@ func (s *Server) TryCtl(args ...string) (string, error) {
 	return out.String(), err
 }
 
-// leave waits until nobody connects in the namespace, and lets nobody do so afterwards: a client that is closed may still
-// be about to.
-func (s *Server) leave() {
-	s.dials.Lock()
-	defer s.dials.Unlock()
-	s.left = true
-}
-
 func (s *Server) dial(ctx context.Context, addr string) (c net.Conn, err error) {
-	s.dials.RLock()
-	defer s.dials.RUnlock()
-	if s.left {
-		return nil, net.ErrClosed
-	}
-	if e := s.NS.Do(func() error {
+	ns := s.NS.Share() // a client that is closed may still be about to connect
+	defer ns.Close()
+	if e := ns.Do(func() error {
 		c, err = (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 		return nil
 	}); e != nil {
