@@ -8,8 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
+
+	"github.com/cniblocks/cniblocks/internal/start"
 )
 
 const (
@@ -81,7 +84,13 @@ func (x executable) run(ctx context.Context, r *Request, verb Verb) ([]byte, err
 	out, errs := bounded{full: cancel}, bounded{}
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.WaitDelay = time.Second // a grandchild that keeps the pipes open does not keep us
-	err := cmd.Run()
+	runtime.LockOSThread()
+	start.Spread()
+	err := cmd.Start()
+	runtime.UnlockOSThread()
+	if err == nil {
+		err = cmd.Wait()
+	}
 	name := filepath.Base(string(x))
 	switch {
 	case out.over:

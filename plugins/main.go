@@ -34,8 +34,11 @@ func plugins(remove func(context.Context, *netns.NS, int) error) cni.Delegates {
 
 func main() {
 	reap.Child()
+	start.Grow()
 	if os.Getenv("GOMAXPROCS") == start.Processors {
 		_ = os.Unsetenv("GOMAXPROCS") // which other plugins would inherit
+	} else {
+		start.Spread()
 	}
 	var d reap.Deleter
 	all := plugins(d.Delete)

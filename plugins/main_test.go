@@ -171,8 +171,11 @@ func TestAnExecutedPluginHasTheEnvironmentOfTheCaller(t *testing.T) {
 	dir := t.TempDir()
 	said := filepath.Join(dir, "said")
 	syscall.ForkLock.RLock() // no child that is just being started may hold it open for writing
-	err := os.WriteFile(filepath.Join(dir, "teller"), []byte("#!/bin/sh\nexport -p > "+said+"\n"), 0o700)
+	teller := "#!/bin/sh\n{ export -p; grep Cpus_allowed: /proc/$$/status; } > " + said + "\n"
+	err := os.WriteFile(filepath.Join(dir, "teller"), []byte(teller), 0o700)
 	syscall.ForkLock.RUnlock()
+	require.NoError(t, err)
+	processors, err := exec.Command("grep", "Cpus_allowed:", "/proc/self/status").Output()
 	require.NoError(t, err)
 	conf := `{"cniVersion":"1.1.0","name":"n","type":"bridge","bridge":"cb-none","ipam":{"type":"teller"}}`
 	for stated, want := range map[string]string{"X=1": "", "GOMAXPROCS=7": "GOMAXPROCS='7'"} {
@@ -183,5 +186,6 @@ func TestAnExecutedPluginHasTheEnvironmentOfTheCaller(t *testing.T) {
 		require.Contains(t, string(env), "CNI_COMMAND='STATUS'")
 		require.Equal(t, want != "", strings.Contains(string(env), "GOMAXPROCS"), "%s", env)
 		require.Contains(t, string(env), want)
+		require.Contains(t, string(env), string(processors))
 	}
 }

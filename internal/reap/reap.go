@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/internal/start"
 	"github.com/cniblocks/cniblocks/netns"
 )
 
@@ -107,6 +108,7 @@ func (d *Deleter) start(ns *netns.NS, m *rtnl.Msg) (pid int, err error) {
 	if program == "" {
 		program = "/proc/self/exe"
 	}
+	start.Spread() // the child need not wait for us, nor we for what it still does when the interface is gone
 	const closed = ^uintptr(0)
 	pid = -1
 	// The child has a session of its own and nothing of ours open: no pipe of the runtime, no lock.

@@ -4,14 +4,21 @@
 // words at SP are those of the ABI's "process initialization" (argument count, arguments, 0, environment, 0, auxiliary
 // vector), and what lies below SP is free.
 
+#include "go_asm.h"
 #include "textflag.h"
 
-#define SYS_read       0
-#define SYS_write      1
-#define SYS_exit_group 231
-#define SYS_prlimit64  302
-#define RLIMIT_NOFILE  7
-#define EINTR          4
+#define SYS_read              0
+#define SYS_write             1
+#define SYS_prctl             157
+#define SYS_sched_setaffinity 203
+#define SYS_sched_getaffinity 204
+#define SYS_exit_group        231
+#define SYS_prlimit64         302
+#define SYS_getcpu            309
+#define RLIMIT_NOFILE         7
+#define PR_SET_TIMERSLACK     29
+#define PR_GET_TIMERSLACK     30
+#define EINTR                 4
 
 // child is reap's childName, with the zero that ends it.
 DATA ·child+0(SB)/8, $"cniblock"
@@ -70,13 +77,55 @@ program:
 	MOVQ $·limit(SB), R10
 	SYSCALL
 	CMPQ AX, $0
-	JNE  environment
+	JNE  timers
 	MOVL $SYS_prlimit64, AX
 	MOVQ $3, -16(SP) // 0, 1 and 2, which the runtime opens where they are not
 	MOVQ ·limit+8(SB), DX
 	MOVQ DX, -8(SP)
 	LEAQ -16(SP), DX
 	MOVL $0, R10
+	SYSCALL
+
+timers:
+	MOVL $SYS_prctl, AX
+	MOVL $PR_GET_TIMERSLACK, DI
+	SYSCALL
+	CMPQ AX, $0 // 0 for a thread that has a real-time policy
+	JLE  processor
+	CMPQ AX, $const_patience
+	JGE  processor
+	MOVQ AX, ·slack(SB)
+	MOVL $SYS_prctl, AX
+	MOVL $PR_SET_TIMERSLACK, DI
+	MOVL $const_patience, SI
+	SYSCALL
+
+processor:
+	MOVL $SYS_sched_getaffinity, AX // an error where the machine has more than most
+	MOVL $0, DI
+	MOVL $const_most/8, SI
+	MOVQ $·cpus(SB), DX
+	SYSCALL
+	CMPQ AX, $0
+	JLE  environment
+	MOVL $SYS_getcpu, AX
+	LEAQ -8(SP), DI
+	MOVL $0, SI
+	MOVL $0, DX
+	SYSCALL
+	CMPQ AX, $0
+	JNE  environment
+	MOVL $0, AX
+	MOVL $const_most/64, CX
+	LEAQ -(const_most/8+8)(SP), DI
+	CLD
+	REP; STOSQ
+	MOVL -8(SP), CX // less than most, as the mask of all of them fits
+	LEAQ -(const_most/8+8)(SP), DX
+	BTSQ CX, (DX)   // counts on into the words that follow
+	MOVL $SYS_sched_setaffinity, AX
+	MOVL $0, DI
+	MOVL $const_most/8, SI
 	SYSCALL
 
 environment:
@@ -102,12 +151,13 @@ next:
 	SUBQ $8, SP
 	JMP  _rt0_amd64_linux(SB)
 
-// func reopen()
-TEXT ·reopen(SB), NOSPLIT, $0-0
-	MOVL $SYS_prlimit64, AX
-	MOVL $0, DI
-	MOVL $RLIMIT_NOFILE, SI
-	MOVQ $·limit(SB), DX
-	MOVL $0, R10
+// func call(number, a, b, c, d uintptr) (r int)
+TEXT ·call(SB), NOSPLIT, $0-48
+	MOVQ number+0(FP), AX
+	MOVQ a+8(FP), DI
+	MOVQ b+16(FP), SI
+	MOVQ c+24(FP), DX
+	MOVQ d+32(FP), R10
 	SYSCALL
+	MOVQ AX, r+40(FP)
 	RET

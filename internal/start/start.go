@@ -1,5 +1,3 @@
-//go:build linux
-
 // Package start is how the program of the plugins begins: what a start of Go costs is half of a plugin's time, and some of
 // it can be had for less. A program that imports it, and that the linker is told to enter at entry, starts in four fifths of
 // the time.
@@ -13,13 +11,18 @@ package start
 // A plugin does one thing after the other, mostly in the kernel. More processors only start threads that look for work.
 const Processors = "01"
 
+// Spread makes the calling thread as the program was when it was started: it, and what it starts from now on, may run on all
+// processors that the program was given. For a thread that is about to start another program. It does nothing in a program
+// that was not entered at entry.
+func Spread() { spread() }
+
 // largest is more than the stack that any verb of a plugin comes to need.
 const largest = 24 << 10
 
-func init() { grow(0) }
+// Grow makes the stack of the calling goroutine as large as it will become, for main, while there is next to nothing on it.
+// Else it is moved four times on the way, each with a lookup of every frame, and each size of stack brings pages of its own.
+func Grow() { grow(0) }
 
-// grow makes the stack of the main goroutine as large as it will become, while there is next to nothing on it. Else it is
-// moved four times on the way, each with a lookup of every frame, and each size of stack brings pages of its own.
 // The frame is made room for at the call, whatever n is.
 //
 //go:noinline

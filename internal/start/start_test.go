@@ -5,9 +5,11 @@ package start
 import (
 	"encoding/json"
 	"fmt"
+	"math/bits"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,7 +23,9 @@ type told struct {
 	Args, Env        []string
 	Processors, Page int
 	Limit            syscall.Rlimit // of open files
-	Child            string         // that of a program it starts
+	Threads          []string       // the processors of each, as a mask
+	Slack            string         // of the main thread's timers
+	Child            string         // limit, processors and slack of a program it starts
 }
 
 // program builds testdata/program, entered at entry where there is one, or where every program is.
@@ -83,6 +87,45 @@ func TestTheLimitOfOpenFilesIsAsEver(t *testing.T) {
 		require.Equal(t, want.Limit, have.Limit, soft)
 		require.Equal(t, want.Child, have.Child, soft)
 		require.GreaterOrEqual(t, have.Limit.Cur, uint64(199))
+	}
+}
+
+// TestAllThreadsAreOnOneProcessor: and so is nothing that the program starts.
+func TestAllThreadsAreOnOneProcessor(t *testing.T) {
+	t.Parallel()
+	ours, theirs := program(t, true), program(t, false)
+	have, want := run(t, ours, []string{"a"}, []string{}), run(t, theirs, []string{"a"}, []string{})
+	require.Equal(t, want.Child, have.Child)
+	require.Greater(t, len(have.Threads), 1)
+	if runtime.GOARCH != "amd64" {
+		require.Equal(t, want.Threads[0], have.Threads[0])
+		return
+	}
+	one, count := have.Threads[0], 0
+	for _, digit := range strings.ReplaceAll(one, ",", "") {
+		bit, err := strconv.ParseUint(string(digit), 16, 4)
+		require.NoError(t, err)
+		count += bits.OnesCount64(bit)
+	}
+	require.Equal(t, 1, count, one)
+	for _, mask := range have.Threads {
+		require.Equal(t, one, mask)
+	}
+}
+
+// TestTheMainThreadIsAsPatientAsEver: what the program that started it had set is not lost.
+func TestTheMainThreadIsAsPatientAsEver(t *testing.T) {
+	t.Parallel()
+	ours, theirs := program(t, true), program(t, false)
+	for _, slack := range []string{"50000", "70000", "900000"} {
+		set := func(path string) told {
+			script := "echo " + slack + " > /proc/$$/timerslack_ns && exec " + path
+			return run(t, "/bin/sh", []string{"sh", "-c", script}, []string{})
+		}
+		have, want := set(ours), set(theirs)
+		require.Equal(t, slack, want.Slack)
+		require.Equal(t, slack, have.Slack)
+		require.Equal(t, want.Child, have.Child)
 	}
 }
 

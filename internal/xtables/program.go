@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/cniblocks/cniblocks/internal/start"
 	"github.com/cniblocks/cniblocks/netns"
 )
 
@@ -94,6 +95,7 @@ func run(ctx context.Context, ns *netns.NS, stdin io.Reader, path string, args .
 	err := ns.Do(func() error {
 		cmd := exec.CommandContext(ctx, path, args...)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &out, &complaint
+		start.Spread()
 		return cmd.Run()
 	})
 	if err != nil {

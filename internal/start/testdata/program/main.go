@@ -9,15 +9,32 @@ import (
 	"strings"
 	"syscall"
 
-	_ "github.com/cniblocks/cniblocks/internal/start"
+	"github.com/cniblocks/cniblocks/internal/start"
 )
+
+func init() { runtime.LockOSThread() }
 
 func main() {
 	var limit syscall.Rlimit
 	_ = syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)
-	child, _ := exec.Command("/bin/sh", "-c", "ulimit -n").Output()
+	tasks, _ := os.ReadDir("/proc/self/task")
+	var threads []string
+	for _, t := range tasks {
+		threads = append(threads, allowed("/proc/self/task/"+t.Name()+"/status"))
+	}
+	slack, _ := os.ReadFile("/proc/self/timerslack_ns")
+	start.Spread()
+	child, _ := exec.Command("/bin/sh", "-c", "ulimit -n; grep Cpus_allowed: /proc/$$/status; cat /proc/$$/timerslack_ns").Output()
 	_ = json.NewEncoder(os.Stdout).Encode(map[string]any{
 		"args": os.Args, "env": os.Environ(), "processors": runtime.GOMAXPROCS(0), "page": os.Getpagesize(),
-		"limit": limit, "child": strings.TrimSpace(string(child)),
+		"limit": limit, "threads": threads, "slack": strings.TrimSpace(string(slack)), "child": strings.TrimSpace(string(child)),
 	})
+}
+
+// allowed is the mask of the processors that a thread may run on.
+func allowed(status string) string {
+	text, _ := os.ReadFile(status)
+	_, rest, _ := strings.Cut(string(text), "Cpus_allowed:\t")
+	mask, _, _ := strings.Cut(rest, "\n")
+	return mask
 }
