@@ -19,7 +19,7 @@ import "unsafe"
 //   - All threads are on the processor where the program is. Those of the runtime wait for each other a few times; another
 //     processor would have to be woken each time, in a virtual machine by the host. See [Spread].
 //   - The runtime's own threads nap for longer, by [patience]: the one that looks after the others does so fifty times in
-//     the life of a plugin, for 0.02 ms, and next to never finds anything. The thread of main is as before.
+//     the life of a plugin, for 0.02 ms, and next to never finds anything. See [Hasten].
 //
 // Without the flag nothing changes but the time.
 func entry()
@@ -51,17 +51,17 @@ func init() {
 	if limit != ([2]uint64{}) {
 		call(sysPrlimit64, 0, rlimitNofile, uintptr(unsafe.Pointer(&limit)), 0)
 	}
-	hurry()
+	hasten()
 }
 
-func hurry() {
+func hasten() {
 	if slack != 0 {
 		call(sysPrctl, prSetTimerslack, slack, 0, 0)
 	}
 }
 
 func spread() {
-	hurry()
+	hasten()
 	if cpus != ([most / 64]uint64{}) {
 		call(sysSchedSetaffinity, 0, unsafe.Sizeof(cpus), uintptr(unsafe.Pointer(&cpus)), 0)
 	}

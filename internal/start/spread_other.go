@@ -3,3 +3,4 @@
 package start
 
 func spread() {}
+func hasten() {}

@@ -9,6 +9,8 @@ import (
 	"math/rand/v2"
 	"syscall"
 	"time"
+
+	"github.com/cniblocks/cniblocks/internal/start"
 )
 
 // shortest is about the first pause.
@@ -28,11 +30,26 @@ func Until(ctx context.Context, patience, longest time.Duration, try func() (don
 		if patience > 0 && time.Since(begin) > patience {
 			return context.DeadlineExceeded
 		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(pause/2 + rand.N(pause)):
+		if err := nap(ctx, pause/2+rand.N(pause)); err != nil {
+			return err
 		}
+	}
+}
+
+// nap sleeps until d is over or ctx ends, of which it takes no notice for less than a millisecond: that is the shortest time
+// that Go's runtime sleeps for.
+func nap(ctx context.Context, d time.Duration) error {
+	if d < time.Millisecond {
+		start.Hasten()
+		t := syscall.NsecToTimespec(int64(d))
+		_ = syscall.Nanosleep(&t, nil) // a signal ends it, which is as good
+		return context.Cause(ctx)
+	}
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
 	}
 }
 
