@@ -44,11 +44,19 @@ func orMissing(s string) string {
 	return s
 }
 
+// goalsADD is how long the reference's ADD took, in milliseconds, where the goals were found possible.
+const goalsADD = 5.0
+
 func (r *Report) goals(b *bytes.Buffer) {
 	if len(r.Goals) == 0 {
 		return
 	}
-	b.WriteString("## Goals\n\nRatios are ours to the reference where nothing else is said.\n\n")
+	b.WriteString("## Goals\n\nRatios are ours to the reference where nothing else is said.")
+	if c := r.Find("plain", "ADD").Cell(Reference); c != nil {
+		fmt.Fprintf(b, " Goals in milliseconds are of a machine on which the reference's ADD takes %s ms; in this run it took %s.",
+			Number(goalsADD), Number(c.Median))
+	}
+	b.WriteString("\n\n")
 	var rows [][]string
 	for _, g := range r.Goals {
 		rows = append(rows, []string{g.Name, g.amount(g.Limit), g.measured(), g.verdict()})

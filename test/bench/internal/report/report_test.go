@@ -89,6 +89,7 @@ func TestPageHoldsCommandMachineGoalsAndReasons(t *testing.T) {
 	for _, want := range []string{
 		"`go run ./test/bench`, 2026-11-01", "| machine | 2 cores", "| ADD, plain | 0.200 | 0.200 | pass |",
 		"| DEL, plain | 0.0500 | 0.100 | miss, 100 % above |", "- DEL, plain: it waits", "](benchmarks.svg)",
+		"takes 5 ms; in this run it took 5.75.",
 		"](benchmarks-leases.svg)", "| plain | DEL | ours | 4 | 2 ms | 2 | 2 | 0.100 (0.100 to 0.100) |  | 20 |",
 	} {
 		require.Contains(t, page, want)
