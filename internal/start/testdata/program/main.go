@@ -18,16 +18,17 @@ func main() {
 	var limit syscall.Rlimit
 	_ = syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)
 	tasks, _ := os.ReadDir("/proc/self/task")
-	var threads []string
+	var threads, slacks []string
 	for _, t := range tasks {
 		threads = append(threads, allowed("/proc/self/task/"+t.Name()+"/status"))
+		slack, _ := os.ReadFile("/proc/" + t.Name() + "/timerslack_ns")
+		slacks = append(slacks, strings.TrimSpace(string(slack)))
 	}
-	slack, _ := os.ReadFile("/proc/self/timerslack_ns")
 	start.Spread()
 	child, _ := exec.Command("/bin/sh", "-c", "ulimit -n; grep Cpus_allowed: /proc/$$/status; cat /proc/$$/timerslack_ns").Output()
 	_ = json.NewEncoder(os.Stdout).Encode(map[string]any{
 		"args": os.Args, "env": os.Environ(), "processors": runtime.GOMAXPROCS(0), "page": os.Getpagesize(),
-		"limit": limit, "threads": threads, "slack": strings.TrimSpace(string(slack)), "child": strings.TrimSpace(string(child)),
+		"limit": limit, "threads": threads, "slacks": slacks, "child": strings.TrimSpace(string(child)),
 	})
 }
 
