@@ -11,9 +11,9 @@ package start
 // A plugin does one thing after the other, mostly in the kernel. More processors only start threads that look for work.
 const Processors = "01"
 
-// Spread makes the calling thread as the program was when it was started, see also [Hasten]: it, and what it starts from now on, may run on all
-// processors that the program was given. For a thread that is about to start another program. It does nothing in a program
-// that was not entered at entry.
+// Spread makes the calling thread as the program was when it was started, see also [Hasten]: it, and what it starts from now
+// on, may run on all processors that the program was given. For a thread that is about to start another program. It does
+// nothing in a program that was not entered at entry.
 func Spread() { spread() }
 
 // Hasten makes the calling thread as punctual as the program was when it was started, for one that is about to wait for less

@@ -127,9 +127,12 @@ func run(ctx context.Context, c config, argv []string) (int, times, error) {
 	}
 	t.kernel = k.version
 	for _, t.accel = range accelerators(c.accel) {
-		m := &machine{config: c, kernel: k, initrd: initrd, plan: p, accel: t.accel}
 		var code int
-		code, t.boot, err = m.run(ctx)
+		err = persist(func() (err error) {
+			m := &machine{config: c, kernel: k, initrd: initrd, plan: p, accel: t.accel}
+			code, t.boot, err = m.run(ctx)
+			return err
+		})
 		t.all = time.Since(start)
 		var broken *brokenAccelError
 		if errors.As(err, &broken) {

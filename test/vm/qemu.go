@@ -31,6 +31,32 @@ type brokenAccelError struct{ accel, why string }
 
 func (e *brokenAccelError) Error() string { return e.accel + " does not work here: " + e.why }
 
+// deadGuestError says that a guest ended without a word.
+type deadGuestError struct {
+	booting bool   // it had not begun with the program
+	last    string // what it and QEMU said at last
+}
+
+func (e *deadGuestError) Error() string {
+	return "the guest died; the end of its console and of what QEMU said:\n" + e.last
+}
+
+// boots is how often a guest is started that dies before it has begun with the program.
+const boots = 3
+
+// persist calls boot again where its guest died before it had begun with the program: nothing has come of it yet.
+func persist(boot func() error) (err error) {
+	for range boots {
+		err = boot()
+		var dead *deadGuestError
+		if !errors.As(err, &dead) || !dead.booting {
+			return err
+		}
+		fmt.Fprintf(os.Stderr, "vm: the guest died while it booted: %s\n", dead.last)
+	}
+	return err
+}
+
 // accelerators to try, the fastest first.
 func accelerators(asked string) []string {
 	if asked != "" {
@@ -99,8 +125,7 @@ func (m *machine) run(ctx context.Context) (code int, boot time.Duration, err er
 		code, err := strconv.Atoi(strings.TrimSpace(string(rc)))
 		return code, up.Sub(start), err
 	}
-	return 0, 0, fmt.Errorf("the guest died; the end of its console and of what QEMU said:\n%s\n%s%s",
-		tail(m.at("console")), m.qemuSays.String(), m.vfsSays.String())
+	return 0, 0, &deadGuestError{booting: up.IsZero(), last: tail(m.at("console")) + "\n" + m.qemuSays.String() + m.vfsSays.String()}
 }
 
 func (m *machine) at(name string) string { return filepath.Join(m.dir, name) }
@@ -198,9 +223,10 @@ func (m *machine) args() []string {
 	} else {
 		accel = "tcg,thread=multi,tb-size=256"
 	}
-	// A kernel that comes to mistrust the time stamp counters, on a busy host, rewrites the code of its clock, which runs at all
-	// times on all processors. QEMU may go on with the breakpoint that stands there meanwhile for longer than the kernel
-	// expects it, and the kernel panics in sched_clock_cpu. With tsc=reliable it does not watch them.
+	// A kernel that comes to trust the time stamp counters while it boots, or to mistrust them later, on a busy host, rewrites
+	// the code of its clock, which runs at all times on all processors. QEMU may go on with the breakpoint that stands there
+	// meanwhile for longer than the kernel expects it, and the kernel panics in sched_clock_cpu. With tsc=reliable it does not
+	// watch them later; for the boot see persist.
 	a := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-machine", "q35,memory-backend=mem,usb=off,smbus=off,sata=off", "-accel", accel, "-cpu", cpu,

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -84,6 +85,19 @@ func TestAKernelWithoutItsModulesIsRefusedWithTheFlagToUse(t *testing.T) {
 	require.NoError(t, os.WriteFile(image, nil, 0o600))
 	_, err := kernelAt(image, "")
 	require.ErrorContains(t, err, "-modules")
+}
+
+func TestAGuestThatDiesIsStartedAgainAsLongAsItHasNotBegunWithTheProgram(t *testing.T) {
+	t.Parallel()
+	booting, later, other := &deadGuestError{booting: true}, &deadGuestError{}, errors.New("no QEMU")
+	for _, ends := range [][]error{
+		{nil}, {other}, {later}, {booting, nil}, {booting, booting, later}, {booting, booting, booting},
+	} {
+		n := 0
+		err := persist(func() error { n++; return ends[n-1] })
+		require.Equal(t, ends[len(ends)-1], err)
+		require.Len(t, ends, n)
+	}
 }
 
 // TestInTheOtherKernel runs in the virtual machine only, where this test is the program.
