@@ -25,11 +25,11 @@ type source struct {
 
 // why says of goals that are missed why they are.
 var why = map[string]string{
-	"ADD, plain": "start and end of a program in Go with these packages are two fifths of it (scenario startup; nearly all of that is what one takes that does " +
+	"ADD, plain": "start and end of a program in Go with these packages are half of it (scenario startup; nearly all of that is what one takes that does " +
 		"nothing), and the kernel's work on the pair is a fifth",
 	"ADD with SNAT": "as without SNAT",
 	"ADD dual stack against IPv4 only (ours / ours)": "an address, a route and a gateway more, in the same writes, and a second lease",
-	"DEL, plain":               "start and end of a program in Go are half of it; the reference mostly waits for the kernel, and no slow processor makes that longer",
+	"DEL, plain":               "start and end of a program in Go are more than half of it; the reference mostly waits for the kernel, and no slow processor makes that longer",
 	"DEL with SNAT":            "as without SNAT",
 	"DEL beside 10 000 leases": "as without leases",
 	"ADD beside 60 000 leases against an empty pool (ours / ours)": "the same system calls, of which three read a larger file; 1.03 in other runs",
