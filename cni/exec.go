@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -84,10 +83,7 @@ func (x executable) run(ctx context.Context, r *Request, verb Verb) ([]byte, err
 	out, errs := bounded{full: cancel}, bounded{}
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.WaitDelay = time.Second // a grandchild that keeps the pipes open does not keep us
-	runtime.LockOSThread()
-	start.Spread()
-	err := cmd.Start()
-	runtime.UnlockOSThread()
+	err := start.Child(cmd.Start)
 	if err == nil {
 		err = cmd.Wait()
 	}

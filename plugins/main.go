@@ -38,7 +38,7 @@ func main() {
 	if os.Getenv("GOMAXPROCS") == start.Processors {
 		_ = os.Unsetenv("GOMAXPROCS") // which other plugins would inherit
 	} else {
-		start.Spread()
+		start.Spread() // the user has asked for processors
 	}
 	var d reap.Deleter
 	all := plugins(d.Delete)

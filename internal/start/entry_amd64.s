@@ -9,14 +9,9 @@
 
 #define SYS_read              0
 #define SYS_write             1
-#define SYS_prctl             157
-#define SYS_sched_setaffinity 203
 #define SYS_sched_getaffinity 204
 #define SYS_exit_group        231
-#define SYS_prlimit64         302
 #define SYS_getcpu            309
-#define RLIMIT_NOFILE         7
-#define PR_SET_TIMERSLACK     29
 #define PR_GET_TIMERSLACK     30
 #define EINTR                 4
 
@@ -70,15 +65,15 @@ exit:
 	SYSCALL
 
 program:
-	MOVL $SYS_prlimit64, AX
+	MOVL $const_sysPrlimit64, AX
 	MOVL $0, DI // this process
-	MOVL $RLIMIT_NOFILE, SI
+	MOVL $const_rlimitNofile, SI
 	MOVL $0, DX
 	MOVQ $·limit(SB), R10
 	SYSCALL
 	CMPQ AX, $0
 	JNE  timers
-	MOVL $SYS_prlimit64, AX
+	MOVL $const_sysPrlimit64, AX
 	MOVQ $3, -16(SP) // 0, 1 and 2, which the runtime opens where they are not
 	MOVQ ·limit+8(SB), DX
 	MOVQ DX, -8(SP)
@@ -87,7 +82,7 @@ program:
 	SYSCALL
 
 timers:
-	MOVL $SYS_prctl, AX
+	MOVL $const_sysPrctl, AX
 	MOVL $PR_GET_TIMERSLACK, DI
 	SYSCALL
 	CMPQ AX, $0 // 0 for a thread that has a real-time policy
@@ -95,8 +90,8 @@ timers:
 	CMPQ AX, $const_patience
 	JGE  processor
 	MOVQ AX, ·slack(SB)
-	MOVL $SYS_prctl, AX
-	MOVL $PR_SET_TIMERSLACK, DI
+	MOVL $const_sysPrctl, AX
+	MOVL $const_prSetTimerslack, DI
 	MOVL $const_patience, SI
 	SYSCALL
 
@@ -123,7 +118,7 @@ processor:
 	MOVL -8(SP), CX // less than most, as the mask of all of them fits
 	LEAQ -(const_most/8+8)(SP), DX
 	BTSQ CX, (DX)   // counts on into the words that follow
-	MOVL $SYS_sched_setaffinity, AX
+	MOVL $const_sysSchedSetaffinity, AX
 	MOVL $0, DI
 	MOVL $const_most/8, SI
 	SYSCALL

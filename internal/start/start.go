@@ -2,8 +2,10 @@
 // it can be had for less. A program that imports it, and that the linker is told to enter at entry, starts in four fifths of
 // the time.
 //
-// It imports nothing, so that it is initialised before what does.
+// It imports the runtime only, so that it is initialised before what imports more.
 package start
+
+import "runtime"
 
 // Processors is the value of GOMAXPROCS that entry gives a program whose environment has none. It is a 1 that nobody else
 // writes in this way, for the program to know that it is not the user's, and to take it out of its children's environment.
@@ -12,9 +14,16 @@ package start
 const Processors = "01"
 
 // Spread makes the calling thread as the program was when it was started, see also [Hasten]: it, and what it starts from now
-// on, may run on all processors that the program was given. For a thread that is about to start another program. It does
-// nothing in a program that was not entered at entry.
+// on, may run on all processors that the program was given. It does nothing in a program that was not entered at entry.
 func Spread() { spread() }
+
+// Child calls begin, which starts a program of somebody else, on a thread that [Spread] has made as it was.
+func Child(begin func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	Spread()
+	return begin()
+}
 
 // Hasten makes the calling thread as punctual as the program was when it was started, for one that is about to wait for less
 // than a millisecond. The thread of main is from the beginning. It does nothing in a program that was not entered at entry.

@@ -45,8 +45,11 @@ func FindLegacy(ctx context.Context, f Family) (Programs, error) {
 		return p, nil
 	}
 	if p, other := find(f.prefix()); other == nil {
-		out, _ := exec.CommandContext(ctx, p.save, "--version").Output()
-		if !bytes.Contains(out, []byte("nf_tables")) {
+		var out bytes.Buffer
+		cmd := exec.CommandContext(ctx, p.save, "--version")
+		cmd.Stdout = &out
+		_ = start.Child(cmd.Run)
+		if !bytes.Contains(out.Bytes(), []byte("nf_tables")) {
 			return p, nil
 		}
 	}
@@ -95,8 +98,7 @@ func run(ctx context.Context, ns *netns.NS, stdin io.Reader, path string, args .
 	err := ns.Do(func() error {
 		cmd := exec.CommandContext(ctx, path, args...)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &out, &complaint
-		start.Spread()
-		return cmd.Run()
+		return start.Child(cmd.Run)
 	})
 	if err != nil {
 		return "", fmt.Errorf("%s %s: %w: %s", filepath.Base(path), strings.Join(args, " "), err, tidy(complaint.String()))

@@ -45,16 +45,15 @@ func (e *deadGuestError) Error() string {
 const boots = 3
 
 // persist calls boot again where its guest died before it had begun with the program: nothing has come of it yet.
-func persist(boot func() error) (err error) {
-	for range boots {
-		err = boot()
+func persist(boot func() error) error {
+	for n := 1; ; n++ {
+		err := boot()
 		var dead *deadGuestError
-		if !errors.As(err, &dead) || !dead.booting {
+		if !errors.As(err, &dead) || !dead.booting || n == boots {
 			return err
 		}
-		fmt.Fprintf(os.Stderr, "vm: the guest died while it booted: %s\n", dead.last)
+		fmt.Fprintln(os.Stderr, "vm: once more:", err)
 	}
-	return err
 }
 
 // accelerators to try, the fastest first.
