@@ -6,10 +6,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/agent"
 	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/netns"
 )
 
 // settled reads options as the agent does.
@@ -100,41 +103,79 @@ func TestWhatIsWrongWithAnOptionIsSaidWithItsNameAndValue(t *testing.T) {
 	}
 }
 
-func TestAnAgentRunsUntilItIsToldToEndAndItsStatusCanBeAsked(t *testing.T) {
-	t.Parallel()
-	name, ns := nstest.Named(t)
+// agentHere runs an agent of the network pods by plain routes in a namespace, until end is called; its log is what it returns.
+func agentHere(t *testing.T) (name string, ns *netns.NS, state string, end func() (status int, log string)) {
+	t.Helper()
+	name, ns = nstest.Named(t)
 	nstest.Link(t, nstest.End{NS: ns, Name: "eth0", Addrs: []string{"192.0.2.11/24"}}, nstest.End{NS: nstest.New(t), Name: "eth0"})
 	dir := t.TempDir()
 	peers := filepath.Join(dir, "peers.json")
 	require.NoError(t, os.WriteFile(peers, []byte(`{"network": "10.244.0.0/16", "peers": [{"name": "a", "endpoint": "192.0.2.11", "pods": "10.244.1.0/24"},
 		{"name": "b", "endpoint": "192.0.2.12", "pods": "10.244.2.0/24"}]}`), 0o600))
-	state := filepath.Join(dir, "run")
+	state = filepath.Join(dir, "run")
 	status, _, errs := call(t, "status", "--state-dir", state)
 	require.Equal(t, failed, status)
 	require.Contains(t, errs, "start 'cniblocks agent'")
 
 	ctx, cancel := context.WithCancel(t.Context())
 	var log bytes.Buffer
-	done := make(chan int)
+	done := make(chan int, 1)
 	go func() {
 		done <- run(ctx, []string{"agent", "--source", "file:" + peers, "--encap", "host-gw", "--netns", name, "--state-dir", state, "--data-dir", filepath.Join(dir, "lib"),
 			"--listen", "127.0.0.1:0"}, &log, &log)
 	}()
-	var out string
+	end = sync.OnceValues(func() (int, string) { cancel(); return <-done, log.String() })
+	t.Cleanup(func() { _, _ = end() })
 	require.Eventually(t, func() bool {
-		status, out, _ = call(t, "status", "--state-dir", state)
+		status, _, _ := call(t, "status", "--state-dir", state)
 		return status == 0
 	}, 20*time.Second, 10*time.Millisecond)
+	return name, ns, state, end
+}
+
+func TestAnAgentRunsUntilItIsToldToEndAndItsStatusCanBeAsked(t *testing.T) {
+	t.Parallel()
+	_, _, state, end := agentHere(t)
+	_, out, _ := call(t, "status", "--state-dir", state)
 	require.Regexp(t, `(?s)network +pods: ready\nnode +a\nranges +10.244.1.0/24\nendpoints +192.0.2.11\ntunnel +host-gw.*\nmtu +1500\nsource +file:.*up.*peers +2, left out: 0; routes: 1\n`, out)
 	_, out, _ = call(t, "status", "pods", "-o", "json", "--state-dir", state)
 	var s agent.Status
 	require.NoError(t, json.Unmarshal([]byte(out), &s))
 	require.True(t, s.Ready)
-	cancel()
-	require.Zero(t, <-done, log.String())
-	status, _, errs = call(t, "status", "--state-dir", state)
+	status, log := end()
+	require.Zero(t, status, log)
+	status, _, errs := call(t, "status", "--state-dir", state)
 	require.Equal(t, failed, status)
 	require.Contains(t, errs, "no agent runs here")
+}
+
+func TestWhatAnAgentKeepsIsTakenAwayOnlyWhenItHasEnded(t *testing.T) {
+	t.Parallel()
+	name, ns, state, end := agentHere(t)
+	conf := filepath.Join(t.TempDir(), "conf")
+	require.NoError(t, os.WriteFile(conf, []byte(`{"cniVersion": "1.0.0", "name": "pods", "type": "host-gw", "stateDir": "`+state+`", "network": "10.244.0.0/16",
+		"peers": [{"name": "a", "endpoint": "192.0.2.11", "pods": "10.244.1.0/24"}], "delegate": {"type": "bridge"}}`), 0o600))
+	clean := []string{"cleanup", "--netns", name, "--state-dir", state}
+	before := nstest.Dump(ns)
+	for _, args := range [][]string{append(clean, "--network", "pods"), append(clean, "--all"), {"overlay", "down", "--conf", conf, "--netns", name}} {
+		status, out, errs := call(t, args...)
+		require.Equal(t, failed, status, out)
+		require.Empty(t, out)
+		require.Contains(t, errs, fmt.Sprintf(`an agent keeps network "pods" on this node (process %d, it holds %s/pods/agent.lock)`, os.Getpid(), state))
+	}
+	status, would, errs := call(t, append(clean, "--network", "pods", "--dry-run")...)
+	require.Equal(t, failed, status, "as it would without")
+	require.Contains(t, would, "would remove  route")
+	require.Contains(t, errs, "but not yet: an agent keeps")
+	require.Equal(t, before, nstest.Dump(ns))
+	status, _, errs = call(t, "status", "--state-dir", state)
+	require.Zero(t, status, errs)
+
+	_, _ = end()
+	status, did, errs := call(t, append(clean, "--network", "pods")...)
+	require.Zero(t, status, errs)
+	require.Equal(t, strings.ReplaceAll(would, "would remove", "removed"), did)
+	require.NotContains(t, nstest.Dump(ns), "10.244.2.0")
 }
 
 func TestSystemdIsToldOnceThatTheAgentIsReadyAndOftenThatItLives(t *testing.T) {

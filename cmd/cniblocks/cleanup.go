@@ -4,21 +4,26 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
 
+	"github.com/cniblocks/cniblocks/agent"
 	"github.com/cniblocks/cniblocks/internal/inventory"
 	"github.com/cniblocks/cniblocks/internal/inventory/sweep"
-	"github.com/cniblocks/cniblocks/internal/nearest"
 )
 
-const cleanupHelp = `Usage: cniblocks cleanup [--network NAME] [--dry-run] [OPTIONS]
+const cleanupHelp = `Usage: cniblocks cleanup --network NAME | --all [--dry-run] [OPTIONS]
 
 Removes what bears the marks of cniblocks, and prints what it removed. Where no runtime calls GC,
-this is how a network leaves a node; without --network it is how cniblocks does. It may be run again
-at any time: what is gone is no error.
+this is how a network leaves a node; with --all it is how cniblocks does. It asks nothing before it
+begins: --dry-run only says what would go. A network of which there is no trace is an error that
+lists those that are here.
+
+Where an agent keeps the network it refuses, since that would make everything again: stop the agent
+first. While it works no agent of the network starts.
 
 Of a network go, in this order:
 
@@ -44,19 +49,24 @@ Examples:
 
   sudo cniblocks cleanup --network pods --dry-run   only say what would go
   sudo cniblocks cleanup --network pods             one network
-  sudo cniblocks cleanup                            everything, before the plugins are uninstalled
+  sudo cniblocks cleanup --all                      everything, before the plugins are uninstalled
 `
 
 func cleanup(ctx context.Context, args []string, out, errs io.Writer) int {
 	o := newOptions("cleanup", cleanupHelp)
 	var dirs list
-	network := o.String("network", "", "the `NAME` of the network; without it, all networks")
+	network := o.String("network", "", "the `NAME` of the network; or --all")
+	all := o.Bool("all", false, "all networks")
 	dry := o.Bool("dry-run", false, "change nothing, say what would be removed")
 	path := o.String("netns", "", "the node's namespace, a `PATH` or a name of ip-netns(8); this one if not given")
 	stateDir := o.String("state-dir", inventory.DefaultStateDir, "where plugins keep state, a `DIR`")
 	o.Var(&dirs, "data-dir", "where leases are, a `DIR`; may be given several times")
 	if _, status, done := o.read(args, 0, out, errs); done {
 		return status
+	}
+	if *all == (*network != "") {
+		fmt.Fprintln(errs, "cniblocks cleanup: want either --network NAME or --all; 'cniblocks cleanup --help' explains")
+		return misuse
 	}
 	ns, err := openNS(*path)
 	if err != nil {
@@ -67,22 +77,53 @@ func cleanup(ctx context.Context, args []string, out, errs io.Writer) int {
 	if err != nil {
 		return complain(errs, "cleanup", err)
 	}
-	plan, err := sweep.Make(sweep.Options{NS: ns, Found: node, Network: *network, StateDir: *stateDir,
-		Disk: len(dirs) > 0 || isMachines(ns)})
-	if err != nil {
-		return complain(errs, "cleanup", err)
-	}
 	for _, what := range node.Unread {
 		fmt.Fprintln(errs, "cniblocks cleanup: not read:", what)
 	}
+	if *network != "" && !slices.Contains(node.Networks(), *network) {
+		return unknownNetwork(errs, "cleanup", *network, node)
+	}
+	opts := sweep.Options{NS: ns, Found: node, Network: *network, StateDir: *stateDir, Disk: len(dirs) > 0 || isMachines(ns)}
+	unlock, err := withoutAgents(opts)
+	defer unlock()
+	if err != nil && !*dry {
+		return complain(errs, "cleanup", err)
+	}
+	plan, planErr := sweep.Make(opts)
+	if planErr != nil {
+		return complain(errs, "cleanup", planErr)
+	}
 	status := carryOut(ctx, plan, *dry, out, errs)
 	if len(plan.Steps)+len(plan.Kept) == 0 {
-		nothing(out, *network, node)
+		fmt.Fprintln(out, "nothing of cniblocks is here")
+	}
+	if err != nil {
+		return complain(errs, "cleanup", fmt.Errorf("this is what would go, but not yet: %w", err))
 	}
 	if len(node.Unread) > 0 {
 		return failed
 	}
 	return status
+}
+
+// withoutAgents keeps the agents away whose networks are to go from this node, until unlock is called. The error names
+// those that run.
+func withoutAgents(o sweep.Options) (unlock func(), err error) {
+	var undo []func()
+	var errs []error
+	for _, d := range o.Found.State {
+		if (o.Network == "" || d.Network == o.Network) && (o.Disk || d.Here) {
+			end, err := agent.Exclude(o.StateDir, d.Network)
+			if errs = append(errs, err); err == nil {
+				undo = append(undo, end)
+			}
+		}
+	}
+	return func() {
+		for _, end := range undo {
+			end()
+		}
+	}, errors.Join(errs...)
 }
 
 // carryOut takes the steps, or only says them.
@@ -117,17 +158,4 @@ func carryOut(ctx context.Context, plan sweep.Plan, dry bool, out, errs io.Write
 		return failed
 	}
 	return 0
-}
-
-// nothing says that there was nothing to do, and whether the name could be a misspelled one.
-func nothing(out io.Writer, network string, node *inventory.Node) {
-	if network == "" {
-		fmt.Fprintln(out, "nothing of cniblocks is here")
-		return
-	}
-	fmt.Fprintf(out, "nothing of a network %q is here", network)
-	if near, ok := nearest.Of(network, slices.Values(node.Networks())); ok && near != network {
-		fmt.Fprintf(out, "; did you mean %q?", near)
-	}
-	fmt.Fprintln(out)
 }

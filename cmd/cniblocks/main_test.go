@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -135,7 +136,7 @@ func TestShowOfAnUnknownNetworkNamesTheNearestOne(t *testing.T) {
 	require.Contains(t, errs, `did you mean "blue"?`)
 	status, _, errs = call(t, append([]string{"show", "zzzzzz"}, here(w)...)...)
 	require.Equal(t, failed, status)
-	require.Contains(t, errs, `there are ["blue"]`)
+	require.Contains(t, errs, `; there are: blue`)
 }
 
 func TestANamespaceThatIsNotThereIsAnError(t *testing.T) {
@@ -166,29 +167,39 @@ func TestCleanupSaysWhatItWouldDoThenDoesItThenFindsNothing(t *testing.T) {
 	w.RequireAsBefore()
 
 	status, out, errs = call(t, args...)
-	require.Zero(t, status, errs)
-	require.Equal(t, "nothing of a network \"blue\" is here\n", out)
-	status, out, _ = call(t, append([]string{"cleanup"}, here(w)...)...)
+	require.Equal(t, failed, status)
+	require.Empty(t, out)
+	require.Equal(t, "cniblocks cleanup: there is no trace of a network \"blue\" here, nor of any other\n", errs)
+	status, out, _ = call(t, append([]string{"cleanup", "--all"}, here(w)...)...)
 	require.Zero(t, status)
 	require.Equal(t, "nothing of cniblocks is here\n", out)
 }
 
-func TestCleanupOfAMisspelledNetworkRemovesNothing(t *testing.T) {
-	t.Parallel()
-	w := inventorytest.New(t)
-	w.Add(w.Conf("blue", "1", nil), "web")
-	status, out, _ := call(t, append([]string{"cleanup", "--network", "bleu"}, here(w)...)...)
-	require.Zero(t, status)
-	require.Equal(t, "nothing of a network \"bleu\" is here; did you mean \"blue\"?\n", out)
-	w.Check(w.Conf("blue", "1", nil), "web")
-}
-
-func TestCleanupWithoutANetworkRemovesAllOfThem(t *testing.T) {
+func TestCleanupOfAnUnknownNetworkIsAnErrorThatListsTheKnownOnes(t *testing.T) {
 	t.Parallel()
 	w := inventorytest.New(t)
 	w.Add(w.Conf("blue", "1", nil), "web")
 	w.Add(w.Conf("red", "2", nil), "db")
-	status, _, errs := call(t, append([]string{"cleanup"}, here(w)...)...)
+	status, out, errs := call(t, append([]string{"cleanup", "--network", "bleu"}, here(w)...)...)
+	require.Equal(t, failed, status)
+	require.Empty(t, out)
+	require.Equal(t, "cniblocks cleanup: there is no trace of a network \"bleu\" here; did you mean \"blue\"?; there are: blue, red\n", errs)
+	w.Check(w.Conf("blue", "1", nil), "web")
+}
+
+func TestCleanupOfAllNetworksWantsToBeTold(t *testing.T) {
+	t.Parallel()
+	w := inventorytest.New(t)
+	w.Add(w.Conf("blue", "1", nil), "web")
+	w.Add(w.Conf("red", "2", nil), "db")
+	for _, more := range [][]string{nil, {"--dry-run"}, {"--all", "--network", "blue"}} {
+		status, out, errs := call(t, slices.Concat([]string{"cleanup"}, more, here(w))...)
+		require.Equal(t, misuse, status)
+		require.Empty(t, out)
+		require.Equal(t, "cniblocks cleanup: want either --network NAME or --all; 'cniblocks cleanup --help' explains\n", errs)
+	}
+	w.Check(w.Conf("blue", "1", nil), "web")
+	status, _, errs := call(t, append([]string{"cleanup", "--all"}, here(w)...)...)
 	require.Zero(t, status, errs)
 	w.RequireAsBefore()
 }

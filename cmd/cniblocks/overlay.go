@@ -4,10 +4,13 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
+	"github.com/cniblocks/cniblocks/agent"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/plugins/overlay"
 )
@@ -16,7 +19,8 @@ const overlayText = `Usage: cniblocks overlay up|down --conf FILE [OPTIONS]
 
 up applies the peers of every overlay and host-gw in a conflist to this node: what is missing is added, what is no longer
 wanted goes, what others removed is put back. It may be called at any time, and writes nothing when all is right.
-down removes what up and the plugins made for the node: devices, routes, SNAT, state. Pods stay as they are.
+down removes what up and the plugins made for the node: devices, routes, SNAT, state. Pods stay as they are. Where an agent
+keeps the network it refuses.
 
   sudo cniblocks overlay up --conf /etc/cni/net.d/10-pods.conflist
 `
@@ -60,6 +64,23 @@ func overlayCommand(ctx context.Context, args []string, out, errs io.Writer) int
 }
 
 func overlayDown(ctx context.Context, ns *netns.NS, config []byte, out, errs io.Writer) int {
+	var conf struct {
+		Name, StateDir string
+		Plugins        []struct{ StateDir string }
+	}
+	_ = json.Unmarshal(config, &conf) // what is wrong with it Down says
+	dirs := []string{conf.StateDir}
+	for _, p := range conf.Plugins {
+		dirs = append(dirs, p.StateDir)
+	}
+	slices.Sort(dirs)
+	for _, dir := range slices.Compact(dirs) {
+		unlock, err := agent.Exclude(dir, conf.Name)
+		if err != nil {
+			return complain(errs, "overlay down", err)
+		}
+		defer unlock()
+	}
 	if err := overlay.Down(ctx, ns, config); err != nil {
 		return complain(errs, "overlay down", err)
 	}

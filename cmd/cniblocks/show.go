@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/cniblocks/cniblocks/internal/inventory"
 	"github.com/cniblocks/cniblocks/internal/nearest"
@@ -65,7 +66,7 @@ func show(ctx context.Context, args []string, out, errs io.Writer) int {
 	if len(words) == 1 {
 		network = words[0]
 		if !slices.Contains(node.Networks(), network) {
-			return unknownNetwork(errs, network, node)
+			return unknownNetwork(errs, "show", network, node)
 		}
 		node = node.Only(network)
 	}
@@ -81,12 +82,17 @@ func show(ctx context.Context, args []string, out, errs io.Writer) int {
 	return 0
 }
 
-func unknownNetwork(errs io.Writer, network string, node *inventory.Node) int {
-	fmt.Fprintf(errs, "cniblocks show: there is no trace of a network %q here", network)
-	if near, ok := nearest.Of(network, slices.Values(node.Networks())); ok {
+// unknownNetwork says that a network left no trace, and which did.
+func unknownNetwork(errs io.Writer, command, network string, node *inventory.Node) int {
+	fmt.Fprintf(errs, "cniblocks %s: there is no trace of a network %q here", command, network)
+	all := node.Networks()
+	if near, ok := nearest.Of(network, slices.Values(all)); ok {
 		fmt.Fprintf(errs, "; did you mean %q?", near)
-	} else if all := node.Networks(); len(all) > 0 {
-		fmt.Fprintf(errs, "; there are %q", all)
+	}
+	if len(all) == 0 {
+		fmt.Fprint(errs, ", nor of any other")
+	} else {
+		fmt.Fprintf(errs, "; there are: %s", strings.Join(all, ", "))
 	}
 	fmt.Fprintln(errs)
 	return failed

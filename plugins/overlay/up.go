@@ -74,7 +74,7 @@ func Down(ctx context.Context, ns *netns.NS, config []byte) error {
 			return err
 		}
 		if j.view.agent {
-			return cni.Errorf(cni.ErrConfig, "network %q: the node agent keeps the peers; stop it first", j.Network)
+			return cni.Errorf(cni.ErrConfig, "network %q: its peers are from the node agent; stop that, then use 'cniblocks cleanup --network %[1]s'", j.Network)
 		}
 		state[node.Dir(j.StateDir, j.Network)] = true
 		err := j.node.Close(ctx)
