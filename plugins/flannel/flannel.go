@@ -57,7 +57,7 @@ func (Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err error
 		return res, err
 	}
 	u.Push(back)
-	return res, rec.replace(to.Config)
+	return res, rec.replace(r, to.Config)
 }
 
 // hold keeps other ADDs of the pod waiting until it is released: of two at once the second finds the record of the first,

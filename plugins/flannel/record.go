@@ -53,7 +53,8 @@ func parse(path string) (object, bool) {
 }
 
 // create writes the record, and reports whether nothing says that the attachment is there already: a record that is
-// there is left as it is. A write that is cut off leaves a torn record, which counts as none.
+// there is left as it is. A write that is cut off leaves a torn record, which counts as none. A record without flannel's
+// file beside it may be left over from an attachment that flannel's own plugin has deleted; [record.replace] makes it whole.
 func (r record) create(req *cni.Request, config json.RawMessage) (first bool, err error) {
 	config, err = lasting(config)
 	if err != nil {
@@ -70,15 +71,23 @@ func (r record) create(req *cni.Request, config json.RawMessage) (first bool, er
 	if err = errors.Join(err, f.Close()); err != nil {
 		return false, errors.Join(err, os.Remove(r.path()))
 	}
-	err = os.Link(r.path(), r.theirs())
-	if errors.Is(err, fs.ErrExist) {
+	if !r.link(req) {
 		d, ok := parse(r.theirs())
 		return !ok || d.text("name") != r.network || links(r.theirs()) > 1, nil
+	}
+	return true, nil
+}
+
+// link gives the record the name that flannel's own plugin looks for. It reports false if that is taken.
+func (r record) link(req *cni.Request) bool {
+	err := os.Link(r.path(), r.theirs())
+	if errors.Is(err, fs.ErrExist) {
+		return false
 	}
 	if err != nil {
 		req.Warn("%v: flannel's own plugin could not delete this attachment", err)
 	}
-	return true, nil
+	return true
 }
 
 // open makes the file; who sweeps may take the directory away once more meanwhile.
@@ -95,12 +104,17 @@ func (r record) open() (f *os.File, err error) {
 	return f, err
 }
 
-func (r record) replace(config json.RawMessage) error {
+// replace makes the record that of the attachment that was just made.
+func (r record) replace(req *cni.Request, config json.RawMessage) error {
 	config, err := lasting(config)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(r.path(), config, 0o600)
+	if err := os.WriteFile(r.path(), config, 0o600); err != nil {
+		return err
+	}
+	r.link(req)
+	return nil
 }
 
 // lasting is a configuration without what only one call is about.

@@ -92,6 +92,36 @@ func TestFlannelsOwnPluginDeletesWhatOursAdded(t *testing.T) {
 	}
 }
 
+func TestAPodThatOursAddsAndFlannelsOwnPluginDeletesAgainAndAgainLeavesNothing(t *testing.T) {
+	t.Parallel()
+	bin := references(t)
+	w := newWorld(t, onlyIPv4)
+	w.path = bin
+	conf := w.conf(map[string]any{"cniVersion": "0.4.0"})
+	p, second := w.pod("a"), w.pod("a")
+	second.ifName, second.ns = "net1", p.ns
+	for range 3 {
+		p.add(conf)
+		reach(t, p.ns, netip.MustParseAddr("10.244.1.1"))
+		p.theirs(cni.DEL, bin, conf)
+		require.Empty(t, w.leases())
+		require.Equal(t, []string{".attachments-cbr0/a:eth0"}, w.records())
+	}
+	p.add(conf)
+	second.add(conf) // of which flannel's own plugin knows nothing
+	p.theirs(cni.DEL, bin, conf)
+	require.Len(t, w.leases(), 1)
+	second.check(conf)
+	p.add(conf)
+	require.Contains(t, w.records(), "a")
+	second.must(cni.DEL, conf)
+	p.check(conf)
+	require.Contains(t, w.records(), "a", "it is the other interface's")
+	p.theirs(cni.DEL, bin, conf)
+	require.Zero(t, w.gc(with(conf, "cniVersion", "1.1.0")).status)
+	w.empty()
+}
+
 func TestTheReferencesDelegatesAreCalledAsPrograms(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, dualStack)
