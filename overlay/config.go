@@ -29,7 +29,7 @@ type Config struct {
 	TOS   uint8  `json:"tos,omitempty"`
 
 	PersistentKeepalive uint16 `json:"persistentKeepalive,omitempty"` // seconds
-	KeyDir              string `json:"-"`                             // see [WireGuard]
+	KeyDir              string `json:"keyDir,omitempty"`              // see [WireGuard]
 
 	L2            bool   `json:"l2,omitempty"`
 	Bridge        string `json:"-"` // that the delegate makes; the ports of L2

@@ -3,9 +3,12 @@
 package overlay_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
+	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -32,6 +35,48 @@ func TestTheDocumentationHasTheTableOfWhatWorks(t *testing.T) {
 		return
 	}
 	require.Equal(t, want, after)
+}
+
+func TestEveryKeyOnAPageIsReadAndEveryKeyThatIsReadStandsOnItsPage(t *testing.T) {
+	t.Parallel()
+	var all []string
+	for f := range reflect.TypeFor[overlay.Config]().Fields() {
+		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "-" && name != "encap" {
+			all = append(all, name)
+		}
+	}
+	for _, encap := range overlay.Names() {
+		page, err := os.ReadFile(pages + encap + ".md")
+		require.NoError(t, err)
+		var told, read []string
+		for line := range strings.Lines(string(page)) {
+			if cells := strings.Split(line, "|"); strings.HasPrefix(line, "| `") && len(cells) >= 5 {
+				for _, key := range regexp.MustCompile("`([A-Za-z0-9]+)`").FindAllStringSubmatch(cells[1], -1) {
+					told = append(told, key[1])
+				}
+			}
+		}
+		for _, key := range all {
+			if stated(t, encap, key) == nil {
+				read = append(read, key)
+			}
+		}
+		require.ElementsMatch(t, read, told, encap)
+	}
+}
+
+// stated is what becomes of a configuration with a value for the key.
+func stated(t *testing.T, encap, key string) error {
+	t.Helper()
+	for _, value := range []string{`"point-to-point"`, "1", "true"} {
+		c := overlay.Config{Encap: encap, Bridge: "cni0", L2: key == "allowUplink" || key == "neighSuppress"}
+		if json.Unmarshal([]byte(`{"`+key+`": `+value+`}`), &c) == nil {
+			_, err := c.Encapsulation()
+			return err
+		}
+	}
+	t.Fatalf("no value for key %q", key)
+	return nil
 }
 
 // supportTable is the table in Markdown: a line for each form, a column for pods of a family over an underlay of a family.

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"net/netip"
@@ -142,7 +143,7 @@ func (c *conf) encapsulation() (overlay.Encap, error) {
 	o := c.Config
 	o.Bridge, o.PortIsolation = c.delegateBridge(), d.PortIsolation
 	if c.Encap == "wireguard" {
-		o.KeyDir = c.DataDir
+		o.KeyDir = cmp.Or(c.KeyDir, c.DataDir)
 	}
 	e, err := o.Encapsulation()
 	var key *overlay.UnsupportedKey

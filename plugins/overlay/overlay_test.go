@@ -100,6 +100,17 @@ func TestTheSameTwoFilesOnEveryMachineJoinTheirPods(t *testing.T) {
 	}
 }
 
+func TestTheWireGuardKeyIsKeptWhereKeyDirSays(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	w.peers("a")
+	a, there := w.machines[0], filepath.Join(w.dir, "keys")
+	a.pod("1").call(cni.ADD, a.conf(map[string]any{"encap": "wireguard", "keyDir": there})) // which a kernel without WireGuard refuses
+	require.FileExists(t, filepath.Join(there, "pods", "wireguard.key"))
+	require.NoDirExists(t, filepath.Join(w.dir, "a", "lib"))
+	require.Equal(t, cni.ErrUnsupportedField, a.pod("1").refused(cni.ADD, a.conf(map[string]any{"keyDir": there}), `key "keyDir" is .*, which vxlan does not have`))
+}
+
 func field(t *testing.T, doc []byte, key string) any {
 	t.Helper()
 	return decode(t, doc)[key]
