@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -74,18 +75,25 @@ func Remove(ctx context.Context, ns *netns.NS, link string, prefixes ...netip.Pr
 	return rtnl.Except(c.Do(msgs...), fs.ErrNotExist)
 }
 
-// Check fails if one of the prefixes does not stand on the link.
+// Check fails if some of the prefixes do not stand on the link, and names them.
 func Check(_ context.Context, ns *netns.NS, link string, prefixes ...netip.Prefix) error {
 	_, _, have, err := list(ns, link)
 	if err != nil {
 		return err
 	}
+	var missing []string
 	for _, p := range prefixes {
 		if !slices.Contains(have, p) {
-			return fmt.Errorf("address %s is missing on %s, which has %v", p, link, have)
+			missing = append(missing, p.String())
 		}
 	}
-	return nil
+	switch len(missing) {
+	case 0:
+		return nil
+	case 1:
+		return fmt.Errorf("address %s is missing on %s, which has %v", missing[0], link, have)
+	}
+	return fmt.Errorf("addresses %s are missing on %s, which has %v", strings.Join(missing, ", "), link, have)
 }
 
 // New is the message that adds a prefix to a link, for callers that batch.

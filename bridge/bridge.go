@@ -156,18 +156,20 @@ func Get(_ context.Context, ns *netns.NS, name string) (State, error) {
 		VLANFiltering: l.Bridge().VLANFiltering, Ours: l.Group == Group}, nil
 }
 
-// Check fails if the bridge is not there, is down, or lacks a property that is wanted.
+// Check fails if the bridge is not there, is down, or lacks properties that are wanted, and names all of these.
 func Check(ctx context.Context, ns *netns.NS, want Bridge) (State, error) {
 	s, err := Get(ctx, ns, want.Name)
-	switch {
-	case err != nil:
+	if err != nil {
 		return s, err
-	case !s.Up:
-		return s, fmt.Errorf("bridge %s is down", s.Name)
-	case want.Promisc && !s.Promisc:
-		return s, fmt.Errorf("bridge %s is not in promiscuous mode", s.Name)
-	case want.VLANFiltering && !s.VLANFiltering:
-		return s, fmt.Errorf("bridge %s does not filter VLANs", s.Name)
 	}
-	return s, nil
+	var wrong []error
+	for _, c := range []struct {
+		bad bool
+		is  string
+	}{{!s.Up, "is down"}, {want.VLANFiltering && !s.VLANFiltering, "does not filter VLANs"}, {want.Promisc && !s.Promisc, "is not in promiscuous mode"}} {
+		if c.bad {
+			wrong = append(wrong, fmt.Errorf("bridge %s %s", s.Name, c.is))
+		}
+	}
+	return s, errors.Join(wrong...)
 }

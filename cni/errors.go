@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -72,22 +73,32 @@ func cut(s string) string {
 	return s
 }
 
+// message is what an error says, in one line and each of its sentences once: joined errors may have a cause in common.
+func message(text string) string {
+	var said []string
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if line != "" && !slices.ContainsFunc(said, func(s string) bool { return strings.Contains(s, line) }) {
+			said = append(said, line)
+		}
+	}
+	return cut(strings.Join(said, "; "))
+}
+
 // encode is the error as the specification has it printed.
 func encode(version string, err error) []byte {
-	var e *Error
-	details := ""
-	if errors.As(err, &e) {
-		details = e.Details
+	for list, ok := err.(interface{ Unwrap() []error }); ok && len(list.Unwrap()) == 1; list, ok = err.(interface{ Unwrap() []error }) {
+		err = list.Unwrap()[0]
 	}
-	msg := err.Error()
-	if e != nil && err == error(e) {
-		msg = e.Msg
+	msg, details := err.Error(), ""
+	if e, ok := err.(*Error); ok {
+		msg, details = e.Msg, e.Details
 	}
 	b, _ := json.Marshal(struct {
 		Version string `json:"cniVersion"`
 		Code    Code   `json:"code"`
 		Msg     string `json:"msg"`
 		Details string `json:"details,omitempty"`
-	}{version, CodeOf(err), cut(msg), cut(details)})
+	}{version, CodeOf(err), message(msg), cut(details)})
 	return append(b, '\n')
 }

@@ -32,11 +32,11 @@ func Run(ctx context.Context, p Plugin, delegates Delegates, getenv func(string)
 		r.Delegates = delegates
 		answer, err = serve(ctx, p, r)
 		for _, w := range r.Warnings() {
-			fmt.Fprintln(errs, "warning:", cut(w))
+			fmt.Fprintln(errs, "warning:", message(w))
 		}
 	}
 	if err != nil {
-		fmt.Fprintln(errs, cut(err.Error()))
+		fmt.Fprintln(errs, message(err.Error()))
 		_, _ = out.Write(encode(version, err))
 		return 1
 	}

@@ -58,7 +58,8 @@ func TestAnErrorIsPrintedAsTheSpecificationHasIt(t *testing.T) {
 	}{
 		{cni.Errorf(cni.ErrTryAgain, "pool %s: %w", "x", fs.ErrExist), 11, "pool x: file already exists"},
 		{fmt.Errorf("outer: %w", cni.Errorf(cni.ErrUnknownContainer, "inner")), 3, "outer: inner"},
-		{errors.Join(errors.New("one"), cni.Errorf(cni.ErrConfig, "two")), 7, "one\ntwo"},
+		{errors.Join(errors.New("one"), cni.Errorf(cni.ErrConfig, "two")), 7, "one; two"},
+		{errors.Join(fmt.Errorf("write /a: %w", fs.ErrPermission), fs.ErrPermission), 5, "write /a: permission denied"},
 		{fs.ErrPermission, 5, "permission denied"},
 		{fmt.Errorf("wait: %w", context.DeadlineExceeded), 11, "wait: context deadline exceeded"},
 		{context.Canceled, 11, "context canceled"},

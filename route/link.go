@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -62,31 +63,57 @@ func EnsureLink(ctx context.Context, ns *netns.NS, link string, routes ...Route)
 	return rtnl.Except(err, fs.ErrExist)
 }
 
-// CheckLink fails if a route is in no table of ns, or in one with another next hop or device than asked for. The table,
-// the metric and the metrics of a route may be what another program made of them.
-func CheckLink(_ context.Context, ns *netns.NS, link string, routes ...Route) error {
+// CheckLink fails if a route is in no table of ns, or in one with another next hop or device than asked for, and names all
+// such routes. The table, the metric and the metrics of a route may be what another program made of them.
+func CheckLink(ctx context.Context, ns *netns.NS, link string, routes ...Route) error {
+	return CheckLinks(ctx, ns, []string{link}, routes...)
+}
+
+// CheckLinks is [CheckLink] for routes each of which may be over any of the links, as those of a container with several
+// interfaces are. If none of the links is there it is [io/fs.ErrNotExist].
+func CheckLinks(_ context.Context, ns *netns.NS, links []string, routes ...Route) error {
 	c, err := rtnl.Open(ns)
 	if err != nil {
 		return err
 	}
-	l, err := c.LinkByName(link)
-	if err != nil {
+	var over []int
+	for _, name := range links {
+		l, e := c.LinkByName(name)
+		if e == nil {
+			over = append(over, l.Index)
+		}
+		err = errors.Join(err, e)
+	}
+	if err != nil && len(over) == 0 {
 		return err
 	}
 	have, err := c.Routes(rtnl.RouteFilter{})
 	if err != nil {
 		return err
 	}
+	var missing []error
 	for _, r := range routes {
 		ok := slices.ContainsFunc(have, func(h rtnl.Route) bool {
-			return h.Dst == r.Dst && (h.Multiple || h.Link == l.Index && (h.Via == r.Via || !r.Via.IsValid()))
+			return h.Dst == r.Dst && (h.Multiple || slices.Contains(over, h.Link) && (h.Via == r.Via || !r.Via.IsValid()))
 		})
 		if !ok {
-			return fmt.Errorf("the route to %s%s on %s: %w", r.Dst, via(r.Via), link, notThere(rtnl.Route{Dst: r.Dst}))
+			missing = append(missing, missingRoute{r, strings.Join(links, " or ")})
 		}
 	}
-	return nil
+	return errors.Join(missing...)
 }
+
+// missingRoute is [io/fs.ErrNotExist] in the words of routes.
+type missingRoute struct {
+	Route
+	over string
+}
+
+func (m missingRoute) Error() string {
+	return fmt.Sprintf("the route to %s%s on %s is missing", m.Dst, via(m.Via), m.over)
+}
+
+func (missingRoute) Is(target error) bool { return target == fs.ErrNotExist }
 
 func via(a netip.Addr) string {
 	if !a.IsValid() {

@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"iter"
 	"net/netip"
 
@@ -216,6 +215,3 @@ func same(have, want rtnl.Route) bool {
 
 // ErrNotForwarding says that the namespace does not forward packets of a family.
 var ErrNotForwarding = errors.New("forwarding is off")
-
-// notThere is for callers that look at one route.
-func notThere(r rtnl.Route) error { return fmt.Errorf("%s: %w", r, fs.ErrNotExist) }

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,8 +16,9 @@ import (
 	"github.com/cniblocks/cniblocks/veth"
 )
 
-// Check compares every object that Add made with what it should be. What chained plugins may change is not looked at:
-// the MTU, queues, sysctls and promiscuity of the pod's end.
+// Check compares every object that Add made with what it should be, and names every difference: first those by which
+// packets are lost. What chained plugins may change is not looked at: the MTU, queues, sysctls and promiscuity of the
+// pod's end.
 func (p Plugin) Check(ctx context.Context, r *cni.Request) error {
 	j, err := p.begin(r)
 	if err != nil {
@@ -26,20 +28,25 @@ func (p Plugin) Check(ctx context.Context, r *cni.Request) error {
 	if r.Prev == nil {
 		return cni.Errorf(cni.ErrConfig, `netconf: key "prevResult" is missing; CHECK needs the result of the ADD`)
 	}
+	want := j.wanted(r.Network)
+	br, err := bridge.Check(ctx, j.host, bridge.Bridge{Name: want.Name, VLANFiltering: want.VLANFiltering})
+	found := []error{err}
+	pair, err := j.findPair(ctx)
+	found = append(found, err, j.checkEnds(ctx, pair, br))
+	if pair.pod.Index != 0 {
+		found = append(found, j.checkPod(ctx))
+	}
+	if br.Index != 0 {
+		found = append(found, j.checkGateways(ctx, br))
+	}
 	if j.ipam != nil {
-		if err := j.ipam.Check(ctx, r); err != nil {
-			return err
-		}
+		found = append(found, j.ipam.Check(ctx, r))
 	}
-	br, err := bridge.Check(ctx, j.host, j.wanted(r.Network))
-	if err != nil {
-		return wrong(err)
+	found = append(found, j.checkSNAT(ctx, pair.reference))
+	if pair.host.Index != 0 && pair.pod.Index != 0 {
+		found = append(found, j.checkGuard(ctx, pair))
 	}
-	pair, err := j.checkPair(ctx, br)
-	if err != nil {
-		return wrong(err)
-	}
-	return wrong(errors.Join(j.checkPod(ctx), j.checkGateways(ctx, br), j.checkGuard(ctx, pair), j.checkSNAT(ctx, pair.reference)))
+	return wrong(errors.Join(append(found, j.checkProperties(pair, br))...))
 }
 
 // wrong gives the code of a state that is not as it should be: the runtime may try again, with a new ADD.
@@ -51,13 +58,13 @@ func wrong(err error) error {
 	return cni.Errorf(cni.ErrIO, "%w", err)
 }
 
-// present is an attachment as it was found.
+// present is an attachment as it was found; an end that is not there has no index.
 type present struct {
 	host, pod rtnl.Link
 	reference bool // made by the reference plugin
 }
 
-func (j *job) checkPair(ctx context.Context, br bridge.State) (p present, err error) {
+func (j *job) findPair(ctx context.Context) (p present, err error) {
 	host, err := rtnl.Open(j.host)
 	if err != nil {
 		return p, err
@@ -66,46 +73,63 @@ func (j *job) checkPair(ctx context.Context, br bridge.State) (p present, err er
 	if err != nil {
 		return p, err
 	}
-	if p.pod, err = pod.LinkByName(j.IfName); err != nil {
-		return p, fmt.Errorf("interface %s in %s: %w", j.IfName, j.NetNS, err)
+	var noPod, noHost error
+	if p.pod, noPod = pod.LinkByName(j.IfName); noPod != nil {
+		noPod = fmt.Errorf("interface %s in %s: %w", j.IfName, j.NetNS, noPod)
 	}
-	p.host, err = host.LinkByName(veth.HostName(j.Network, j.ContainerID, j.IfName))
-	if errors.Is(err, fs.ErrNotExist) {
-		end, ok, e := referencePair(ctx, j.host, j.pod, j.IfName, j.Bridge)
-		if e != nil || !ok {
-			return p, errors.Join(fmt.Errorf("the host end of %s: %w", j.IfName, err), e)
+	p.host, noHost = host.LinkByName(veth.HostName(j.Network, j.ContainerID, j.IfName))
+	if errors.Is(noHost, fs.ErrNotExist) {
+		end, ok, err := referencePair(ctx, j.host, j.pod, j.IfName, j.Bridge)
+		if ok {
+			p.host, p.reference, noHost = end, true, nil
+		} else {
+			noHost = errors.Join(fmt.Errorf("the host end of %s: %w", j.IfName, noHost), err)
 		}
-		p.host, p.reference, err = end, true, nil
 	}
-	if err != nil {
-		return p, err
-	}
-	return p, j.checkEnds(ctx, p, br)
+	return p, errors.Join(noPod, noHost)
 }
 
-func (j *job) checkEnds(ctx context.Context, p present, br bridge.State) error {
-	prev := j.prevPod()
-	switch {
-	case p.pod.Kind != "veth" || p.pod.Peer != p.host.Index || p.host.Peer != p.pod.Index:
-		return fmt.Errorf("interface %s in %s is not the other end of %s", j.IfName, j.NetNS, p.host.Name)
-	case p.host.Master != br.Index:
-		return fmt.Errorf("%s is not a port of bridge %s", p.host.Name, br.Name)
-	case !p.host.Up():
-		return fmt.Errorf("%s is down", p.host.Name)
-	case !p.pod.Up() && !j.DisableContainerInterface:
-		return fmt.Errorf("interface %s in %s is down", j.IfName, j.NetNS)
-	case j.MTU != 0 && p.host.MTU != j.MTU:
-		return fmt.Errorf("%s has MTU %d; want %d", p.host.Name, p.host.MTU, j.MTU)
-	case p.host.Port.Hairpin != j.HairpinMode:
-		return fmt.Errorf("%s has hairpin mode %v; want %v", p.host.Name, p.host.Port.Hairpin, j.HairpinMode)
-	case p.host.Port.Isolated != j.PortIsolation:
-		return fmt.Errorf("%s has port isolation %v; want %v", p.host.Name, p.host.Port.Isolated, j.PortIsolation)
-	case !p.reference && p.host.Alias != j.alias:
-		return fmt.Errorf("%s has the alias %q; want %q", p.host.Name, p.host.Alias, j.alias)
-	case prev.MAC != "" && prev.MAC != p.pod.MAC.String():
-		return fmt.Errorf("interface %s in %s has MAC %s; prevResult says %s", j.IfName, j.NetNS, p.pod.MAC, prev.MAC)
+// findings are differences, in the order in which they are told.
+type findings []error
+
+func (f *findings) add(differs bool, format string, a ...any) {
+	if differs {
+		*f = append(*f, fmt.Errorf(format, a...))
 	}
-	return bridge.CheckPort(ctx, j.host, p.host.Index, j.port)
+}
+
+// checkEnds finds that by which no packet gets through.
+func (j *job) checkEnds(ctx context.Context, p present, br bridge.State) error {
+	var f findings
+	if p.pod.Index != 0 {
+		f.add(p.pod.Kind != "veth" || p.host.Index != 0 && (p.pod.Peer != p.host.Index || p.host.Peer != p.pod.Index),
+			"interface %s in %s is not the other end of %s", j.IfName, j.NetNS, cmp.Or(p.host.Name, veth.HostName(j.Network, j.ContainerID, j.IfName)))
+		f.add(!p.pod.Up() && !j.DisableContainerInterface, "interface %s in %s is down", j.IfName, j.NetNS)
+	}
+	if p.host.Index != 0 {
+		f.add(!p.host.Up(), "%s is down", p.host.Name)
+		f.add(br.Index != 0 && p.host.Master != br.Index, "%s is not a port of bridge %s", p.host.Name, br.Name)
+		if br.Index != 0 && p.host.Master == br.Index {
+			f = append(f, bridge.CheckPort(ctx, j.host, p.host.Index, j.port))
+		}
+	}
+	return errors.Join(f...)
+}
+
+// checkProperties finds what else differs.
+func (j *job) checkProperties(p present, br bridge.State) error {
+	var f findings
+	if prev := j.prevPod(); p.pod.Index != 0 && prev.MAC != "" {
+		f.add(prev.MAC != p.pod.MAC.String(), "interface %s in %s has MAC %s; prevResult says %s", j.IfName, j.NetNS, p.pod.MAC, prev.MAC)
+	}
+	if h := p.host; h.Index != 0 {
+		f.add(j.MTU != 0 && h.MTU != j.MTU, "%s has MTU %d; want %d", h.Name, h.MTU, j.MTU)
+		f.add(h.Port.Isolated != j.PortIsolation, "%s has port isolation %v; want %v", h.Name, h.Port.Isolated, j.PortIsolation)
+		f.add(h.Port.Hairpin != j.HairpinMode, "%s has hairpin mode %v; want %v", h.Name, h.Port.Hairpin, j.HairpinMode)
+		f.add(!p.reference && h.Alias != j.alias, "%s has the alias %q; want %q", h.Name, h.Alias, j.alias)
+	}
+	f.add(br.Index != 0 && j.PromiscMode && !br.Promisc, "bridge %s is not in promiscuous mode", br.Name)
+	return errors.Join(f...)
 }
 
 // prevPod is what prevResult says of the pod's end.
@@ -120,18 +144,27 @@ func (j *job) prevIndex() int {
 	return slices.IndexFunc(j.Prev.Interfaces, func(l cni.Interface) bool { return l.Name == j.IfName && l.Sandbox != "" })
 }
 
+// checkPod looks for the addresses and routes of the result. If it names several interfaces in the container, as that of a
+// chain that made them does, each route may be over any of them, and a next hop that it does not state any address.
 func (j *job) checkPod(ctx context.Context) error {
 	if j.ipam == nil {
 		return nil
 	}
-	if err := addr.Check(ctx, j.pod, j.IfName, prefixes(j.PrevIPs())...); err != nil {
-		return fmt.Errorf("in %s: %w", j.NetNS, err)
+	links := []string{j.IfName}
+	for _, l := range j.Prev.Interfaces {
+		if l.Sandbox != "" && !slices.Contains(links, l.Name) {
+			links = append(links, l.Name)
+		}
+	}
+	var via cni.Result
+	if len(links) == 1 {
+		via.IPs = j.PrevIPs()
 	}
 	var routes []route.Route
 	for _, r := range j.Prev.Routes {
-		routes = append(routes, podRoute(r, &cni.Result{IPs: j.PrevIPs()}))
+		routes = append(routes, podRoute(r, &via))
 	}
-	if err := route.CheckLink(ctx, j.pod, j.IfName, routes...); err != nil {
+	if err := errors.Join(addr.Check(ctx, j.pod, j.IfName, prefixes(j.PrevIPs())...), route.CheckLinks(ctx, j.pod, links, routes...)); err != nil {
 		return fmt.Errorf("in %s: %w", j.NetNS, err)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -204,4 +205,76 @@ func TestAPodThatForgesItsAddressIsCutOff(t *testing.T) {
 	b.add(conf)
 	b.del(conf)
 	require.Equal(t, clean, w.dump())
+}
+
+// together is the result of a chain of which each attachment made one interface.
+func together(t *testing.T, parts ...*cni.Result) []byte {
+	t.Helper()
+	var all cni.Result
+	for _, p := range parts {
+		for _, ip := range p.IPs {
+			ip.Interface += len(all.Interfaces)
+			all.IPs = append(all.IPs, ip)
+		}
+		all.Interfaces = append(all.Interfaces, p.Interfaces...)
+		all.Routes = append(all.Routes, p.Routes...)
+	}
+	out, err := all.Encode("1.1.0")
+	require.NoError(t, err)
+	return out
+}
+
+func TestCHECKOfOneOfTwoInterfacesFindsTheRoutesOfBoth(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first := w.conf(nil)
+	second := w.conf(map[string]any{"name": "other", "bridge": "br1", "isDefaultGateway": false, "ipam": map[string]any{
+		"type": "host-local", "dataDir": w.dir, "ranges": [][]map[string]any{{{"subnet": "10.5.0.0/24"}}, {{"subnet": "fd00:5::/64"}}},
+		"routes": []map[string]any{{"dst": "198.51.100.0/24"}, {"dst": "2001:db8:51::/48", "gw": "fd00:5::1"}}}})
+	eth0 := w.pod("a")
+	eth1 := &attachment{w: w, id: "a", name: "eth1", pod: eth0.pod}
+	all := together(t, eth0.add(first), eth1.add(second))
+	eth0.prev, eth1.prev = all, all
+	require.Zero(t, eth0.check(first).status, "%s", eth0.check(first).out)
+	require.Zero(t, eth1.check(second).status, "%s", eth1.check(second).out)
+
+	h := nstest.Netlink(t, eth0.pod)
+	l, err := h.LinkByName("eth1")
+	require.NoError(t, err)
+	_, dst, err := net.ParseCIDR("198.51.100.0/24")
+	require.NoError(t, err)
+	require.NoError(t, h.RouteDel(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: dst}))
+	for _, ans := range []answer{eth0.check(first), eth1.check(second)} {
+		require.Equal(t, 1, ans.status)
+		require.Contains(t, ans.msg(), "the route to 198.51.100.0/24 on ")
+		require.Contains(t, ans.msg(), "eth0")
+		require.Contains(t, ans.msg(), "eth1")
+	}
+}
+
+func TestCHECKNamesEveryDifferenceThoseByWhichPacketsAreLostFirst(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	conf := w.conf(map[string]any{"hairpinMode": true})
+	w.settled(conf)
+	a := w.pod("a")
+	res := a.add(conf)
+	require.NoError(t, os.Remove(filepath.Join(w.dir, "testnet", "10.1.2.3")))
+	host(w, res, func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetHairpin(l, false) })
+	host(w, res, func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetAlias(l, "mine") })
+	nstest.Sysctl(t, w.node, "net/ipv4/ip_forward", "0")
+	delAddr(w, a, "10.1.2.3/24") // and with it the routes over its gateway
+	delAddr(w, a, "fd00:1:2::3/64")
+	host(w, res, (*netlink.Handle).LinkSetNoMaster)
+	flush(w)
+	ans := a.check(conf)
+	require.Equal(t, cni.ErrIO, ans.code(), "%s", ans.out)
+	require.NotContains(t, ans.msg(), "\n")
+	at := 0
+	for _, says := range []string{"is not a port of bridge br0", "addresses 10.1.2.3/24, fd00:1:2::3/64 are missing on eth0", "route to 0.0.0.0/0 via 10.1.2.1 on eth0",
+		"IPv4: forwarding is off", "10.1.2.3 is leased to nobody", "SNAT", "hairpin mode false; want true", "has the alias"} {
+		i := strings.Index(ans.msg(), says)
+		require.Greater(t, i, at-1, "%q after %q in: %s", says, ans.msg()[:at], ans.msg())
+		at = i + len(says)
+	}
 }

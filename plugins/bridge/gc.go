@@ -88,6 +88,7 @@ func (j *job) sweepReference(ctx context.Context) error {
 	}
 	for _, a := range j.Valid {
 		delete(stale, a)
+		delete(stale, cni.Attachment{ContainerID: a.ContainerID}) // a lease of its container, which names no interface
 	}
 	var errs []error
 	for a, addrs := range stale {

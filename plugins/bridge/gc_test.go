@@ -1,6 +1,8 @@
 package bridge_test
 
 import (
+	"crypto/sha512"
+	"encoding/hex"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -102,4 +104,43 @@ func TestSTATUSIsWellOnlyIfAnADDCouldSucceedNow(t *testing.T) {
 	taken := status(map[string]any{"bridge": "uplink"})
 	require.Equal(t, cni.ErrNotAvailable, taken.code())
 	require.Contains(t, taken.msg(), "uplink is a veth, not a bridge")
+}
+
+func TestGCTakesOneOfTwoInterfacesOfAContainerAndLeavesTheOther(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	conf := w.conf(nil)
+	eth0 := w.pod("a")
+	eth1 := &attachment{w: w, id: "a", name: "eth1", pod: eth0.pod}
+	eth0.add(conf)
+	second := w.conf(map[string]any{"isDefaultGateway": false})
+	eth1.add(second)
+	require.Zero(t, w.gc(conf, eth0, eth1).status)
+	require.Zero(t, eth1.check(second).status, "%s", eth1.check(second).out)
+	ans := w.gc(conf, eth0)
+	require.Zero(t, ans.status, "%s", ans.out)
+	require.NotContains(t, w.dump(), "cniblocks/testnet/a/eth1")
+	require.Equal(t, []string{"10.1.2.2", "fd00:1:2::2"}, w.leases())
+	require.Zero(t, eth0.check(conf).status, "%s", eth0.check(conf).out)
+	reach(t, eth0.pod, outside4)
+}
+
+func TestGCLeavesWhatTheReferenceMadeForAContainerWhoseLeaseNamesNoInterface(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	conf := w.conf(nil)
+	w.settled(conf)
+	live := &attachment{w: w, id: "live", name: "eth0"}
+	require.NoError(t, os.WriteFile(filepath.Join(w.dir, "testnet", "10.1.2.9"), []byte(live.id), 0o600))
+	sum := sha512.Sum512([]byte("testnet" + live.id))
+	chain := "CNI-" + hex.EncodeToString(sum[:])[:24]
+	require.NoError(t, w.node.Do(func() error {
+		return run("nft", "table ip nat { chain "+chain+" { masquerade; }; chain POSTROUTING { type nat hook postrouting priority 100; ip saddr 10.1.2.9 jump "+chain+"; }; }")
+	}))
+	require.Zero(t, w.gc(conf, live).status)
+	require.Contains(t, w.dump(), "jump "+chain)
+	require.Equal(t, []string{"10.1.2.9"}, w.leases())
+	require.Zero(t, w.gc(conf).status)
+	require.NotContains(t, w.dump(), chain)
+	require.Empty(t, w.leases())
 }

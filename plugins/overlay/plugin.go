@@ -199,7 +199,8 @@ func (Plugin) Del(ctx context.Context, r *cni.Request) error {
 	return errors.Join(j.delegate.Del(ctx, to), j.forget(ctx))
 }
 
-// Check compares the overlay and the SNAT with what they should be, and has the delegate check the attachment.
+// Check has the delegate check the attachment, and compares the overlay and the SNAT with what they should be. It names
+// every difference, in this order.
 func (Plugin) Check(ctx context.Context, r *cni.Request) error {
 	j, err := begin(r)
 	if err != nil {
@@ -209,26 +210,20 @@ func (Plugin) Check(ctx context.Context, r *cni.Request) error {
 	if err := j.identify(); err != nil {
 		return err
 	}
-	mtu, err := j.checkOverlay(ctx)
-	if err != nil {
-		return err
-	}
+	mtu, overlay := j.checkOverlay(ctx)
 	to, err := j.forDelegate(cni.CHECK, &j.view, mtu)
-	if err != nil {
-		return err
+	if err == nil {
+		err = j.delegate.Check(ctx, to)
 	}
-	if err := j.delegate.Check(ctx, to); err != nil {
-		return err
-	}
+	return errors.Join(err, overlay, j.checkSNAT(ctx))
+}
+
+func (j *job) checkSNAT(ctx context.Context) error {
 	rule, err := j.openSNAT(ctx)
 	if err != nil || rule.None() {
 		return err
 	}
-	var ips []cni.IP
-	if r.Prev != nil {
-		ips = r.Prev.IPs
-	}
-	return rule.Check(ctx, j.policy(ips))
+	return rule.Check(ctx, j.policy(j.PrevIPs()))
 }
 
 func (j *job) checkOverlay(ctx context.Context) (mtu int, err error) {
