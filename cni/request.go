@@ -149,6 +149,11 @@ func (r *Request) readConfig() error {
 	if since != "" && !atLeast(c.Version, since) {
 		return Errorf(ErrVersion, "netconf: key \"cniVersion\" is %q; %s needs %s", c.Version, r.Verb, since)
 	}
+	if r.Verb == GC {
+		if err := r.checkValid(); err != nil {
+			return err
+		}
+	}
 	r.Prev = nil
 	if len(c.Prev) > 0 && string(c.Prev) != "null" {
 		prev, err := parsePrev(c.Version, c.Prev)
@@ -156,6 +161,28 @@ func (r *Request) readConfig() error {
 			return err
 		}
 		r.Prev = prev
+	}
+	return nil
+}
+
+// checkValid refuses a GC that does not say in full which attachments are valid: what it left out would be removed.
+func (r *Request) checkValid() error {
+	const key = "cni.dev/valid-attachments"
+	var c struct {
+		Valid json.RawMessage `json:"cni.dev/valid-attachments"`
+		Old   json.RawMessage `json:"cni.dev/attachments"` // as libcni has it too
+	}
+	if _, err := decode(r.Config, &c); err != nil {
+		return err
+	}
+	if c.Valid == nil && c.Old == nil {
+		return Errorf(ErrConfig, "netconf: key %q is missing, and without it GC would remove every attachment; want the list of those that the runtime has, [] for none", key)
+	}
+	for _, a := range r.Valid {
+		if !ValidName(a.ContainerID) || !ValidIfName(a.IfName) {
+			return Errorf(ErrConfig, `netconf: key %q names container %q with interface %q, which cannot be; want "containerID" and "ifname" as the ADD had them`,
+				key, clip(a.ContainerID), clip(a.IfName))
+		}
 	}
 	return nil
 }

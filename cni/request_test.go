@@ -119,6 +119,14 @@ func TestAConfigurationThatIsWrongIsRefusedWithItsKey(t *testing.T) {
 		{`{"cniVersion": "1.0.0", "name": "net", "prevResult": {"ips": [{"address": "10.0.0.2/24", "interface": 0}]}}`, cni.CHECK, cni.ErrDecode,
 			"address 10.0.0.2/24 names interface 0 of 0"},
 		{`{"cniVersion": "1.1.0", "name": "net", "cni.dev/valid-attachments": 7}`, cni.GC, cni.ErrConfig, `"cni.dev/valid-attachments" is a JSON number; want a list`},
+		{`{"cniVersion": "1.1.0", "name": "net"}`, cni.GC, cni.ErrConfig, `"cni.dev/valid-attachments" is missing, and without it GC would remove every attachment`},
+		{`{"cniVersion": "1.1.0", "name": "net", "cni.dev/valid-attachments": [{"containerID": "a", "ifname": "eth0"}, {"containerID": "b"}]}`, cni.GC, cni.ErrConfig,
+			`names container "b" with interface ""`},
+		{`{"cniVersion": "1.1.0", "name": "net", "cni.dev/valid-attachments": [{"ifname": "eth0"}]}`, cni.GC, cni.ErrConfig, `names container "" with interface "eth0"`},
+		{`{"cniVersion": "1.1.0", "name": "net", "cni.dev/valid-attachments": [null]}`, cni.GC, cni.ErrConfig, `names container "" with interface ""`},
+		{`{"cniVersion": "1.1.0", "name": "net", "cni.dev/attachments": [{"containerID": "../a", "ifname": "eth0"}]}`, cni.GC, cni.ErrConfig, `names container "../a"`},
+		{`{"cniVersion": "1.1.0", "name": "net", "cni.dev/valid-attachments": [{"containerID": "a", "ifname": "e/0"}]}`, cni.GC, cni.ErrConfig, `with interface "e/0"`},
+		{`{"cniVersion": "1.1.0", "name": "net", "cni.dev/valid-attachments": ["a"]}`, cni.GC, cni.ErrConfig, `"cni.dev/valid-attachments" is a JSON string; want an object`},
 	} {
 		_, err := cni.NewRequest(environ(c.verb), strings.NewReader(c.conf))
 		require.ErrorContains(t, err, c.says)
@@ -168,6 +176,13 @@ func TestGCKnowsTheValidAttachments(t *testing.T) {
 	r := request(t, cni.GC, `{"cniVersion": "1.1.0", "name": "net", "cni.dev/valid-attachments": [{"containerID": "a", "ifname": "eth0"}],
 		"cni.dev/attachments": [{"containerID": "b", "ifname": "eth1"}]}`)
 	require.Equal(t, []cni.Attachment{{ContainerID: "a", IfName: "eth0"}, {ContainerID: "b", IfName: "eth1"}}, r.Valid)
+	for _, none := range []string{"[]", "null"} {
+		for _, key := range []string{"cni.dev/valid-attachments", "cni.dev/attachments"} {
+			require.Empty(t, request(t, cni.GC, `{"cniVersion": "1.1.0", "name": "net", "`+key+`": `+none+`}`).Valid)
+		}
+	}
+	_, err := request(t, cni.STATUS, netconf).With(cni.GC, []byte(`{"cniVersion": "1.1.0", "name": "net"}`))
+	require.Equal(t, cni.ErrConfig, cni.CodeOf(err), "nor of a delegate, whose list was not handed down")
 }
 
 func TestWithIsTheSameRequestWithAnotherConfiguration(t *testing.T) {

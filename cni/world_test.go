@@ -48,7 +48,7 @@ func environ(verb cni.Verb, changes ...string) func(string) string {
 	return func(k string) string { return env[k] }
 }
 
-const netconf = `{"cniVersion": "1.1.0", "name": "net", "type": "fake"}`
+const netconf = `{"cniVersion": "1.1.0", "name": "net", "type": "fake", "cni.dev/valid-attachments": []}`
 
 // answer is what a run printed.
 type answer struct {

@@ -144,3 +144,32 @@ func TestGCLeavesWhatTheReferenceMadeForAContainerWhoseLeaseNamesNoInterface(t *
 	require.NotContains(t, w.dump(), chain)
 	require.Empty(t, w.leases())
 }
+
+func TestAGCWhoseListCannotBeRightRemovesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	conf := w.conf(nil)
+	a := w.pod("a")
+	a.add(conf)
+	before := w.dump()
+	gc := func(conf string) answer { return w.call(cni.GC, "", "", "", "", conf) }
+	for name, conf := range map[string]string{
+		"no list":        conf,
+		"no interface":   with(conf, "cni.dev/valid-attachments", []map[string]string{{"containerID": "a"}}),
+		"no container":   with(conf, "cni.dev/valid-attachments", []map[string]string{{"containerID": "a", "ifname": "eth0"}, {"ifname": "eth0"}}),
+		"an empty entry": with(conf, "cni.dev/attachments", []any{nil}),
+		"no list at all": with(conf, "cni.dev/valid-attachments", map[string]string{"containerID": "a", "ifname": "eth0"}),
+	} {
+		ans := gc(conf)
+		require.Equal(t, cni.ErrConfig, ans.code(), "%s: %s", name, ans.out)
+		require.Contains(t, ans.msg(), "cni.dev/", name)
+		require.Equal(t, before, w.dump(), name)
+	}
+	for _, none := range []any{[]any{}, nil} {
+		require.Zero(t, gc(with(conf, "cni.dev/valid-attachments", none)).status)
+		require.NotContains(t, w.dump(), "cniblocks/testnet/a")
+		require.Empty(t, w.leases())
+		b := w.pod("a")
+		b.add(conf)
+	}
+}

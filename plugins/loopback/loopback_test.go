@@ -45,7 +45,7 @@ func isUp(t *testing.T, ns *netns.NS) bool {
 	return l.Attrs().RawFlags&unix.IFF_UP != 0
 }
 
-const conf = `{"cniVersion": "1.1.0", "name": "lo-net", "type": "loopback"}`
+const conf = `{"cniVersion": "1.1.0", "name": "lo-net", "type": "loopback", "cni.dev/valid-attachments": []}`
 
 func TestLoIsSetUpWhateverTheInterfaceIsCalled(t *testing.T) {
 	t.Parallel()

@@ -27,6 +27,7 @@ func FuzzAConfigurationIsReadOrRefused(f *testing.F) {
 			return
 		}
 		c["cniVersion"], c["name"] = json.RawMessage(`"1.1.0"`), json.RawMessage(`"net"`)
+		c["cni.dev/valid-attachments"] = json.RawMessage("[]")
 		whole, err := json.Marshal(c)
 		require.NoError(t, err)
 		var v view

@@ -136,15 +136,15 @@ func TestNoNameBecomesAPathElsewhere(t *testing.T) {
 	}
 	for _, s := range []string{"../bridge", "/bin/sh", "..", strings.Repeat("x", 300)} { // a delegate is a file name, too
 		for _, verb := range []cni.Verb{cni.ADD, cni.DEL, cni.GC} {
-			r := refusal(t, m, machine.Call{Verb: verb, ID: "x", NetNS: p.Path, Conf: machine.With(confs(dir)["bridge"], "ipam", map[string]string{"type": s})})
+			r := refusal(t, m, machine.Call{Verb: verb, ID: "x", NetNS: p.Path, Conf: machine.GC(machine.With(confs(dir)["bridge"], "ipam", map[string]string{"type": s}))})
 			require.Contains(t, r.Msg, `key "type" of a delegate`)
 		}
 	}
 	// What an attachment that is valid for a GC is called reaches no file.
 	for _, s := range bad {
 		conf := machine.With(confs(dir)["bridge"], "cni.dev/valid-attachments", []cni.Attachment{{ContainerID: s, IfName: s}})
-		_, err := m.Do(soon(t), machine.Call{Verb: cni.GC, Conf: conf})
-		require.NoError(t, err)
+		r := refusal(t, m, machine.Call{Verb: cni.GC, Conf: conf})
+		require.Equal(t, cni.ErrConfig, r.Code, "%q: %s", s, r.Msg)
 	}
 	require.Equal(t, before, files(t, top))
 }
@@ -168,7 +168,7 @@ func TestLinksThatSomebodyPlantedAreNotFollowed(t *testing.T) {
 			require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
 			require.NoError(t, os.Symlink(target, path))
 			before := files(t, victim)
-			conf := confs(m.Dir)["overlay"]
+			conf := machine.GC(confs(m.Dir)["overlay"])
 			for _, verb := range []cni.Verb{cni.ADD, cni.DEL, cni.GC, cni.ADD, cni.DEL} {
 				_, err := m.Do(soon(t), machine.Call{Verb: verb, ID: "x", NetNS: p.Path, Conf: conf})
 				var r *machine.Refusal
