@@ -57,7 +57,7 @@ type settings struct {
 func (s *settings) declare(o *options) {
 	o.StringVar(&s.config, "config", "", "`FILE` with options in JSON, such as {\"source\": \"file:/etc/cniblocks/peers.json\"}")
 	o.StringVar(&s.network, "network", "pods", "`NAME` of the network, that of the CNI configuration")
-	o.StringVar(&s.source, "source", "", "file:PATH, etcd://HOST:PORT,HOST:PORT (etcds:// with TLS), or kubernetes; needed")
+	o.StringVar(&s.source, "source", "", "the `SOURCE` of peers: file:PATH, etcd://HOST:PORT,HOST:PORT (etcds:// with TLS), or kubernetes; needed")
 	o.StringVar(&s.node, "node", "", "`NAME` of this node; default: the host name, with a file also the peer with an address of this machine")
 	o.StringVar(&s.netns, "netns", "", "`PATH` or name of the node's network namespace; default: this one")
 
@@ -65,23 +65,23 @@ func (s *settings) declare(o *options) {
 	o.Var(&s.iface, "interface", "`REGEX` of the interface whose addresses other nodes send to")
 	o.Var(&s.canReach, "can-reach", "`ADDRESS` to which the route leads from the address that other nodes send to; or one of each family")
 
-	o.StringVar(&s.Encap, "encap", "", "vxlan, gre, ipip, geneve, wireguard or host-gw; a flannel configuration states it itself")
+	o.StringVar(&s.Encap, "encap", "", "the `WORD` vxlan, gre, ipip, geneve, wireguard or host-gw; a flannel configuration states it itself")
 	o.Var(&s.vni, "vni", "`NUMBER` of the tunnel: vxlan, geneve")
 	o.Var(&s.port, "port", "UDP `PORT`: vxlan, geneve, wireguard")
 	o.BoolVar(&s.GBP, "gbp", false, "carry group policy marks: vxlan")
 	o.BoolVar(&s.GPE, "gpe", false, "no inner Ethernet: vxlan")
 	o.BoolVar(&s.DirectRouting, "direct-routing", false, "no tunnel to nodes on the same link: vxlan")
-	o.StringVar(&s.Mode, "mode", "", "point-to-point: gre")
+	o.StringVar(&s.Mode, "mode", "", "the `WORD` point-to-point: gre")
 	o.Var(&s.key, "key", "`NUMBER` of the tunnel: gre")
 	o.BoolVar(&s.NoKey, "no-key", false, "no key: gre")
-	o.Var(&s.ttl, "ttl", "`NUMBER`: gre, ipip")
-	o.Var(&s.tos, "tos", "`NUMBER`: gre, ipip")
-	o.Var(&s.keepalive, "persistent-keepalive", "`SECONDS`: wireguard")
+	o.Var(&s.ttl, "ttl", "`NUMBER` in the outer header: gre, ipip")
+	o.Var(&s.tos, "tos", "`NUMBER` in the outer header: gre, ipip")
+	o.Var(&s.keepalive, "persistent-keepalive", "`SECONDS` between packets that keep a way open: wireguard")
 	o.BoolVar(&s.L2, "l2", false, "one subnet spans all nodes: vxlan, gre")
 	o.BoolVar(&s.AllowUplink, "allow-uplink", false, "with l2: the bridge may have another way to other machines")
 	o.BoolVar(&s.NeighSuppress, "neigh-suppress", false, "with l2: keep ARP out of the tunnels where this node knows the answer")
 	o.StringVar(&s.bridge, "bridge", "cni0", "`NAME` of the bridge, with l2")
-	o.Var(&s.underlay, "underlay", "ipv4 or ipv6: use only that family between nodes")
+	o.Var(&s.underlay, "underlay", "the `FAMILY` ipv4 or ipv6: use only that family between nodes")
 	o.IntVar(&s.mtu, "mtu", 0, "`BYTES` for pods; default: what the paths allow")
 	o.StringVar(&s.device, "device", "", "`NAME` of the tunnel device; default: made of the network's")
 	o.Var(&s.table, "table", "`NUMBER` of the routing table; default: main")
@@ -90,7 +90,7 @@ func (s *settings) declare(o *options) {
 
 	s.ipMasq = families{V4: true, V6: true}
 	o.Var(&s.ipMasq, "ip-masq", "true, false, ipv4 or ipv6: masquerade what pods send out of the network; default: true")
-	o.StringVar(&s.ipMasqBackend, "ip-masq-backend", "", "nftables or iptables; default: nftables where the kernel has it")
+	o.StringVar(&s.ipMasqBackend, "ip-masq-backend", "", "the `WORD` nftables or iptables; default: nftables where the kernel has it")
 	o.Var(&s.ipMasqExcept, "ip-masq-except", "`PREFIXES` that see the pods' own addresses, with ',' between them")
 
 	o.StringVar(&s.etcdPrefix, "etcd-prefix", "/coreos.com/network", "`KEY` under which etcd has the network")
@@ -112,8 +112,8 @@ func (s *settings) declare(o *options) {
 	o.StringVar(&s.dataDir, "data-dir", overlay.DefaultKeyDir, "`DIR` for what is kept")
 	o.StringVar(&s.leaseDir, "lease-dir", "/var/lib/cni/networks", "`DIR` in which host-local keeps its leases")
 	o.DurationVar(&s.resync, "resync", 3*time.Minute, "`TIME` between two looks at everything")
-	o.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
-	o.StringVar(&s.logFormat, "log-format", "text", "text or json")
+	o.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "the `LEVEL` debug, info, warn or error")
+	o.StringVar(&s.logFormat, "log-format", "text", "the `FORM` text or json")
 }
 
 // secret is the one option that is no flag, since everybody can read those.

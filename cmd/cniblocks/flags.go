@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/cniblocks/cniblocks/internal/nearest"
@@ -67,19 +68,36 @@ func (o *options) explain(err error) string {
 	return fmt.Sprintf("there is no option --%s", unknown)
 }
 
+// help prints the text and the flags in two columns.
 func (o *options) help(w io.Writer) {
 	fmt.Fprint(w, o.text)
-	title := "\nOptions:\n\n"
+	type line struct{ name, what string }
+	var lines []line
+	column := 0
 	o.VisitAll(func(f *flag.Flag) {
-		fmt.Fprint(w, title)
-		title = ""
 		value, what := flag.UnquoteUsage(f)
 		name := "--" + f.Name
 		if len(f.Name) == 1 {
 			name = "-" + f.Name
 		}
-		fmt.Fprintf(w, "  %-20s %s\n", strings.TrimSpace(name+" "+value), what)
+		if !slices.Contains([]string{"", "false", "0"}, f.DefValue) && !strings.Contains(what, "default") {
+			what += "; default: " + f.DefValue
+		}
+		name = "  " + strings.TrimSpace(name+" "+value)
+		lines = append(lines, line{name, what})
+		column = max(column, columns(name)+2)
 	})
+	if len(lines) > 0 {
+		fmt.Fprint(w, "\nOptions:\n\n")
+	}
+	for _, l := range lines {
+		for i, part := range flow(l.what, page-column, page-column) {
+			if i > 0 {
+				l.name = ""
+			}
+			fmt.Fprintln(w, pad(l.name, column)+part)
+		}
+	}
 }
 
 // list is a flag that may be given several times.

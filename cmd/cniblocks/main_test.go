@@ -67,6 +67,21 @@ func TestHelpTeachesEachCommandWithExamples(t *testing.T) {
 	}
 }
 
+func TestEveryOptionIsExplainedInAColumnOfItsOwn(t *testing.T) {
+	t.Parallel()
+	for _, c := range commands() {
+		_, out, _ := call(t, c.name, "--help")
+		_, list, found := strings.Cut(out, "\nOptions:\n\n")
+		require.Equal(t, c.name != "version", found)
+		for line := range strings.Lines(list) {
+			require.LessOrEqual(t, columns(line)-1, page, line)
+			require.Regexp(t, `^(  --?[a-z0-9-]+( [A-Z:]+)?  +| +)[^ ].*\n$`, line, "name, what its value is, two spaces, text")
+		}
+	}
+	_, out, _ := call(t, "agent", "--help")
+	require.Regexp(t, `--resync TIME +TIME between two looks at everything; default: 3m0s\n`, out)
+}
+
 func TestWithoutACommandTheHelpIsAnErrorMessage(t *testing.T) {
 	t.Parallel()
 	status, out, errs := call(t)
@@ -139,10 +154,33 @@ func TestShowOfAnUnknownNetworkNamesTheNearestOne(t *testing.T) {
 	require.Contains(t, errs, `; there are: blue`)
 }
 
+func TestShowOfAContainerOrAnAddressThatIsNotHereSaysSo(t *testing.T) {
+	t.Parallel()
+	w := inventorytest.New(t)
+	w.Add(w.Conf("blue", "1", nil), "web")
+	for _, c := range []struct {
+		args   string
+		status int
+		want   string
+	}{
+		{"--container we --address 10.1.0.2", 0, ""},
+		{"--address 192.0.2.1", 0, ""}, // the node's own
+		{"--container db", failed, `no interface and no lease here is of a container whose ID begins with "db"`},
+		{"--address 10.1.0.9", failed, "nothing here has the address 10.1.0.9 or leads to it"},
+		{"--address 10.1.0.2/24", misuse, "--address 10.1.0.2/24: want an address such as 10.244.1.2, without a length"},
+		{"--address fe80::1%eth0", misuse, "want an address"},
+	} {
+		status, out, errs := call(t, append(append([]string{"show"}, strings.Fields(c.args)...), here(w)...)...)
+		require.Equal(t, c.status, status, errs)
+		require.Contains(t, errs, c.want)
+		require.Equal(t, c.status == 0, strings.Contains(out, "uplink uplink: 192.0.2.1/24"), out)
+	}
+}
+
 func TestANamespaceThatIsNotThereIsAnError(t *testing.T) {
 	t.Parallel()
-	for _, command := range []string{"show", "cleanup"} {
-		status, _, errs := call(t, command, "--netns", "no-such-namespace")
+	for _, command := range []string{"show", "cleanup --all"} {
+		status, _, errs := call(t, append(strings.Fields(command), "--netns", "no-such-namespace")...)
 		require.Equal(t, failed, status)
 		require.Contains(t, errs, "/run/netns/no-such-namespace: no such file")
 	}

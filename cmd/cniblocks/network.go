@@ -13,7 +13,7 @@ import (
 )
 
 // drawNetwork draws what a network has besides its devices.
-func drawNetwork(root *item, n *inventory.Node, name string) {
+func drawNetwork(root *item, n view, name string) {
 	at := root.addf("network %s", name)
 	drawSNAT(at, n, name)
 	for _, f := range n.Forward {
@@ -46,7 +46,7 @@ func drawNetwork(root *item, n *inventory.Node, name string) {
 	}
 }
 
-func drawSNAT(at *item, n *inventory.Node, name string) {
+func drawSNAT(at *item, n view, name string) {
 	any := false
 	for _, s := range n.SNAT {
 		if s.Network != name {
@@ -142,7 +142,7 @@ func last(p netip.Prefix) netip.Addr {
 	return a
 }
 
-func drawGuards(at *item, n *inventory.Node, name string) {
+func drawGuards(at *item, n view, name string) {
 	count := 0
 	for _, g := range n.Guards {
 		if g.Network == name {
@@ -154,7 +154,7 @@ func drawGuards(at *item, n *inventory.Node, name string) {
 	}
 }
 
-func drawLeases(at *item, n *inventory.Node, d inventory.LeaseDir) {
+func drawLeases(at *item, n view, d inventory.LeaseDir) {
 	path := filepath.Join(d.DataDir, d.Network)
 	if !d.Exists {
 		at.addf("leases %s: none, only our index of them is left in %s", tag(d.Owner, ""), filepath.Join(d.DataDir, ".cniblocks"))
@@ -170,14 +170,14 @@ func drawLeases(at *item, n *inventory.Node, d inventory.LeaseDir) {
 	switch {
 	case d.Leases == 0:
 	case len(idle) == 0:
-		head += ", all of interfaces above"
+		head += ", all of interfaces here"
 	default:
 		head += fmt.Sprintf(", %d of them without an interface here", len(idle))
 	}
 	under := at.add(head)
 	for i, l := range idle {
-		if i == 10 {
-			under.addf("... and %d more, see -o json", len(idle)-10)
+		if i == n.most {
+			rest(under, len(idle)-i)
 			break
 		}
 		under.add(l.Addr.String(), strings.TrimSpace(short(l.ContainerID)+" "+l.IfName))

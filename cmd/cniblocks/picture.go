@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -12,12 +13,29 @@ import (
 	"github.com/cniblocks/cniblocks/netns"
 )
 
-// most is how many lines of one kind are drawn before the rest is only counted.
-const most = 30
+// usual is how many lines of one kind are drawn unless all are wanted.
+const usual = 30
+
+// view is what is drawn, and how many lines of one kind before the rest is only counted.
+type view struct {
+	*inventory.Node
+	most int
+}
+
+// rest counts what was not drawn.
+func rest(at *item, n int) {
+	if n > 0 {
+		at.addf("... and %d more, see --all", n)
+	}
+}
 
 // picture puts an inventory into a tree. path is what the namespace was asked for by; network is the only one that is
-// shown, or empty.
-func picture(n *inventory.Node, path, network string) *item {
+// shown, or empty; all says to count nothing that could be drawn.
+func picture(node *inventory.Node, path, network string, all bool) *item {
+	n := view{node, usual}
+	if all {
+		n.most = math.MaxInt
+	}
 	where := "this network namespace"
 	if path != "" {
 		where = n.Namespace
@@ -30,9 +48,10 @@ func picture(n *inventory.Node, path, network string) *item {
 	drawLoose(root, n)
 	for _, d := range n.Devices {
 		if d.Bridge == "" {
-			drawDevice(root, d)
+			drawDevice(root, n, d)
 		}
 	}
+	drawPlain(root, n)
 	drawRoutes(root, n)
 	for _, name := range n.Networks() {
 		if network == "" || name == network {
@@ -43,7 +62,7 @@ func picture(n *inventory.Node, path, network string) *item {
 	return root
 }
 
-func forwarding(n *inventory.Node) string {
+func forwarding(n view) string {
 	switch {
 	case n.ForwardIPv4 && n.ForwardIPv6:
 		return "forwards IPv4 and IPv6"
@@ -55,13 +74,16 @@ func forwarding(n *inventory.Node) string {
 	return "forwards no packets"
 }
 
-func drawUplinks(root *item, n *inventory.Node) {
+func drawUplinks(root *item, n view) {
 	if len(n.Uplinks) == 0 {
-		root.add("no uplink: there is no default route")
+		root.add("no uplink: no default route, and no address beside those of pods' devices")
 	}
 	for _, u := range n.Uplinks {
 		via := "a default route"
-		if len(u.Via) > 0 {
+		switch {
+		case !u.Default:
+			via = "no default route"
+		case len(u.Via) > 0:
 			via = "default route via " + words(u.Via)
 		}
 		root.addf("uplink %s: %s", u.Name, strings.Join(some(words(u.Addrs), via), "; "))
@@ -95,7 +117,7 @@ func upDown(up bool) string {
 	return "DOWN"
 }
 
-func drawBridge(root *item, n *inventory.Node, b inventory.Bridge) {
+func drawBridge(root *item, n view, b inventory.Bridge) {
 	what := upDown(b.Up) + fmt.Sprintf(", MTU %d", b.MTU)
 	if b.VLANFiltering {
 		what += ", VLAN filtering"
@@ -107,7 +129,7 @@ func drawBridge(root *item, n *inventory.Node, b inventory.Bridge) {
 	drawAddrs(at, b.Addrs)
 	for _, d := range n.Devices {
 		if d.Bridge == b.Name {
-			drawDevice(at, d)
+			drawDevice(at, n, d)
 		}
 	}
 	drawAttachments(at, n, b.Name)
@@ -146,7 +168,7 @@ func drawAddrs(at *item, addrs []inventory.Addr) {
 }
 
 // drawLoose draws pairs that are not on a bridge and no uplink.
-func drawLoose(root *item, n *inventory.Node) {
+func drawLoose(root *item, n view) {
 	at := &item{cells: []string{"pairs into other namespaces, on no bridge"}}
 	drawAttachments(at, n, "")
 	if len(at.kids) > 0 {
@@ -154,22 +176,20 @@ func drawLoose(root *item, n *inventory.Node) {
 	}
 }
 
-func drawAttachments(at *item, n *inventory.Node, bridge string) {
-	rest := 0
+func drawAttachments(at *item, n view, bridge string) {
+	drawn, more := 0, 0
 	for _, a := range n.Attachments {
 		uplink := slices.ContainsFunc(n.Uplinks, func(u inventory.Uplink) bool { return u.Name == a.HostEnd })
 		if a.Bridge != bridge || uplink {
 			continue
 		}
-		if len(at.kids) >= most {
-			rest++
+		if drawn++; drawn > n.most {
+			more++
 			continue
 		}
 		at.add(a.HostEnd, tag(a.Owner, ""), attached(a), status(n, a))
 	}
-	if rest > 0 {
-		at.addf("... and %d more, see -o json", rest)
-	}
+	rest(at, more)
 }
 
 // attached says to what an interface belongs.
@@ -193,7 +213,7 @@ func short(id string) string {
 }
 
 // status is what is to be said of an interface: its addresses, then only what is not as ever.
-func status(n *inventory.Node, a inventory.Attachment) string {
+func status(n view, a inventory.Attachment) string {
 	if a.Pod == nil {
 		s := "its namespace was not found"
 		if len(a.Leased) > 0 {
@@ -228,7 +248,7 @@ func status(n *inventory.Node, a inventory.Attachment) string {
 }
 
 // leased says which of the addresses are leased by the container.
-func leased(n *inventory.Node, a inventory.Attachment) string {
+func leased(n view, a inventory.Attachment) string {
 	if a.Owner == inventory.Foreign {
 		return ""
 	}
@@ -251,7 +271,7 @@ func leased(n *inventory.Node, a inventory.Attachment) string {
 	return "leases not kept here"
 }
 
-func drawDevice(at *item, d inventory.Device) {
+func drawDevice(at *item, n view, d inventory.Device) {
 	what := d.Kind
 	if d.VLAN != 0 {
 		what = fmt.Sprintf("the node in VLAN %d", d.VLAN)
@@ -264,17 +284,68 @@ func drawDevice(at *item, d inventory.Device) {
 		addrs = append(addrs, a.Prefix)
 	}
 	state := fmt.Sprintf("%s, MTU %d", upDown(d.Up), d.MTU)
-	at.addf("device %s %s: %s", d.Name, tag(d.Owner, d.Guess), strings.Join(some(what, d.Detail, state, words(addrs)), "; "))
+	dev := at.addf("device %s %s: %s", d.Name, tag(d.Owner, d.Guess), strings.Join(some(what, d.Detail, from(d), state, words(addrs)), "; "))
+	drawPeers(dev, n, func(p inventory.Peer) bool { return p.Device == d.Name }, len(d.Networks) > 1)
 }
 
-func drawRoutes(root *item, n *inventory.Node) {
+// from says by which address and device a tunnel sends.
+func from(d inventory.Device) string {
+	s := ""
+	if len(d.Local) > 0 {
+		s = "from " + words(d.Local)
+	}
+	if len(d.Over) > 0 {
+		s += " over " + strings.Join(d.Over, ", ")
+	}
+	return strings.TrimSpace(s)
+}
+
+// drawPlain draws the peers to whom plain routes lead.
+func drawPlain(root *item, n view) {
+	at := &item{cells: []string{"peers by plain routes [ours]"}}
+	drawPeers(at, n, func(p inventory.Peer) bool {
+		return !slices.ContainsFunc(n.Devices, func(d inventory.Device) bool { return d.Name == p.Device })
+	}, true)
+	if len(at.kids) > 0 {
+		root.kids = append(root.kids, at)
+	}
+}
+
+// drawPeers draws some of the peers, with their networks or without.
+func drawPeers(at *item, n view, want func(inventory.Peer) bool, network bool) {
+	drawn, more := 0, 0
+	for _, p := range n.Peers {
+		if !want(p) {
+			continue
+		}
+		if drawn++; drawn > n.most {
+			more++
+			continue
+		}
+		where := "peer without an endpoint yet"
+		if p.Endpoint.IsValid() {
+			where = "peer " + p.Endpoint.String()
+		}
+		pods := "one subnet spans the nodes"
+		if len(p.Pods) > 0 {
+			pods = "pods " + words(p.Pods)
+		}
+		if network && p.Network != "" {
+			pods = "network " + p.Network + "; " + pods
+		}
+		at.add(where, pods)
+	}
+	rest(at, more)
+}
+
+func drawRoutes(root *item, n view) {
 	if len(n.Routes) == 0 {
 		return
 	}
 	at := root.add("routes [ours]")
 	for i, r := range n.Routes {
-		if i == most {
-			at.addf("... and %d more, see -o json", len(n.Routes)-most)
+		if i == n.most {
+			rest(at, len(n.Routes)-i)
 			break
 		}
 		s := r.Dst.String()
@@ -295,7 +366,7 @@ func drawRoutes(root *item, n *inventory.Node) {
 }
 
 // drawRest draws what is of no network, and what could not be read.
-func drawRest(root *item, n *inventory.Node) {
+func drawRest(root *item, n view) {
 	for _, s := range n.SNAT {
 		if s.Network == "" && s.Owner == inventory.Reference {
 			root.addf("SNAT by %s [reference]: %d chains, one for each pod", s.Backend, s.Entries)
@@ -313,8 +384,7 @@ func drawRest(root *item, n *inventory.Node) {
 			at.add(what)
 		}
 	}
-	nothing := len(n.Bridges)+len(n.Attachments)+len(n.Devices)+len(n.Networks())+len(n.Routes) == 0
-	if nothing {
+	if n.Empty() && len(n.Networks()) == 0 {
 		root.add("no bridge, no pod, no tunnel")
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/internal/inventory"
 )
@@ -37,7 +38,8 @@ const longID = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
 func busy() *inventory.Node {
 	return &inventory.Node{
 		Namespace: "/run/netns/n1", ForwardIPv4: true,
-		Uplinks: []inventory.Uplink{{Name: "eth0", Addrs: prefixes("192.0.2.11/24", "2001:db8::11/64"), Via: []netip.Addr{addr("192.0.2.1")}}},
+		Uplinks: []inventory.Uplink{{Name: "eth0", Addrs: prefixes("192.0.2.11/24", "2001:db8::11/64"), Default: true, Via: []netip.Addr{addr("192.0.2.1")}},
+			{Name: "eth2", Addrs: prefixes("198.51.100.11/24")}},
 		Bridges: []inventory.Bridge{
 			{Name: "cni0", Owner: inventory.Ours, Network: "pods", Up: true, MTU: 1450, Addrs: own("10.244.1.1/24", "fd00:10:244:1::1/64")},
 			{Name: "docker0", Owner: inventory.Foreign, Guess: "Docker", MTU: 1500,
@@ -63,8 +65,14 @@ func busy() *inventory.Node {
 		Devices: []inventory.Device{
 			{Name: "br0.20", Kind: "veth", Owner: inventory.Ours, Networks: []string{"pods"}, Bridge: "br0", VLAN: 20, Up: true, MTU: 1500, Addrs: own("10.20.0.1/24")},
 			{Name: "cb-vxlan-1", Kind: "vxlan", Owner: inventory.Ours, Networks: []string{"pods", "more"}, Detail: "VNI 7, UDP port 4789",
-				Up: true, MTU: 1450, Addrs: own("10.244.1.0/32")},
+				Local: []netip.Addr{addr("192.0.2.11")}, Over: []string{"eth0"}, Up: true, MTU: 1450, Addrs: own("10.244.1.0/32")},
 			{Name: "flannel.1", Kind: "vxlan", Owner: inventory.Foreign, Guess: "flannel", Detail: "VNI 1, UDP port 8472", MTU: 1450},
+		},
+		Peers: []inventory.Peer{
+			{Network: "more", Device: "cb-vxlan-1", Endpoint: addr("192.0.2.12"), Pods: prefixes("10.245.2.0/24")},
+			{Network: "pods", Device: "cb-vxlan-1", Endpoint: addr("192.0.2.12"), Pods: prefixes("10.244.2.0/24", "fd00:10:244:2::/64")},
+			{Network: "pods", Device: "eth2", Endpoint: addr("198.51.100.12"), Pods: prefixes("10.244.4.0/24")},
+			{Network: "pods", Device: "cb-vxlan-1", Pods: prefixes("10.244.5.0/24")},
 		},
 		Routes: []inventory.Route{
 			{Dst: netip.MustParsePrefix("10.244.2.0/24"), Via: addr("10.244.2.0"), Device: "cb-vxlan-1", Src: addr("10.244.1.0")},
@@ -113,40 +121,73 @@ func golden(t *testing.T, name, got string) {
 func TestThePictureShowsEveryKindOfObjectAndWhoseItIs(t *testing.T) {
 	t.Parallel()
 	var out strings.Builder
-	picture(busy(), "", "").draw(&out)
+	picture(busy(), "", "", false).draw(&out, page)
 	golden(t, "busy.txt", out.String())
 }
 
 func TestThePictureOfOneNetworkShowsOnlyThat(t *testing.T) {
 	t.Parallel()
 	var out strings.Builder
-	picture(busy().Only("more"), "/run/netns/n1", "more").draw(&out)
+	picture(busy().Only("more"), "/run/netns/n1", "more", false).draw(&out, page)
 	golden(t, "one.txt", out.String())
 }
 
 func TestThePictureOfAnEmptyNodeSaysSo(t *testing.T) {
 	t.Parallel()
 	var out strings.Builder
-	picture(&inventory.Node{}, "", "").draw(&out)
+	picture(&inventory.Node{}, "", "", false).draw(&out, page)
 	require.Equal(t, "node: this network namespace, forwards no packets\n"+
-		"├─ no uplink: there is no default route\n└─ no bridge, no pod, no tunnel\n", out.String())
+		"├─ no uplink: no default route, and no address beside those of pods' devices\n└─ no bridge, no pod, no tunnel\n", out.String())
 }
 
-func TestNoLineIsWiderThanAHundredColumns(t *testing.T) {
-	t.Parallel()
+// crowded is a busy node with three hundred pods more.
+func crowded() *inventory.Node {
 	n := busy()
 	for i := range 300 {
 		n.Attachments = append(n.Attachments, inventory.Attachment{HostEnd: fmt.Sprintf("veth%011d", i), Owner: inventory.Ours, Network: "pods",
 			ContainerID: longID, IfName: "eth0123456789ab", Bridge: "cni0", Pod: &inventory.PodEnd{Namespace: "/run/netns/cni-5f0d3a2c-1111-2222-3333-444455556666",
 				Addrs: prefixes("2001:db8:1111:2222:3333:4444:5555:6666/64", "192.168.100.100/24")}})
 	}
-	var out strings.Builder
-	picture(n, "", "").draw(&out)
-	for line := range strings.Lines(out.String()) {
-		require.LessOrEqual(t, columns(strings.TrimSuffix(line, "\n")), width, line)
+	return n
+}
+
+func TestNoLineIsWiderThanTheTerminal(t *testing.T) {
+	t.Parallel()
+	for _, width := range []int{80, page, 160} {
+		var out strings.Builder
+		picture(crowded(), "", "", false).draw(&out, width)
+		most := 0
+		for line := range strings.Lines(out.String()) {
+			most = max(most, columns(strings.TrimSuffix(line, "\n")))
+		}
+		require.LessOrEqual(t, most, width)
+		require.Greater(t, most, width-20, "it uses the room")
 	}
-	require.Less(t, strings.Count(out.String(), "\n"), 200)
-	require.Contains(t, out.String(), "more, see -o json")
+}
+
+func TestOfEachKindThirtyLinesAreDrawnUnlessAllAreWanted(t *testing.T) {
+	t.Parallel()
+	var some, all strings.Builder
+	picture(crowded(), "", "", false).draw(&some, page)
+	picture(crowded(), "", "", true).draw(&all, page)
+	require.Equal(t, 27, strings.Count(some.String(), "─ veth0"), "and three others")
+	require.Contains(t, some.String(), "... and 273 more, see --all")
+	require.Equal(t, 300, strings.Count(all.String(), "─ veth0"))
+	require.NotContains(t, all.String(), "more, see")
+}
+
+func TestThePictureIsAsWideAsTheTerminal(t *testing.T) {
+	t.Parallel()
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer terminal.Close()
+	none := func(string) string { return "" }
+	for _, c := range []struct{ has, want int }{{132, 132}, {72, 72}, {20, least}, {0, page}} {
+		require.NoError(t, unix.IoctlSetWinsize(int(terminal.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Col: uint16(c.has), Row: 25}))
+		require.Equal(t, c.want, columnsOf(terminal, none))
+	}
+	require.Equal(t, page, columnsOf(&strings.Builder{}, none))
+	require.Equal(t, 90, columnsOf(terminal, func(string) string { return "90" }))
 }
 
 func TestARangeThatIsNearlyASubnetIsSaidAsTheSubnet(t *testing.T) {

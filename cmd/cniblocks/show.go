@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
+	"os"
 	"slices"
 	"strings"
 
@@ -14,11 +16,11 @@ import (
 	"github.com/cniblocks/cniblocks/internal/nearest"
 )
 
-const showHelp = `Usage: cniblocks show [NETWORK] [-o text|json] [OPTIONS]
+const showHelp = `Usage: cniblocks show [NETWORK] [--container ID] [--address ADDRESS] [-o text|json] [OPTIONS]
 
 Draws what is on a node for its pods: uplinks, bridges with their ports, pods with address,
-container and lease, SNAT, routes, tunnels, and what of other programs is in the way. It works on
-any node and changes nothing.
+container and lease, SNAT, routes, tunnels with their peers, and what of other programs is in the
+way. It works on any node and changes nothing.
 
 Each object says whose it is:
 
@@ -26,13 +28,18 @@ Each object says whose it is:
   [reference]   the reference CNI plugins (containernetworking/plugins) made it
   [foreign]     another program or a person made it; cniblocks never touches it
 
-With the name of a NETWORK, only that network is drawn. Long container IDs are shortened; -o json
-has them in full.
+With the name of a NETWORK, only that network is drawn; with --container, what belongs to containers
+whose ID begins so; with --address, what bears an address or leads to it. Of each kind some lines are
+drawn and the rest is counted, unless --all is given. Long container IDs are shortened; -o json has
+everything in full. The picture is as wide as the terminal, or as COLUMNS says, and 100 columns where
+it goes elsewhere.
 
 Examples:
 
   sudo cniblocks show
-  sudo cniblocks show pods
+  sudo cniblocks show pods --all
+  sudo cniblocks show --container 0123456789ab
+  sudo cniblocks show --address 10.244.2.7
   sudo cniblocks show --netns /run/netns/node1
   sudo cniblocks show -o json | jq '.attachments[] | select(.pod == null)'
 `
@@ -41,6 +48,9 @@ func show(ctx context.Context, args []string, out, errs io.Writer) int {
 	o := newOptions("show", showHelp)
 	var dirs list
 	format := o.String("o", "text", "the `FORM`: text, or json for programs")
+	all := o.Bool("all", false, "draw every line of a kind")
+	container := o.String("container", "", "only containers whose `ID` begins so")
+	address := o.String("address", "", "only what bears the `ADDRESS`, or leads to it")
 	path := o.String("netns", "", "the node's namespace, a `PATH` or a name of ip-netns(8); this one if not given")
 	confDir := o.String("conf-dir", inventory.DefaultConfDir, "where conflists are, a `DIR`; they say where leases are")
 	stateDir := o.String("state-dir", inventory.DefaultStateDir, "where plugins keep state, a `DIR`")
@@ -51,6 +61,11 @@ func show(ctx context.Context, args []string, out, errs io.Writer) int {
 	}
 	if *format != "text" && *format != "json" {
 		fmt.Fprintf(errs, "cniblocks show: -o %s: want text or json\n", *format)
+		return misuse
+	}
+	addr, err := netip.ParseAddr(*address)
+	if *address != "" && (err != nil || addr.Zone() != "") {
+		fmt.Fprintf(errs, "cniblocks show: --address %s: want an address such as 10.244.1.2, without a length\n", *address)
 		return misuse
 	}
 	ns, err := openNS(*path)
@@ -70,6 +85,16 @@ func show(ctx context.Context, args []string, out, errs io.Writer) int {
 		}
 		node = node.Only(network)
 	}
+	if *container != "" {
+		if node = node.OnlyContainer(*container); node.Empty() {
+			return complain(errs, "show", fmt.Errorf("no interface and no lease here is of a container whose ID begins with %q", *container))
+		}
+	}
+	if *address != "" {
+		if node = node.OnlyAddr(addr.Unmap()); node.Empty() && !ownAddress(node, addr.Unmap()) {
+			return complain(errs, "show", fmt.Errorf("nothing here has the address %s or leads to it, but a default route may", addr))
+		}
+	}
 	if *format == "json" {
 		enc := json.NewEncoder(out)
 		enc.SetIndent("", "  ")
@@ -78,8 +103,14 @@ func show(ctx context.Context, args []string, out, errs io.Writer) int {
 		}
 		return 0
 	}
-	picture(node, *path, network).draw(out)
+	picture(node, *path, network, *all).draw(out, columnsOf(out, os.Getenv))
 	return 0
+}
+
+func ownAddress(n *inventory.Node, a netip.Addr) bool {
+	return slices.ContainsFunc(n.Uplinks, func(u inventory.Uplink) bool {
+		return slices.ContainsFunc(u.Addrs, func(p netip.Prefix) bool { return p.Addr() == a })
+	})
 }
 
 // unknownNetwork says that a network left no trace, and which did.

@@ -35,7 +35,7 @@ routes there are, what went wrong last. Without NETWORK it asks all. The exit st
 func statusCommand(ctx context.Context, args []string, out, errs io.Writer) int {
 	o := newOptions("status", statusText)
 	dir := o.String("state-dir", node.DefaultStateDir, "`DIR` that holds the agents' sockets")
-	format := o.String("o", "text", "text or json")
+	format := o.String("o", "text", "the `FORM`: text, or json for programs")
 	words, status, done := o.read(args, 1, out, errs)
 	if done {
 		return status

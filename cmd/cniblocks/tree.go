@@ -5,12 +5,17 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
+	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
-	width  = 100      // of the picture, in columns
+	page   = 100      // columns where the picture goes to no terminal
+	least  = 40       // columns; a narrower terminal breaks the lines itself
 	narrow = 44       // a last cell with less room than that goes below the others
 	glue   = "\u00a0" // a space at which no line breaks
 )
@@ -30,12 +35,27 @@ func (i *item) add(cells ...string) *item {
 
 func (i *item) addf(format string, a ...any) *item { return i.add(fmt.Sprintf(format, a...)) }
 
-func (i *item) draw(w io.Writer) {
-	fmt.Fprintln(w, strings.Join(i.cells, "  "))
-	i.drawKids(w, "")
+// columnsOf is how wide what is written may be: what COLUMNS in the environment says, or the terminal has.
+func columnsOf(w io.Writer, env func(string) string) int {
+	if n, err := strconv.Atoi(env("COLUMNS")); err == nil && n > 0 {
+		return max(n, least)
+	}
+	if f, ok := w.(*os.File); ok {
+		if size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil && size.Col > 0 {
+			return max(int(size.Col), least)
+		}
+	}
+	return page
 }
 
-func (i *item) drawKids(w io.Writer, indent string) {
+// draw writes the picture in lines of at most so many columns; a word that is longer stays whole.
+func (i *item) draw(w io.Writer, width int) {
+	fmt.Fprintln(w, strings.Join(i.cells, "  "))
+	i.drawKids(w, "", width)
+}
+
+func (i *item) drawKids(w io.Writer, indent string, width int) {
+	wide := i.columns()
 	for n, kid := range i.kids {
 		branch, below := "├─ ", "│  "
 		if n == len(i.kids)-1 {
@@ -47,13 +67,14 @@ func (i *item) drawKids(w io.Writer, indent string) {
 		}
 		head := ""
 		for c, cell := range kid.cells[:len(kid.cells)-1] {
-			head += pad(cell, i.column(n, c)) + "  "
+			head += pad(cell, wide[n][c]) + "  "
 		}
 		first := indent + branch + head
 		rest := indent + below + pad(hang, max(columns(head), 3))
 		lines := flow(kid.cells[len(kid.cells)-1], width-columns(first), width-columns(rest))
-		if head != "" && width-columns(first) < narrow {
+		if head != "" && width-columns(first) < min(narrow, width/2) {
 			rest = indent + below + hang + hang
+			first = strings.TrimRight(first, " ")
 			lines = append([]string{""}, flow(kid.cells[len(kid.cells)-1], width-columns(rest), width-columns(rest))...)
 		}
 		for l, line := range lines {
@@ -64,20 +85,24 @@ func (i *item) drawKids(w io.Writer, indent string) {
 			}
 			fmt.Fprintln(w, strings.TrimRight(strings.ReplaceAll(line, glue, " "), " "))
 		}
-		kid.drawKids(w, indent+below)
+		kid.drawKids(w, indent+below, width)
 	}
 }
 
-// column is how wide a cell is among the neighbours of the n-th kid that have as many cells.
-func (i *item) column(n, c int) int {
-	most, size := 0, len(i.kids[n].cells)
-	for m := n; m >= 0 && len(i.kids[m].cells) == size; m-- {
-		most = max(most, columns(i.kids[m].cells[c]))
+// columns is how wide the cells of each kid are: as the widest among neighbours that have as many.
+func (i *item) columns() [][]int {
+	wide := make([][]int, len(i.kids))
+	for from := 0; from < len(i.kids); {
+		most, to := make([]int, len(i.kids[from].cells)), from
+		for ; to < len(i.kids) && len(i.kids[to].cells) == len(most); to++ {
+			for c, cell := range i.kids[to].cells {
+				most[c] = max(most[c], columns(cell))
+			}
+			wide[to] = most
+		}
+		from = to
 	}
-	for m := n; m < len(i.kids) && len(i.kids[m].cells) == size; m++ {
-		most = max(most, columns(i.kids[m].cells[c]))
-	}
-	return most
+	return wide
 }
 
 func pad(s string, to int) string { return s + strings.Repeat(" ", max(0, to-columns(s))) }

@@ -36,6 +36,7 @@ type Node struct {
 	Attachments []Attachment `json:"attachments"`
 	Ports       []Port       `json:"ports"`
 	Devices     []Device     `json:"devices"`
+	Peers       []Peer       `json:"peers"`
 	Routes      []Route      `json:"routes"`
 	SNAT        []SNAT       `json:"snat"`
 	Forward     []Forward    `json:"forward"`
@@ -51,11 +52,12 @@ type Node struct {
 	EmptyIndexes []string `json:"-"` // paths of directories for indexes of leases that hold none
 }
 
-// Uplink is a device with a default route.
+// Uplink is a device by which packets leave the node.
 type Uplink struct {
-	Name  string         `json:"name"`
-	Addrs []netip.Prefix `json:"addrs"`
-	Via   []netip.Addr   `json:"via"` // the routers; none where the device itself leads everywhere
+	Name    string         `json:"name"`
+	Addrs   []netip.Prefix `json:"addrs"`
+	Default bool           `json:"default"` // it has a default route
+	Via     []netip.Addr   `json:"via"`     // the routers of that; none where the device itself leads everywhere
 }
 
 // Addr is an address of the node.
@@ -128,6 +130,17 @@ type Device struct {
 	Up       bool     `json:"up"`
 	MTU      int      `json:"mtu"` // bytes
 	Addrs    []Addr   `json:"addrs"`
+
+	Local []netip.Addr `json:"local,omitempty"` // from which a tunnel sends, where it or its routes say so
+	Over  []string     `json:"over,omitempty"`  // the devices that a tunnel sends by: a lower one that it names, else those with its Local
+}
+
+// Peer is another node, as the kernel has it: where packets for its pods are sent.
+type Peer struct {
+	Network  string         `json:"network,omitempty"` // as far as the device or the network's prefixes tell
+	Device   string         `json:"device"`            // the tunnel, or the uplink where a plain route leads there
+	Endpoint netip.Addr     `json:"endpoint,omitzero"` // not set: a peer of WireGuard that has not called yet
+	Pods     []netip.Prefix `json:"pods"`              // its ranges; none where one subnet spans the nodes
 }
 
 // Route is a route of ours.

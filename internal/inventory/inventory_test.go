@@ -47,7 +47,7 @@ func TestAPodIsFoundWithItsBridgeAddressesLeasesAndSNAT(t *testing.T) {
 	require.Equal(t, []string{"blue"}, n.Networks())
 	require.Equal(t, []string{"blue"}, n.OurNetworks())
 	require.True(t, n.ForwardIPv4 && n.ForwardIPv6)
-	require.Equal(t, []inventory.Uplink{{Name: "uplink", Addrs: prefixes("192.0.2.1/24", "2001:db8::1/64"), Via: addrs("192.0.2.2", "2001:db8::2")}}, n.Uplinks)
+	require.Equal(t, []inventory.Uplink{{Name: "uplink", Addrs: prefixes("192.0.2.1/24", "2001:db8::1/64"), Default: true, Via: addrs("192.0.2.2", "2001:db8::2")}}, n.Uplinks)
 
 	require.Len(t, n.Bridges, 1)
 	b := n.Bridges[0]
@@ -268,4 +268,58 @@ func TestOfOneNetworkNothingOfAnotherIsShown(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, string(b), "blue")
 	require.Contains(t, string(b), "10.2.0.2")
+}
+
+func TestADeviceWithoutADefaultRouteIsAnUplinkWherePacketsLeaveByIt(t *testing.T) {
+	t.Parallel()
+	name, ns := nstest.Named(t)
+	o := inventory.Options{NS: ns, DataDirs: []string{t.TempDir()}, ConfDir: t.TempDir(), StateDir: t.TempDir()}
+	read := func() *inventory.Node {
+		n, err := inventory.Read(t.Context(), o)
+		require.NoError(t, err)
+		return n
+	}
+	nstest.Link(t, nstest.End{NS: ns, Name: "veth1", Addrs: []string{"10.9.0.1/32"}}, nstest.End{NS: nstest.New(t), Name: "eth0"})
+	require.Empty(t, read().Uplinks, "a pair with the address of a pod's gateway is none")
+	nstest.Link(t, nstest.End{NS: ns, Name: "lan", Addrs: []string{"198.51.100.1/24"}}, nstest.End{NS: nstest.New(t), Name: "eth0"})
+	require.Equal(t, []inventory.Uplink{{Name: "lan", Addrs: prefixes("198.51.100.1/24"), Via: []netip.Addr{}}}, read().Uplinks, name)
+	nstest.Link(t, nstest.End{NS: ns, Name: "eth0", Addrs: []string{"192.0.2.1/24"}}, nstest.End{NS: nstest.New(t), Name: "eth0"})
+	nstest.AddRoute(t, ns, "default", "192.0.2.2")
+	h := nstest.Netlink(t, ns)
+	lan, err := h.LinkByName("lan")
+	require.NoError(t, err)
+	dst := &net.IPNet{IP: net.IPv4(10, 244, 2, 0), Mask: net.CIDRMask(24, 32)}
+	require.NoError(t, h.RouteAdd(&netlink.Route{Dst: dst, LinkIndex: lan.Attrs().Index, Gw: net.IPv4(198, 51, 100, 2), Protocol: 117}))
+	n := read()
+	require.Len(t, n.Uplinks, 2)
+	require.True(t, n.Uplinks[0].Name == "eth0" && n.Uplinks[0].Default)
+	require.True(t, n.Uplinks[1].Name == "lan" && !n.Uplinks[1].Default)
+	require.Equal(t, []inventory.Peer{{Device: "lan", Endpoint: netip.MustParseAddr("198.51.100.2"), Pods: prefixes("10.244.2.0/24")}}, n.Peers)
+}
+
+func TestOfOneContainerOrAddressOnlyThatIsShown(t *testing.T) {
+	t.Parallel()
+	w := inventorytest.New(t)
+	w.Add(w.Conf("blue", "1", nil), "aaaa1")
+	w.Add(w.Conf("blue", "1", nil), "aaab2")
+	w.Add(w.Conf("red", "2", nil), "aaac3")
+	n := w.Read()
+	for _, o := range []*inventory.Node{n.OnlyContainer("aaab"), n.OnlyAddr(netip.MustParseAddr("10.1.0.3")), n.OnlyAddr(netip.MustParseAddr("fd00:1::3")), n.Only("blue").OnlyContainer("aaab2")} {
+		require.Len(t, o.Attachments, 1)
+		require.Equal(t, "aaab2", o.Attachments[0].ContainerID)
+		require.Len(t, o.Bridges, 1)
+		require.Equal(t, "br-blue", o.Bridges[0].Name)
+		require.Equal(t, []string{"blue"}, o.Networks())
+		require.Len(t, o.SNAT, 1)
+		b, err := json.Marshal(o)
+		require.NoError(t, err)
+		require.NotContains(t, string(b), "null")
+		require.NotContains(t, string(b), "aaaa1")
+	}
+	require.Len(t, n.OnlyContainer("aaa").Attachments, 3)
+	gateway := n.OnlyAddr(netip.MustParseAddr("10.2.0.1"))
+	require.Empty(t, gateway.Attachments)
+	require.Equal(t, "br-red", gateway.Bridges[0].Name)
+	require.True(t, n.Only("red").OnlyContainer("aaaa1").Empty())
+	require.True(t, n.OnlyAddr(netip.MustParseAddr("10.1.0.77")).Empty())
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/ipam"
 	"github.com/cniblocks/cniblocks/node"
+	"github.com/cniblocks/cniblocks/peer"
 )
 
 const (
@@ -166,6 +167,11 @@ func (r *reader) readState() error {
 		d := StateDir{Path: filepath.Join(r.StateDir, name), Network: name}
 		if f, err := node.Read(r.NS, filepath.Join(d.Path, nodeFile)); err == nil {
 			d.Here, d.Node, d.Prefixes = true, f.Self.Name, f.Network.Prefixes
+			for _, family := range peer.Families {
+				if a := f.Self.Endpoint(family).Addr; a.IsValid() {
+					r.endpoints = append(r.endpoints, a)
+				}
+			}
 		}
 		r.n.State = append(r.n.State, d)
 	}

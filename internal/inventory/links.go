@@ -103,22 +103,28 @@ func detail(l rtnl.Link) string {
 	switch t := l.Tunnel().(type) {
 	case rtnl.VXLAN:
 		if t.External {
-			return fmt.Sprintf("VNI from routes, UDP port %d", t.Port)
+			return "VNI from routes, " + udpPort(int(t.Port))
 		}
-		return fmt.Sprintf("VNI %d, UDP port %d", t.VNI, t.Port)
+		return fmt.Sprintf("VNI %d, %s", t.VNI, udpPort(int(t.Port)))
 	case rtnl.Geneve:
 		if t.External {
-			return fmt.Sprintf("VNI from routes, UDP port %d", t.Port)
+			return "VNI from routes, " + udpPort(int(t.Port))
 		}
-		return fmt.Sprintf("VNI %d, UDP port %d", t.VNI, t.Port)
+		return fmt.Sprintf("VNI %d, %s", t.VNI, udpPort(int(t.Port)))
 	case rtnl.GRE:
 		if t.External {
 			return "key from routes"
 		}
 		return fmt.Sprintf("key %d, to %s", t.Key, t.Remote)
+	case rtnl.IPTunnel:
+		if t.Remote.IsValid() && !t.Remote.IsUnspecified() {
+			return "to " + t.Remote.String()
+		}
 	}
 	return ""
 }
+
+func udpPort(port int) string { return fmt.Sprintf("UDP port %d", port) }
 
 // readPorts finds the ports of bridges that are neither attachments nor devices.
 func (r *reader) readPorts() {

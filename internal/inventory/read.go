@@ -43,7 +43,7 @@ func Read(ctx context.Context, o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{Options: o, c: c, n: &Node{Namespace: o.NS.Path()}}
+	r := &reader{Options: o, c: c, n: &Node{Namespace: o.NS.Path()}, peers: map[peerKey]int{}}
 	if r.StateDir == "" {
 		r.StateDir = DefaultStateDir
 	}
@@ -78,6 +78,9 @@ type reader struct {
 	n     *Node
 	links []rtnl.Link
 	addrs []rtnl.Addr
+
+	endpoints []netip.Addr    // of this node, as networks state it
+	peers     map[peerKey]int // where they are in the list
 }
 
 // try notes the error of a part.
@@ -130,31 +133,17 @@ func (r *reader) readRoutes() error {
 	if err != nil {
 		return err
 	}
-	uplinks := map[string]*Uplink{}
 	for _, w := range all {
-		dev := r.link(w.Link).Name
-		switch {
-		case w.Proto == route.Proto:
+		if w.Proto == route.Proto {
+			dev := r.link(w.Link).Name
 			r.n.Routes = append(r.n.Routes, Route{Dst: w.Dst, Via: w.Via, Device: dev, Src: w.Src, Metric: w.Metric,
 				Table: w.Table, Encap: encap(w.Encap), Network: cmp.Or(r.networkOf(dev), r.n.OfPrefix(w.Dst))})
-		case w.Dst.Bits() == 0 && w.Table == mainTable && dev != "" && (w.Type == 0 || w.Type == unicast):
-			u := uplinks[dev]
-			if u == nil {
-				u = &Uplink{Name: dev, Addrs: []netip.Prefix{}, Via: []netip.Addr{}}
-				uplinks[dev] = u
-				for _, a := range r.addrsOf(w.Link) {
-					u.Addrs = append(u.Addrs, a.Prefix)
-				}
-			}
-			if w.Via.IsValid() && !slices.Contains(u.Via, w.Via) {
-				u.Via = append(u.Via, w.Via)
-			}
 		}
 	}
-	for _, u := range uplinks {
-		r.n.Uplinks = append(r.n.Uplinks, *u)
-	}
-	return nil
+	r.readTunnels()
+	err = r.readPeers(all)
+	r.readUplinks(all)
+	return err
 }
 
 func encap(e rtnl.Encap) string {
@@ -207,6 +196,15 @@ func (r *reader) sort() {
 	slices.SortFunc(n.Routes, func(a, b Route) int {
 		return cmp.Or(a.Dst.Addr().Compare(b.Dst.Addr()), cmp.Compare(a.Dst.Bits(), b.Dst.Bits()), cmp.Compare(a.Table, b.Table), cmp.Compare(a.Metric, b.Metric))
 	})
+	for _, p := range n.Peers {
+		slices.SortFunc(p.Pods, func(a, b netip.Prefix) int {
+			return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+		})
+	}
+	slices.SortFunc(n.Peers, func(a, b Peer) int {
+		return cmp.Or(cmp.Compare(a.Network, b.Network), cmp.Compare(a.Device, b.Device), a.Endpoint.Compare(b.Endpoint))
+	})
+	n.Peers = orEmpty(n.Peers)
 	n.Leases, n.Routes = orEmpty(n.Leases), orEmpty(n.Routes)
 }
 
