@@ -61,7 +61,7 @@ type Request struct {
 
 	Version string // of the configuration; results are given in it
 	Network string // the configuration's name
-	Type    string // the configuration's type
+	Type    string // the configuration's type; one's own name where that is another name for it
 	Config  json.RawMessage
 	Prev    *Result      // prevResult; nil if there is none
 	Valid   []Attachment // for GC: what the runtime still has

@@ -18,33 +18,43 @@ type Delegates map[string]Plugin
 // maxDepth bounds how many plugins call one another; a longer chain is a configuration that never ends.
 const maxDepth = 8
 
-// Delegate finds the plugin of a type (specification, section 4). One that is linked in runs in this process, unless
-// CNI_PATH has another program of that name, and not a link to this one or a copy: an administrator's own binary wins.
-// What is in neither place is an [ErrNotAvailable] that says where was looked.
+// Delegate finds the plugin of a type (specification, section 4). One that is linked in, under its own or another name, see
+// [Request.Kind], runs in this process, unless CNI_PATH has another program of that name, and not a link to this one or a
+// copy: an administrator's own binary wins. What is in neither place is an [ErrNotAvailable] that says where was looked.
 func (r *Request) Delegate(typ string) (Plugin, error) {
-	if typ == "" || typ == "." || typ == ".." || strings.ContainsAny(typ, "/\x00") || len(typ) > 255 {
+	if !validType(typ) {
 		return nil, Errorf(ErrConfig, "netconf: key \"type\" of a delegate is %q; want the file name of a plugin", clip(typ))
 	}
-	linked := r.Delegates[typ]
-	if linked != nil && r.depth >= maxDepth {
+	name := r.Kind(typ)
+	linked := inProcess{r.Delegates[name], typ, name}
+	if linked.p != nil && r.depth >= maxDepth {
 		return nil, Errorf(ErrConfig, "delegate %q: more than %d plugins call one another", typ, maxDepth)
 	}
-	for _, dir := range r.Path {
-		path := filepath.Join(dir, typ)
-		st, err := os.Stat(path)
-		if err != nil || !st.Mode().IsRegular() || st.Mode()&0o111 == 0 {
-			continue
-		}
-		if linked != nil && isSelf(path, st) {
-			return inProcess{linked}, nil
-		}
+	path, st := r.find(typ)
+	switch {
+	case path != "" && (linked.p == nil || !isSelf(path, st)):
 		return executable(path), nil
-	}
-	if linked != nil {
-		return inProcess{linked}, nil
+	case linked.p != nil:
+		return linked, nil
 	}
 	return nil, Errorf(ErrNotAvailable, "delegate %q is neither linked in nor in CNI_PATH (%s): install it there or correct the key \"type\"",
 		typ, strings.Join(r.Path, ", "))
+}
+
+func validType(typ string) bool {
+	return typ != "" && typ != "." && typ != ".." && !strings.ContainsAny(typ, "/\x00") && len(typ) <= 255
+}
+
+// find looks for the program of a type in CNI_PATH; without one path is "".
+func (r *Request) find(typ string) (path string, st os.FileInfo) {
+	for _, dir := range r.Path {
+		path = filepath.Join(dir, typ)
+		st, err := os.Stat(path)
+		if err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+			return path, st
+		}
+	}
+	return "", nil
 }
 
 // isSelf reports whether the file at path is this program's own, or a copy of the same size and build.
@@ -115,7 +125,10 @@ func (r *Request) IPAM() (Plugin, error) {
 
 // inProcess keeps a linked-in plugin to what an executed one would get and give: its own copy of the request, and a
 // result in the version of the configuration.
-type inProcess struct{ p Plugin }
+type inProcess struct {
+	p         Plugin
+	typ, name string // what the configuration calls it, and its own name
+}
 
 func (d inProcess) request(r *Request, v Verb) *Request {
 	if r.warnings == nil {
@@ -124,6 +137,9 @@ func (d inProcess) request(r *Request, v Verb) *Request {
 	c := *r
 	c.Verb = v
 	c.depth++
+	if c.Type == d.typ {
+		c.Type = d.name
+	}
 	return &c
 }
 

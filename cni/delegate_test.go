@@ -168,3 +168,56 @@ func TestPluginsThatCallEachOtherForEverAreStopped(t *testing.T) {
 	require.ErrorContains(t, err, "more than 8 plugins call one another")
 	require.Equal(t, 8, calls)
 }
+
+func TestADelegateUnderAnotherNameRunsHereIfItIsThisProgram(t *testing.T) {
+	t.Parallel()
+	self, err := os.Readlink("/proc/self/exe")
+	require.NoError(t, err)
+	const other = `echo '{"cniVersion": "1.1.0", "interfaces": [{"name": "other"}]}'`
+	dir, bin := t.TempDir(), t.TempDir()
+	program, err := os.ReadFile(self)
+	require.NoError(t, err)
+	for _, name := range []string{"rancher-leases", "leases.real", "leases-and-more", "nothing"} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), program, 0o700))
+	}
+	require.NoError(t, os.Symlink(self, filepath.Join(bin, "leases")))
+	for link, to := range map[string]string{"pool": filepath.Join(bin, "leases"), "pool2": "pool", "leases-link": "foreign"} {
+		require.NoError(t, os.Symlink(to, filepath.Join(dir, link)))
+	}
+	script(t, dir, "foreign", other)
+	script(t, dir, "wrapped-leases", other)
+	var typ string
+	linked := cni.Delegates{"and": answering("and"), "leases": fake{add: func(_ context.Context, r *cni.Request) (*cni.Result, error) {
+		typ = r.Type
+		return &cni.Result{Interfaces: []cni.Interface{{Name: "linked"}}}, nil
+	}}}
+	for name, want := range map[string]string{"rancher-leases": "linked", "leases.real": "linked", "pool": "linked", "pool2": "linked",
+		"leases-link": "other", "foreign": "other", "wrapped-leases": "other"} {
+		r := request(t, cni.ADD, strings.ReplaceAll(withIPAM, `"leases"`, `"`+name+`"`))
+		r.Path, r.Delegates = []string{dir}, linked
+		require.Equal(t, want, who(t, r), name)
+		kind := map[string]string{"linked": "leases", "other": name}[want]
+		require.Equal(t, kind, r.Kind(name))
+		require.Equal(t, "fake", r.Type)
+
+		d, err := r.With(cni.ADD, []byte(`{"cniVersion": "1.1.0", "name": "net", "type": "`+name+`"}`))
+		require.NoError(t, err)
+		p, err := d.Delegate(name)
+		require.NoError(t, err)
+		require.Equal(t, want == "linked", cni.Linked(p), name)
+		typ = kind
+		_, err = p.Add(t.Context(), d)
+		require.NoError(t, err)
+		require.Equal(t, kind, typ, "the delegate goes by its own name")
+		require.Equal(t, name, d.Type)
+	}
+	r := request(t, cni.ADD, withIPAM)
+	r.Path, r.Delegates = []string{dir}, linked
+	for _, name := range []string{"leases-and-more", "nothing", "missing-leases", "", "../leases"} {
+		require.Equal(t, name, r.Kind(name), "two names, none, no file, no type")
+	}
+	_, err = r.Delegate("missing-leases")
+	require.Equal(t, cni.ErrNotAvailable, cni.CodeOf(err))
+	r.Path = nil
+	require.Equal(t, "leases", r.Kind("my-leases"), "no directory to look into")
+}

@@ -21,8 +21,16 @@ func Main(p Plugin, delegates Delegates) {
 
 // Run is [Main] with everything passed in; it returns the exit status.
 func Run(ctx context.Context, p Plugin, delegates Delegates, getenv func(string) string, in io.Reader, out, errs io.Writer) int {
+	return run(ctx, p, "", nil, delegates, getenv, in, out, errs)
+}
+
+// run serves as p, which the program was called as by name; it refuses if that is an error.
+func run(ctx context.Context, p Plugin, name string, misnamed error, delegates Delegates, getenv func(string) string, in io.Reader, out, errs io.Writer) int {
 	out, errs = plain(out), plain(errs)
 	r, err := NewRequest(getenv, in)
+	if misnamed != nil {
+		err = misnamed
+	}
 	var answer []byte
 	version := Versions[len(Versions)-1]
 	if r != nil && slices.Contains(Versions, r.Version) {
@@ -30,6 +38,9 @@ func Run(ctx context.Context, p Plugin, delegates Delegates, getenv func(string)
 	}
 	if err == nil {
 		r.Delegates = delegates
+		if name != "" && delegates[r.Type] == nil {
+			r.Type = name
+		}
 		answer, err = serve(ctx, p, r)
 		for _, w := range r.Warnings() {
 			fmt.Fprintln(errs, "warning:", message(w))

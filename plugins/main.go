@@ -1,18 +1,20 @@
-// Program plugins is every CNI plugin of cniblocks in one file: the name by which it is called says which.
+// Program plugins is every CNI plugin of cniblocks in one file: the name by which it is called says which,
+// see cni.Delegates.Called.
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/reap"
 	"github.com/cniblocks/cniblocks/internal/start"
+	"github.com/cniblocks/cniblocks/internal/version"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/plugins/bridge"
 	"github.com/cniblocks/cniblocks/plugins/flannel"
@@ -42,39 +44,78 @@ func main() {
 	}
 	var d reap.Deleter
 	all := plugins(d.Delete)
-	name := filepath.Base(os.Args[0])
-	p, ok := all[name]
-	if len(os.Args) > 1 || !ok {
-		os.Exit(explain(name, all))
+	arg0 := ""
+	if len(os.Args) > 0 { // before Linux 5.18 there may be none
+		arg0 = os.Args[0]
 	}
-	if os.Getenv("CNI_COMMAND") == "" {
-		os.Exit(explain(name, all))
+	flag := ""
+	if len(os.Args) == 2 {
+		flag = os.Args[1]
 	}
-	os.Exit(cni.Run(context.Background(), p, all, os.Getenv, os.Stdin, os.Stdout, os.Stderr))
+	if os.Getenv("CNI_COMMAND") == "" || flag == "--help" || flag == "-h" || flag == "--list" || flag == "--version" {
+		os.Exit(explain(arg0, flag, all))
+	}
+	os.Exit(all.Run(context.Background(), arg0, os.Getenv, os.Stdin, os.Stdout, os.Stderr))
+}
+
+// help is what a plugin does, a configuration to try it with, and where more is said of it.
+func help(name string) (what, conf, more string) {
+	switch name {
+	case "flannel":
+		return "attaches a container to this node's range of a flannel network, by a delegate", `"type":"flannel","subnetFile":"/run/flannel/subnet.env",
+         "delegate":{"bridge":"demo0","isDefaultGateway":true}`, "docs/plugins/flannel.md"
+	case "host-gw":
+		return "carries pods between machines by plain routes, and has a delegate attach them", `"type":"host-gw",
+         "peersFile":"/etc/cniblocks/peers.json","delegate":{"type":"bridge","bridge":"demo0"}`, "docs/plugins/overlay.md"
+	case "host-local":
+		return "leases addresses from ranges that this node has for itself; other plugins call it", `"type":"host-local",
+         "ipam":{"type":"host-local","subnet":"10.88.0.0/24","dataDir":"/tmp/demo-leases"}`, "docs/plugins/host-local.md"
+	case "loopback":
+		return "sets the loopback interface of a container up", `"type":"loopback"`, "README.md"
+	case "overlay":
+		return "carries pods between machines by a tunnel, and has a delegate attach them", `"type":"overlay","encap":"vxlan",
+         "peersFile":"/etc/cniblocks/peers.json","delegate":{"type":"bridge","bridge":"demo0"}`, "docs/plugins/overlay.md"
+	}
+	return "attaches a container to a Linux bridge by a veth pair", `"type":"bridge","bridge":"demo0","isGateway":true,
+         "ipam":{"type":"host-local","subnet":"10.88.0.0/24","dataDir":"/tmp/demo-leases"}`, "docs/plugins/bridge.md"
 }
 
 // explain answers a person who calls a plugin by hand.
-func explain(name string, all cni.Delegates) int {
+func explain(arg0, flag string, all cni.Delegates) int {
 	names := slices.Sorted(maps.Keys(all))
-	if len(os.Args) == 2 && os.Args[1] == "--list" {
+	name, err := all.Called(arg0)
+	oldest, newest := cni.Versions[0], cni.Versions[len(cni.Versions)-1]
+	out, status := os.Stderr, 1
+	switch flag {
+	case "--list":
 		fmt.Println(strings.Join(names, "\n"))
 		return 0
-	}
-	out, status := os.Stderr, 1
-	if len(os.Args) == 2 && (os.Args[1] == "--help" || os.Args[1] == "-h") {
+	case "--version":
+		fmt.Printf("CNI %s plugin, cniblocks %s\nCNI %s to %s\n", cmp.Or(name, strings.Join(names, ", ")), version.String(), oldest, newest)
+		return 0
+	case "--help", "-h":
 		out, status = os.Stdout, 0
 	}
-	fmt.Fprintf(out, `%s: a CNI plugin of cniblocks; one program serves as %s, by the name it is called.
+	if err != nil {
+		fmt.Fprintln(out, err)
+		name = "bridge"
+	}
+	what, conf, more := help(name)
+	ifName := "eth0"
+	if name == "loopback" {
+		ifName = "lo"
+	}
+	fmt.Fprintf(out, `%[1]s: a CNI plugin of cniblocks, which %[2]s.
+One program serves as %[3]s, by the name it is called.
 
 A container runtime calls it: the request is in the environment, the configuration on standard input.
 Try it by hand, for a namespace made with 'ip netns add blue':
 
-  echo '{"cniVersion":"1.0.0","name":"demo","type":"bridge","bridge":"demo0","isGateway":true,
-         "ipam":{"type":"host-local","subnet":"10.88.0.0/24","dataDir":"/tmp/demo-leases"}}' |
-  CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_NETNS=/run/netns/blue CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin /opt/cni/bin/bridge
+  echo '{"cniVersion":"1.0.0","name":"demo",%[4]s}' |
+  CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_NETNS=/run/netns/blue CNI_IFNAME=%[5]s CNI_PATH=/opt/cni/bin /opt/cni/bin/%[1]s
 
-CNI_COMMAND is one of ADD, DEL, CHECK, STATUS, GC, VERSION. CNI %s to %s are spoken.
---list prints the plugins' names, --help this text. 'cniblocks show' draws what is on a node.
-`, name, strings.Join(names, ", "), cni.Versions[0], cni.Versions[len(cni.Versions)-1])
+CNI_COMMAND is one of ADD, DEL, CHECK, STATUS, GC, VERSION. CNI %[6]s to %[7]s are spoken. All keys: %[8]s.
+--list prints the plugins' names, --version the version, --help this text. 'cniblocks show' draws what is on a node.
+`, name, what, strings.Join(names, ", "), conf, ifName, oldest, newest, more)
 	return status
 }

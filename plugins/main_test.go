@@ -10,17 +10,19 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
-	"github.com/containernetworking/cni/pkg/version"
+	cniversion "github.com/containernetworking/cni/pkg/version"
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/binaries"
 	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/internal/version"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m, binaries.Remove) }
@@ -89,7 +91,7 @@ func TestHelpGoesToStandardOutputAndMistakesToStandardError(t *testing.T) {
 		a := run(t, program, "bridge", []string{flag}, nil, "")
 		require.Zero(t, a.status)
 		require.Empty(t, a.errs)
-		require.Contains(t, a.out, "bridge: a CNI plugin of cniblocks; one program serves as "+strings.Join(names(), ", "))
+		require.Contains(t, a.out, "One program serves as "+strings.Join(names(), ", "))
 	}
 	for _, args := range [][]string{nil, {"--nonsense"}, {"--help", "x"}, {"add"}} {
 		a := run(t, program, "bridge", args, nil, "")
@@ -99,15 +101,201 @@ func TestHelpGoesToStandardOutputAndMistakesToStandardError(t *testing.T) {
 	}
 }
 
-func TestAnUnknownNameSaysWhichThereAre(t *testing.T) {
+func TestEachPluginExplainsItselfAndTellsItsVersion(t *testing.T) {
 	t.Parallel()
-	program := filepath.Join(bin(t), "bridge")
-	for _, name := range []string{"nonsense", "", ".", "/", "bridge2", "Bridge"} {
-		a := run(t, program, name, nil, []string{"CNI_COMMAND=VERSION"}, "")
-		require.Equal(t, 1, a.status, name)
-		require.Empty(t, a.out, name)
-		require.Contains(t, a.errs, "one program serves as "+strings.Join(names(), ", "))
+	program, texts := filepath.Join(bin(t), "bridge"), map[string]string{}
+	for _, name := range names() {
+		a := run(t, program, name, []string{"--help"}, nil, "")
+		require.True(t, strings.HasPrefix(a.out, name+": a CNI plugin of cniblocks, which "), a.out)
+		require.Contains(t, a.out, `"type":"`+name+`"`)
+		require.Contains(t, a.out, "/opt/cni/bin/"+name+"\n")
+		_, text, _ := strings.Cut(a.out, "which ")
+		text, _, _ = strings.Cut(text, "\n")
+		require.Empty(t, texts[text], "%s says the same", name)
+		texts[text] = name
+		more := a.out[strings.Index(a.out, "All keys: ")+len("All keys: "):]
+		require.FileExists(t, filepath.Join("..", strings.TrimSuffix(more[:strings.IndexByte(more, '\n')], ".")))
+
+		for _, env := range [][]string{nil, {"CNI_COMMAND=ADD"}} {
+			a = run(t, program, name, []string{"--version"}, env, "")
+			require.Zero(t, a.status)
+			require.Equal(t, fmt.Sprintf("CNI %s plugin, cniblocks %s\nCNI 0.1.0 to 1.1.0\n", name, version.String()), unstamped(a.out))
+		}
 	}
+}
+
+// unstamped takes out what only a program is stamped with that is built in a checkout, and a test is not.
+func unstamped(s string) string {
+	return regexp.MustCompile(`cniblocks .*, (go\d)`).ReplaceAllString(s, "cniblocks (devel), commit unknown: built outside of a checkout and of an archive made by git, $1")
+}
+
+// whose is what only that plugin says of wrong, which is no one's configuration.
+var whose = map[string]string{"bridge": `key "vlan"`, "loopback": "CNI_NETNS: ", "host-local": `key "ipam" is missing; host-local`,
+	"host-gw": "of host-gw has no", "overlay": `key "encap"`, "flannel": `key "subnetFile": `}
+
+const wrong = `{"cniVersion": "1.0.0", "name": "net", "type": %q, "vlan": 5000}`
+
+// who is the plugin that answers, which is called as arg0 with the type of that name.
+func who(t *testing.T, program, arg0 string) string {
+	t.Helper()
+	env := []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=c1", "CNI_NETNS=/run/netns/not-there", "CNI_IFNAME=eth0", "CNI_PATH=" + filepath.Dir(program)}
+	a := run(t, program, arg0, nil, env, fmt.Sprintf(wrong, filepath.Base(arg0)))
+	require.Equal(t, 1, a.status, arg0)
+	var e struct {
+		Version string `json:"cniVersion"`
+		Code    cni.Code
+		Msg     string
+	}
+	require.NoError(t, json.Unmarshal([]byte(a.out), &e), "%s: %s", arg0, a.out)
+	require.Equal(t, "1.0.0", e.Version)
+	require.Contains(t, a.errs, e.Msg, "a person reads it too")
+	for _, name := range names() {
+		if strings.Contains(e.Msg, whose[name]) {
+			require.NotEqual(t, cni.ErrInternal, e.Code)
+			return name
+		}
+	}
+	return e.Msg
+}
+
+// duplicate puts a copy of the program into dir, or into one of its own.
+func duplicate(t *testing.T, dir, name string) string {
+	t.Helper()
+	if dir == "" {
+		dir = t.TempDir()
+	}
+	b, err := os.ReadFile(filepath.Join(bin(t), "bridge"))
+	require.NoError(t, err)
+	path := filepath.Join(dir, name)
+	syscall.ForkLock.RLock() // no child that is just being started may hold it open for writing
+	defer syscall.ForkLock.RUnlock()
+	require.NoError(t, os.WriteFile(path, b, 0o700))
+	return path
+}
+
+func TestALinkIsThePluginThatItPointsTo(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for link, to := range map[string]string{"cnv-bridge": filepath.Join(bin(t), "bridge"), "again": "cnv-bridge", "flannel-wg": filepath.Join(bin(t), "host-gw"),
+		"lo": filepath.Join(bin(t), "loopback"), "loopback": filepath.Join(bin(t), "bridge"), "my-lo": "loopback", "bridge-overlay": "again",
+		"up": "../" + filepath.Base(dir) + "/lo"} {
+		require.NoError(t, os.Symlink(to, filepath.Join(dir, link)))
+	}
+	for link, want := range map[string]string{"cnv-bridge": "bridge", "again": "bridge", "flannel-wg": "host-gw", "lo": "loopback",
+		"loopback": "loopback", "my-lo": "loopback", "bridge-overlay": "bridge", "up": "loopback"} {
+		require.Equal(t, want, who(t, filepath.Join(dir, link), filepath.Join(dir, link)), link)
+	}
+}
+
+func TestACopyWhoseNameHoldsOneKnownNameIsThatOne(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{"bridge.real": "bridge", "rancher-bridge": "bridge", "flannel-wg": "flannel", ".bridge-wrapped": "bridge",
+		"my_host-local_2": "host-local", "my_host_local": "host-local", "host-gw@1.2": "host-gw", "bridge-bridge": "bridge"} {
+		path := duplicate(t, "", name)
+		require.Equal(t, want, who(t, path, path), name)
+	}
+	for name, found := range map[string]string{"bridge-loopback": "bridge and loopback", "bridge2": "none", "Bridge": "none", "xbridge": "none",
+		"host": "none", "nonsense": "none", "host-local-overlay.bridge": "bridge and host-local and overlay"} {
+		path := duplicate(t, "", name)
+		require.Contains(t, who(t, path, path), fmt.Sprintf("called as %q, and which it is follows from its name, which holds %s of %s", name, found, strings.Join(names(), ", ")))
+		a := run(t, path, path, nil, []string{"CNI_COMMAND=VERSION"}, "")
+		require.Equal(t, 1, a.status)
+		require.Contains(t, a.out, `"code":7`)
+		a = run(t, path, path, nil, nil, "")
+		require.Equal(t, 1, a.status)
+		require.Empty(t, a.out, "nobody asks by the specification")
+		require.Contains(t, a.errs, "One program serves as")
+	}
+}
+
+func TestTheFileSaysWhichPluginItIsWhereArgument0DoesNot(t *testing.T) {
+	t.Parallel()
+	copied := duplicate(t, "", "rancher-flannel")
+	for _, arg0 := range []string{"", ".", "/", "nonsense", "/proc/self/fd/7", "../nonsense"} {
+		require.Equal(t, "bridge", who(t, filepath.Join(bin(t), "bridge"), arg0), arg0)
+		require.Equal(t, "flannel", who(t, copied, arg0), arg0)
+	}
+	f, err := os.Open(filepath.Join(bin(t), "host-local"))
+	require.NoError(t, err)
+	defer f.Close()
+	at := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
+	require.Equal(t, "host-local", who(t, at, at), "by descriptor")
+
+	require.NoError(t, os.Rename(duplicate(t, filepath.Dir(copied), "new"), copied)) // while another starts
+	gone := duplicate(t, "", "loopback")
+	g, err := os.Open(gone)
+	require.NoError(t, err)
+	defer g.Close()
+	require.NoError(t, os.Remove(gone))
+	at = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), g.Fd())
+	require.Equal(t, "loopback", who(t, at, at), "a file that is gone")
+}
+
+// TestUnderOtherNamesEverythingIsTheSame: the delegate and the IPAM plugin of an overlay too, in this process and executed.
+func TestUnderOtherNamesEverythingIsTheSame(t *testing.T) {
+	t.Parallel()
+	nstest.NeedRoot(t)
+	nstest.Need(t, nstest.NFT)
+	dir := t.TempDir()
+	duplicate(t, dir, "rancher-overlay")
+	duplicate(t, dir, "my-host-gw")
+	require.NoError(t, os.Symlink(filepath.Join(bin(t), "host-local"), filepath.Join(dir, "leases")))
+	require.NoError(t, os.Symlink(filepath.Join(bin(t), "bridge"), filepath.Join(dir, "cnv-bridge")))
+	duplicate(t, dir, "host-local.real")
+	peers := filepath.Join(dir, "peers.json")
+	require.NoError(t, os.WriteFile(peers, []byte(`{"network":["10.244.0.0/16"],"peers":[
+		{"name":"a","endpoint":["192.0.2.11"],"pods":["10.244.1.0/24"]},{"name":"b","endpoint":["192.0.2.12"],"pods":["10.244.2.0/24"]}]}`), 0o600))
+	story := func(main, delegate, ipam string) (said []string) {
+		node, pod, out := nstest.New(t), nstest.New(t), nstest.New(t)
+		nstest.Link(t, nstest.End{NS: node, Name: "eth0", Addrs: []string{"192.0.2.11/24"}}, nstest.End{NS: out, Name: "eth0"})
+		state := t.TempDir()
+		conf := map[string]any{"cniVersion": "1.1.0", "name": "net", "type": main, "encap": "vxlan", "peersFile": peers, "ipMasq": true,
+			"stateDir": filepath.Join(state, "run"), "dataDir": filepath.Join(state, "lib"), "delegate": map[string]any{"type": delegate,
+				"ipam": map[string]any{"type": ipam, "dataDir": filepath.Join(state, "leases")}}}
+		if strings.HasSuffix(main, "host-gw") {
+			delete(conf, "encap")
+		}
+		call := func(verb string) {
+			b, err := json.Marshal(conf)
+			require.NoError(t, err)
+			var a answer
+			require.NoError(t, node.Do(func() error {
+				program := filepath.Join(dir, main)
+				if _, err := os.Stat(program); err != nil {
+					program = filepath.Join(bin(t), main)
+				}
+				a = run(t, program, program, nil, []string{"CNI_COMMAND=" + verb, "CNI_CONTAINERID=c1", "CNI_IFNAME=eth0", "CNI_PATH=" + dir + ":" + bin(t),
+					"CNI_NETNS=" + fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), pod.Fd())}, string(b))
+				return nil
+			}))
+			require.Zero(t, a.status, "%s: %s%s", verb, a.out, a.errs)
+			require.Empty(t, a.errs, verb)
+			if verb == "ADD" {
+				conf["prevResult"] = json.RawMessage(a.out)
+			}
+			text := regexp.MustCompile(`[0-9a-f]{2}(:[0-9a-f]{2}){5}|/proc/[0-9/a-z]+`).ReplaceAllString(a.out+"\n"+nstest.Dump(node), "X")
+			for line := range strings.Lines(text) {
+				if !strings.HasPrefix(line, "fdb ") && !strings.Contains(line, "fe80:") { // which come by and by
+					said = append(said, verb+" "+line)
+				}
+			}
+		}
+		for _, verb := range []string{"STATUS", "ADD", "CHECK", "GC", "DEL"} {
+			if verb == "GC" {
+				conf["cni.dev/valid-attachments"] = []cni.Attachment{{ContainerID: "c1", IfName: "eth0"}}
+			}
+			call(verb)
+		}
+		return said
+	}
+	want := story("overlay", "bridge", "host-local")
+	require.Contains(t, strings.Join(want, ""), `"address":"10.244.1.2/24","gateway":"10.244.1.1"`)
+	for _, delegate := range []string{"bridge", "cnv-bridge"} {
+		for _, ipam := range []string{"leases", "host-local.real"} {
+			require.Equal(t, want, story("rancher-overlay", delegate, ipam), "%s %s", delegate, ipam)
+		}
+	}
+	require.Equal(t, story("host-gw", "bridge", "host-local"), story("my-host-gw", "cnv-bridge", "leases"))
 }
 
 func TestEveryNameAnswersVERSIONHoweverItIsCalled(t *testing.T) {
@@ -117,7 +305,7 @@ func TestEveryNameAnswersVERSIONHoweverItIsCalled(t *testing.T) {
 		for _, arg0 := range []string{name, "./" + name, "/opt/cni/bin/" + name} {
 			a := run(t, program, arg0, nil, []string{"CNI_COMMAND=VERSION"}, `{"cniVersion": "1.1.0"}`)
 			require.Zero(t, a.status, "%s: %s", name, a.out)
-			info, err := (&version.PluginDecoder{}).Decode([]byte(a.out))
+			info, err := (&cniversion.PluginDecoder{}).Decode([]byte(a.out))
 			require.NoError(t, err)
 			require.Equal(t, cni.Versions, info.SupportedVersions())
 		}
@@ -127,30 +315,11 @@ func TestEveryNameAnswersVERSIONHoweverItIsCalled(t *testing.T) {
 func TestTheNameSaysWhichPluginAnswers(t *testing.T) {
 	t.Parallel()
 	dir := bin(t)
-	link := filepath.Join(t.TempDir(), "loopback")
-	require.NoError(t, os.Symlink(filepath.Join(dir, "bridge"), link))
-	env := []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=c1", "CNI_NETNS=/run/netns/not-there", "CNI_IFNAME=eth0", "CNI_PATH=" + dir}
-	for name, says := range map[string]string{"bridge": "CNI_NETNS: ", "loopback": "CNI_NETNS: ", "host-local": `key "ipam" is missing; host-local`,
-		"host-gw": "of host-gw has no", "overlay": `key "encap"`, "flannel": `key "subnetFile": `} {
-		conf := fmt.Sprintf(`{"cniVersion": "1.0.0", "name": "net", "type": %q}`, name)
-		program := filepath.Join(dir, name)
-		if name == "loopback" {
-			program = link
-		}
-		a := run(t, program, program, nil, env, conf)
-		require.Equal(t, 1, a.status, name)
-		var e struct {
-			Version string `json:"cniVersion"`
-			Code    cni.Code
-			Msg     string
-		}
-		require.NoError(t, json.Unmarshal([]byte(a.out), &e), "%s: %s", name, a.out)
-		require.Equal(t, "1.0.0", e.Version)
-		require.Contains(t, e.Msg, says, name)
-		require.NotEqual(t, cni.ErrInternal, e.Code)
-		require.Contains(t, a.errs, e.Msg, "a person reads it too")
+	for _, name := range names() {
+		require.Equal(t, name, who(t, filepath.Join(dir, name), filepath.Join(dir, name)))
+		require.Equal(t, name, who(t, filepath.Join(dir, "bridge"), name))
 	}
-	require.Len(t, names(), 6, "one of them is not tested here")
+	require.Len(t, whose, len(names()), "one of them is not tested here")
 }
 
 func TestALoopbackWorksWithNothingInTheEnvironmentButTheRequest(t *testing.T) {

@@ -64,6 +64,7 @@ type trunk struct {
 type ipamConf struct {
 	Type    string
 	DataDir string
+	raw     []byte
 	first   ipam.Range
 	ranges  []ipam.Pool
 }
@@ -76,15 +77,19 @@ func (c *ipamConf) UnmarshalJSON(b []byte) error {
 	if err := sparse.Unmarshal(b, &kind); err != nil {
 		return err
 	}
-	c.Type, c.DataDir = kind.Type, kind.DataDir
+	c.Type, c.DataDir, c.raw = kind.Type, kind.DataDir, slices.Clone(b)
 	if c.Type != hostLocal {
 		return nil
 	}
+	return c.readRanges()
+}
+
+func (c *ipamConf) readRanges() error {
 	var r struct {
 		ipam.Range
 		Ranges []ipam.Pool `json:"ranges"`
 	}
-	if err := sparse.Unmarshal(b, &r); err != nil {
+	if err := sparse.Unmarshal(c.raw, &r); err != nil {
 		return err
 	}
 	c.first, c.ranges = r.Range, r.Ranges
@@ -118,7 +123,7 @@ func load(r *cni.Request) (*conf, error) {
 		return nil, err
 	}
 	r.Warn("%v", err)
-	return &conf{least: true, Bridge: least.Bridge, IPMasqElsewhere: string(least.Elsewhere) == "true", IPAM: ipamConf{Type: least.IPAM.Type, DataDir: least.IPAM.DataDir}}, nil
+	return &conf{least: true, Bridge: least.Bridge, IPMasqElsewhere: string(least.Elsewhere) == "true", IPAM: ipamConf{Type: r.Kind(least.IPAM.Type), DataDir: least.IPAM.DataDir}}, nil
 }
 
 func loadAll(r *cni.Request) (*conf, error) {
@@ -242,7 +247,13 @@ func (c *conf) readMAC(r *cni.Request) (err error) {
 	return nil
 }
 
-func (c *conf) readPools(*cni.Request) error {
+func (c *conf) readPools(r *cni.Request) error {
+	if kind := r.Kind(c.IPAM.Type); kind != c.IPAM.Type {
+		c.IPAM.Type = kind
+		if err := c.IPAM.readRanges(); err != nil {
+			return cni.Errorf(cni.ErrConfig, "netconf: key \"ipam\": %w", err)
+		}
+	}
 	if c.IPAM.Type != hostLocal {
 		return nil
 	}

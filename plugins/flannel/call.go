@@ -36,7 +36,7 @@ func (c *conf) present(r *cni.Request) (call, error) {
 	case err != nil:
 		return call{}, cni.Errorf(cni.ErrConfig, `netconf: key "subnetFile": %w`, err)
 	}
-	d, err := c.render(&env)
+	d, err := c.render(r, &env)
 	if err != nil {
 		return call{}, err
 	}
@@ -52,7 +52,7 @@ func (c *conf) made(r *cni.Request) (call, error) {
 	if err == nil || r.Verb != cni.DEL {
 		return to, err
 	}
-	d, err := c.render(nil) // no range is needed to give an address back
+	d, err := c.render(r, nil) // no range is needed to give an address back
 	if err != nil {
 		return call{}, err
 	}
@@ -74,7 +74,7 @@ func (c *conf) forGC(r *cni.Request, valid []cni.Attachment) (call, error) {
 	if len(r.Valid) > 0 {
 		return call{}, err
 	}
-	d, err := c.render(nil)
+	d, err := c.render(r, nil)
 	if err != nil {
 		return call{}, err
 	}

@@ -54,21 +54,21 @@ func load(r *cni.Request) (*conf, error) {
 	c := &conf{}
 	err := r.Decode(c)
 	if err == nil {
-		err = c.check()
+		err = c.check(r)
 	}
 	if err != nil {
 		if r.Verb != cni.DEL && r.Verb != cni.GC {
 			return nil, err
 		}
 		r.Warn("%v", err) // what was added must go, whatever the configuration became
-		c = least(r.Config)
+		c = least(r)
 	}
 	c.SubnetFile = cmp.Or(c.SubnetFile, flannel.SubnetEnvPath)
 	c.DataDir = cmp.Or(c.DataDir, defaultDataDir)
 	return c, nil
 }
 
-func (c *conf) check() error {
+func (c *conf) check(r *cni.Request) error {
 	bad := func(format string, a ...any) error { return cni.Errorf(cni.ErrConfig, "netconf: "+format, a...) }
 	for _, key := range []string{"name", "ipam"} {
 		if v := c.Delegate[key]; v != nil {
@@ -77,11 +77,11 @@ func (c *conf) check() error {
 		}
 	}
 	if v := c.Delegate["type"]; v != nil {
-		switch c.Delegate.text("type") {
+		switch r.Kind(c.Delegate.text("type")) {
 		case "":
 			return bad(`key "delegate.type" is %s; want the name of the plugin that attaches the pod, or none for "bridge"`, v)
 		case "flannel":
-			return bad(`key "delegate.type" is "flannel": it would call itself; want the plugin that attaches the pod, or none for "bridge"`)
+			return bad(`key "delegate.type" is %s: it would call itself; want the plugin that attaches the pod, or none for "bridge"`, v)
 		}
 	}
 	if v := c.IPAM["type"]; v != nil && c.IPAM.text("type") == "" {
@@ -92,10 +92,10 @@ func (c *conf) check() error {
 }
 
 // least is what can be read of a broken configuration.
-func least(config json.RawMessage) *conf {
+func least(r *cni.Request) *conf {
 	var all object
 	c := &conf{}
-	if json.Unmarshal(config, &all) != nil {
+	if json.Unmarshal(r.Config, &all) != nil {
 		return c
 	}
 	c.SubnetFile, c.DataDir = all.text("subnetFile"), all.text("dataDir")
@@ -103,7 +103,7 @@ func least(config json.RawMessage) *conf {
 	for _, key := range []string{"name", "ipam"} {
 		delete(c.Delegate, key)
 	}
-	if c.Delegate.text("type") == "flannel" || c.Delegate.text("type") == "" {
+	if kind := r.Kind(c.Delegate.text("type")); kind == "flannel" || kind == "" {
 		delete(c.Delegate, "type")
 	}
 	if c.IPAM.text("type") == "" {
@@ -117,11 +117,11 @@ func least(config json.RawMessage) *conf {
 
 // render is the configuration of the delegate: what it states itself, and what follows from subnet.env where it states
 // nothing. Without the file nothing follows.
-func (c *conf) render(env *flannel.SubnetEnv) (object, error) {
+func (c *conf) render(r *cni.Request, env *flannel.SubnetEnv) (object, error) {
 	d := object{}
 	maps.Copy(d, c.Delegate)
 	errs := []error{d.fill("type", bridge)}
-	kind := d.text("type")
+	kind := r.Kind(d.text("type"))
 	if env != nil {
 		errs = append(errs, d.fill("mtu", env.MTU), d.fill("ipMasq", !env.IPMasq))
 		if kind == bridge {

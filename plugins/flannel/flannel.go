@@ -63,7 +63,7 @@ func (Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err error
 // hold keeps other ADDs of the pod waiting until it is released: of two at once the second finds the record of the first,
 // and leaves it and the attachment alone. Carriers of ours, which would be an odd delegate, take the lock themselves.
 func hold(ctx context.Context, r *cni.Request, delegate string) (release func(), err error) {
-	if slices.Contains([]string{"overlay", "host-gw", "flannel"}, delegate) {
+	if slices.Contains([]string{"overlay", "host-gw", "flannel"}, r.Kind(delegate)) {
 		return func() {}, nil
 	}
 	pod, err := netns.Open(r.NetNS)

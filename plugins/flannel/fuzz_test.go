@@ -39,7 +39,7 @@ func FuzzWhateverTheNetconfTheDelegateGetsAnObjectWithTypeAndName(f *testing.F) 
 				continue
 			}
 			for _, e := range []*flannel.SubnetEnv{&env, nil} {
-				d, err := c.render(e)
+				d, err := c.render(r, e)
 				require.NoError(t, err)
 				b, err := handDown(r, d)
 				require.NoError(t, err)

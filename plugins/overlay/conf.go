@@ -168,13 +168,14 @@ func (c *conf) checkDelegate(r *cni.Request) error {
 		if len(raw) == 0 || sparse.Unmarshal(raw, &d) != nil || d.Type == "" {
 			return cni.Errorf(cni.ErrConfig, `netconf: key "delegate" of %s has no "type"; want the plugin that attaches the pod, such as {"type": "bridge"}`, seen[len(seen)-1])
 		}
-		if slices.Contains(seen, d.Type) {
+		kind := r.Kind(d.Type)
+		if slices.Contains(seen, kind) {
 			return cni.Errorf(cni.ErrConfig, `netconf: key "delegate": %s meets itself for network %q in the chain of delegation %v; want another type, or another network`, d.Type, r.Network, append(seen, d.Type))
 		}
-		if !carries(d.Type) {
+		if !carries(kind) {
 			return nil
 		}
-		seen = append(seen, d.Type)
+		seen = append(seen, kind)
 		raw = d.Delegate
 	}
 }

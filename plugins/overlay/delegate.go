@@ -36,6 +36,7 @@ func (c *conf) delegateConf(r *cni.Request, v *view, mtu int) (json.RawMessage, 
 		return nil, err
 	}
 	var err error
+	kind = r.Kind(kind)
 	if carries(kind) {
 		if c.least && d["ipMasq"] == nil && outer["ipMasq"] != nil { // it was not read
 			d["ipMasq"] = outer["ipMasq"]
@@ -100,11 +101,11 @@ func (c *conf) fillLast(r *cni.Request, d object, kind string, v *view, mtu int)
 			return err
 		}
 	}
-	return c.fillIPAM(d, v)
+	return c.fillIPAM(r, d, v)
 }
 
 // fillIPAM makes the IPAM host-local, on this peer's ranges, with routes to the whole network.
-func (c *conf) fillIPAM(d object, v *view) error {
+func (c *conf) fillIPAM(r *cni.Request, d object, v *view) error {
 	var i object
 	if d["ipam"] != nil {
 		if err := sparse.Unmarshal(d["ipam"], &i); err != nil {
@@ -117,7 +118,9 @@ func (c *conf) fillIPAM(d object, v *view) error {
 	if err := i.fill("type", hostLocal); err != nil {
 		return err
 	}
-	if v != nil && string(i["type"]) == `"`+hostLocal+`"` {
+	var kind string
+	_ = sparse.Unmarshal(i["type"], &kind) // the delegate says what is wrong
+	if v != nil && r.Kind(kind) == hostLocal {
 		if i["subnet"] == nil && i["ranges"] == nil {
 			ranges, err := c.pools(v)
 			if err != nil {

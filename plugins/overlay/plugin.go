@@ -282,7 +282,7 @@ func (Plugin) GC(ctx context.Context, r *cni.Request) error {
 		return err
 	}
 	err = j.delegate.GC(ctx, to)
-	if carries(j.delegateType()) {
+	if carries(j.Kind(j.delegateType())) {
 		return err
 	}
 	return errors.Join(err, j.shrinkSNAT(ctx))
@@ -290,7 +290,7 @@ func (Plugin) GC(ctx context.Context, r *cni.Request) error {
 
 // openSNAT finds the backend, unless the delegate is one of ours that does it.
 func (j *job) openSNAT(ctx context.Context) (snat.Rule, error) {
-	if !j.IPMasq.Any() || carries(j.delegateType()) {
+	if !j.IPMasq.Any() || carries(j.Kind(j.delegateType())) {
 		return snat.Rule{}, nil
 	}
 	rule, err := snat.Open(ctx, j.host, j.IPMasqBackend, j.policy(nil))
@@ -326,7 +326,7 @@ func within(ranges []netip.Prefix, a netip.Addr) bool {
 
 // forget removes what an attachment has in the SNAT by itself, which only one has whose addresses another IPAM gave.
 func (j *job) forget(ctx context.Context) error {
-	if !j.IPMasq.Any() || carries(j.delegateType()) || !j.delegateHasIPAM() {
+	if !j.IPMasq.Any() || carries(j.Kind(j.delegateType())) || !j.delegateHasIPAM() {
 		return nil
 	}
 	return snat.Forget(ctx, j.host, j.Network, j.owner())

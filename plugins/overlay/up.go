@@ -78,7 +78,7 @@ func Down(ctx context.Context, ns *netns.NS, config []byte) error {
 		}
 		state[node.Dir(j.StateDir, j.Network)] = true
 		err := j.node.Close(ctx)
-		if !carries(j.delegateType()) {
+		if !carries(j.Kind(j.delegateType())) {
 			err = errors.Join(err, masq.RemoveAll(ctx, ns, j.Network))
 		}
 		return err
@@ -120,10 +120,11 @@ func each(config []byte, f func(*job) error, ns *netns.NS) error {
 			if err != nil {
 				return err
 			}
-			r, err := (&cni.Request{Verb: cni.ADD}).With(cni.ADD, full)
+			r, err := (&cni.Request{Verb: cni.ADD, Delegates: cni.Delegates{typeOverlay: Plugin{}, typeHostGW: Plugin{}}}).With(cni.ADD, full)
 			if err != nil {
 				return err
 			}
+			r.Type = r.Kind(r.Type)
 			if !carries(r.Type) {
 				break
 			}
