@@ -18,9 +18,10 @@ DEB_VERSION ?= 0~git$(shell git log -1 --format=%cd.%h --date=format:%Y%m%d 2>/d
 IMAGE ?= cniblocks/cniblocks:latest
 IMAGE_FROM ?= bin
 
-STATICCHECK_VERSION := v0.8.2
+# The directories of all Go modules. To the go command, "work" names all their packages; ./... are those of the first alone.
+MODULES = $(shell $(GO) list -m -f '{{.Dir}}')
+
 GOLANGCI_LINT_VERSION := v2.15.0
-STATICCHECK := out/tools/staticcheck-$(STATICCHECK_VERSION)
 GOLANGCI_LINT := out/tools/golangci-lint-$(GOLANGCI_LINT_VERSION)
 
 GO_BUILD := CGO_ENABLED=0 $(GO) build -trimpath
@@ -130,18 +131,15 @@ soak-vm: build vm ## 1600 calls at random, and two stops of each pair of calls, 
 
 .PHONY: outage
 outage: ## etcd away for a minute while peers and the kernel change: routes, and memory before and after; ARGS="-away=10m"
-	$(GO) test -count=1 -v -timeout 1h -run TestAStoreThatIsAway ./agent -away=60s $(ARGS)
+	$(GO) test -count=1 -v -timeout 1h -run TestAStoreThatIsAway ./test/agent -away=60s $(ARGS)
 
 .PHONY: lint
-lint: $(STATICCHECK) $(GOLANGCI_LINT) ## go vet, staticcheck, golangci-lint
-	@code=0; for check in "$(GO) vet ./..." "$(STATICCHECK) ./..." "$(GOLANGCI_LINT) run"; do \
-		echo "$$check"; $$check || code=1; \
-	done; exit $$code
+lint: $(GOLANGCI_LINT) ## golangci-lint, which runs go vet and staticcheck as well, over all modules
+	$(GOLANGCI_LINT) run $(addsuffix /...,$(MODULES))
 
-$(STATICCHECK):
-	@mkdir -p out/tools
-	GOBIN=$(CURDIR)/out/tools CGO_ENABLED=0 $(GO) install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK_VERSION)
-	@mv out/tools/staticcheck $@
+.PHONY: tidy
+tidy: ## go mod tidy, in every module
+	$(GO) run ./test/modules tidy
 
 $(GOLANGCI_LINT):
 	@mkdir -p out/tools

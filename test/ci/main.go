@@ -48,7 +48,7 @@ func main() {
 	flag.Parse()
 	s.packages = flag.Args()
 	if len(s.packages) == 0 {
-		s.packages = []string{"./..."}
+		s.packages = []string{"work"} // all modules of go.work
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
