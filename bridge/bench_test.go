@@ -19,7 +19,7 @@ func BenchmarkEnsureWithoutChange(b *testing.B) {
 	ensure := func() {
 		br, err := bridge.Ensure(b.Context(), ns, bridge.Bridge{Name: "br0"})
 		require.NoError(b, err)
-		_, err = bridge.Gateways(b.Context(), ns, br.Index, br.Name, false, gateway)
+		_, err = bridge.Gateways{NS: ns, Index: br.Index, Name: br.Name}.Ensure(b.Context(), false, bridge.GatewayAt(gateway))
 		require.NoError(b, err)
 	}
 	ensure()

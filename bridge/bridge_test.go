@@ -212,23 +212,31 @@ func prefixes(list ...string) (out []netip.Prefix) {
 	return out
 }
 
+func gateways(list ...netip.Prefix) (out []bridge.Gateway) {
+	for _, p := range list {
+		out = append(out, bridge.GatewayAt(p))
+	}
+	return out
+}
+
 func TestGatewaysAreAddedOnce(t *testing.T) {
 	t.Parallel()
 	ns := nstest.New(t)
 	s, err := bridge.Ensure(t.Context(), ns, bridge.Bridge{Name: "br0"})
 	require.NoError(t, err)
 	want := prefixes("10.1.2.1/24", "fd00:1:2::1/64")
-	require.ErrorContains(t, bridge.CheckGateways(t.Context(), ns, s.Index, "br0", want...), "br0 does not have the gateway address 10.1.2.1/24")
-	added, err := bridge.Gateways(t.Context(), ns, s.Index, "br0", false, want...)
+	d := bridge.Gateways{NS: ns, Index: s.Index, Name: "br0"}
+	require.ErrorContains(t, d.Check(t.Context(), gateways(want...)...), "br0 does not have the gateway address 10.1.2.1/24")
+	added, err := d.Ensure(t.Context(), false, gateways(want...)...)
 	require.NoError(t, err)
-	require.True(t, added)
-	require.NoError(t, bridge.CheckGateways(t.Context(), ns, s.Index, "br0", want...))
+	require.Equal(t, want, added)
+	require.NoError(t, d.Check(t.Context(), gateways(want...)...))
 	require.NoError(t, addr.Check(t.Context(), ns, "br0", want...))
 	nstest.Settle(t, ns)
 	before := nstest.Dump(ns)
-	added, err = bridge.Gateways(t.Context(), ns, s.Index, "br0", false, want...)
+	added, err = d.Ensure(t.Context(), false, gateways(want...)...)
 	require.NoError(t, err)
-	require.False(t, added)
+	require.Empty(t, added)
 	require.Equal(t, before, nstest.Dump(ns))
 }
 
@@ -238,17 +246,19 @@ func TestAnAddressInTheWayConflictsOrGoesByForce(t *testing.T) {
 		have, want string
 		ours       bool // the address that stands there is of this library
 		conflict   bool
+		goes       bool // it is a former gateway of ours that no pod uses
 	}{
-		"another IPv4 network":              {have: "192.0.2.1/24", want: "10.1.2.1/24", conflict: true},
-		"another IPv4 network of ours":      {have: "192.0.2.1/24", want: "10.1.2.1/24", ours: true},
-		"another host of the network":       {have: "10.1.2.254/24", want: "10.1.2.1/24", conflict: true},
-		"another host of the network, ours": {have: "10.1.2.254/24", want: "10.1.2.1/24", ours: true, conflict: true},
-		"the same with another length":      {have: "10.1.2.1/16", want: "10.1.2.1/24", conflict: true},
-		"another IPv6 network":              {have: "2001:db8::1/64", want: "fd00:1::1/64"},
-		"an overlapping IPv6 network":       {have: "fd00::1/16", want: "fd00:1::1/64", conflict: true},
-		"the same IPv6 with another length": {have: "fd00:1::1/128", want: "fd00:1::1/64", conflict: true},
-		"the other family":                  {have: "192.0.2.1/24", want: "fd00:1::1/64"},
-		"link-local":                        {have: "fe80::1234/64", want: "fd00:1::1/64"},
+		"another IPv4 network":               {have: "192.0.2.1/24", want: "10.1.2.1/24", conflict: true},
+		"another IPv4 network of ours":       {have: "192.0.2.1/24", want: "10.1.2.1/24", ours: true, goes: true},
+		"another host of the network":        {have: "10.1.2.254/24", want: "10.1.2.1/24", conflict: true},
+		"another host of the network, ours":  {have: "10.1.2.254/24", want: "10.1.2.1/24", ours: true, goes: true},
+		"the same with another length, ours": {have: "fd00:1::1/128", want: "fd00:1::1/64", ours: true, goes: true},
+		"the same with another length":       {have: "10.1.2.1/16", want: "10.1.2.1/24", conflict: true},
+		"another IPv6 network":               {have: "2001:db8::1/64", want: "fd00:1::1/64"},
+		"an overlapping IPv6 network":        {have: "fd00::1/16", want: "fd00:1::1/64", conflict: true},
+		"the same IPv6 with another length":  {have: "fd00:1::1/128", want: "fd00:1::1/64", conflict: true},
+		"the other family":                   {have: "192.0.2.1/24", want: "fd00:1::1/64"},
+		"link-local":                         {have: "fe80::1234/64", want: "fd00:1::1/64"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -262,18 +272,21 @@ func TestAnAddressInTheWayConflictsOrGoesByForce(t *testing.T) {
 			}
 			nstest.Settle(t, ns)
 			before := nstest.Dump(ns)
-			_, err = bridge.Gateways(t.Context(), ns, s.Index, "br0", false, prefixes(c.want)...)
+			d := bridge.Gateways{NS: ns, Index: s.Index, Name: "br0"}
+			_, err = d.Ensure(t.Context(), false, gateways(prefixes(c.want)...)...)
 			if c.conflict {
 				require.ErrorIs(t, err, bridge.ErrConflict)
 				require.ErrorContains(t, err, "br0 has the address "+c.have+", which is in the way of "+c.want)
 				require.Equal(t, before, nstest.Dump(ns))
-				_, err = bridge.Gateways(t.Context(), ns, s.Index, "br0", true, prefixes(c.want)...)
+				_, err = d.Ensure(t.Context(), true, gateways(prefixes(c.want)...)...)
+				require.Error(t, addr.Check(t.Context(), ns, "br0", prefixes(c.have)...), "it is gone")
+			} else if c.goes {
 				require.Error(t, addr.Check(t.Context(), ns, "br0", prefixes(c.have)...), "it is gone")
 			} else {
 				require.NoError(t, addr.Check(t.Context(), ns, "br0", prefixes(c.have)...), "it stays")
 			}
 			require.NoError(t, err)
-			require.NoError(t, bridge.CheckGateways(t.Context(), ns, s.Index, "br0", prefixes(c.want)...))
+			require.NoError(t, d.Check(t.Context(), gateways(prefixes(c.want)...)...))
 		})
 	}
 }

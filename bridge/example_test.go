@@ -25,14 +25,16 @@ func ExampleEnsure() {
 	}
 	br, err := bridge.Get(ctx, ns, "demo0")
 	fmt.Println(br.Up, err)
-	added, err := bridge.Gateways(ctx, ns, br.Index, br.Name, false, netip.MustParsePrefix("10.88.0.1/24"))
+	d := bridge.Gateways{NS: ns, Index: br.Index, Name: br.Name}
+	added, err := d.Ensure(ctx, false, bridge.GatewayAt(netip.MustParsePrefix("10.88.0.1/24")))
 	fmt.Println(added, err)
-	_, err = bridge.Gateways(ctx, ns, br.Index, br.Name, false, netip.MustParsePrefix("10.88.0.254/24"))
-	fmt.Println(err)
+	far := bridge.Gateway{Addr: netip.MustParseAddr("169.254.1.1"), Subnet: netip.MustParsePrefix("10.88.0.0/24")}
+	added, err = d.Ensure(ctx, false, far) // of the former one no pod made use
+	fmt.Println(added, err)
 	// Output:
 	// demo0 1450 true <nil>
 	// demo0 1450 false <nil>
 	// true <nil>
-	// true <nil>
-	// demo0 has the address 10.88.0.1/24, which is in the way of 10.88.0.254/24: remove it, or set "forceAddress": true (address conflict)
+	// [10.88.0.1/24] <nil>
+	// [169.254.1.1/32] <nil>
 }

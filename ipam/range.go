@@ -46,6 +46,9 @@ func (r Range) Canonical() (Range, error) {
 			r.Gateway, r.Subnet)
 	default:
 		r.Gateway = r.Gateway.Unmap()
+		if err := CheckHost(r.Gateway, r.Subnet); err != nil {
+			return Range{}, fmt.Errorf("gateway %w", err)
+		}
 	}
 	if r.Start == r.End && r.Start == r.Gateway {
 		return Range{}, fmt.Errorf("range %s has only the gateway's address: widen it, or state another gateway", r)
@@ -61,8 +64,44 @@ func checkSubnet(p netip.Prefix) error {
 		return fmt.Errorf("subnet %s is IPv4 written as IPv6: write it as IPv4", p)
 	case p != p.Masked():
 		return fmt.Errorf("subnet %s has host bits set: write %s", p, p.Masked())
+	case p.Bits() > 0 && notUnicast(p.Addr()) != "":
+		return fmt.Errorf("subnet %s is of %s: give one that hosts can have addresses of", p, notUnicast(p.Addr()))
 	}
 	return nil
+}
+
+// CheckHost fails if a cannot be the address of a host, or not of one in the subnet: the subnet's own and the broadcast
+// address are no host's where the subnet has more than two addresses. The zero subnet is none.
+func CheckHost(a netip.Addr, subnet netip.Prefix) error {
+	what := notUnicast(a)
+	if a.IsUnspecified() {
+		what = "the unspecified address"
+	}
+	if what == "" && subnet.IsValid() && hostBits(subnet) >= 2 {
+		switch {
+		case a == subnet.Masked().Addr():
+			what = "the own address of subnet " + subnet.Masked().String()
+		case a.Is4() && a == fill(subnet.Masked().Addr(), hostBits(subnet)):
+			what = "the broadcast address of subnet " + subnet.Masked().String()
+		}
+	}
+	if what == "" {
+		return nil
+	}
+	return fmt.Errorf("%s is %s, which no host can have: give the address of a host", a, what)
+}
+
+// notUnicast says what kind an address is that no interface but the loopback can have; empty if it may have it.
+func notUnicast(a netip.Addr) string {
+	switch {
+	case a.IsLoopback():
+		return "the loopback"
+	case a.IsMulticast():
+		return "a multicast group"
+	case a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return "the broadcast address"
+	}
+	return ""
 }
 
 func inSubnet(key string, a, unset netip.Addr, subnet netip.Prefix) (netip.Addr, error) {
@@ -207,7 +246,27 @@ func Canonical(pools ...Pool) ([]Pool, error) {
 		}
 		out[i] = c
 	}
-	return out, nil
+	return out, offersGateway(out)
+}
+
+// offersGateway fails if a range hands out the gateway of another one.
+func offersGateway(pools []Pool) error {
+	gateways := map[netip.Addr]Range{}
+	for _, p := range pools {
+		for _, r := range p {
+			if r.Gateway.IsValid() && !r.Subnet.Contains(r.Gateway) {
+				gateways[r.Gateway] = r
+			}
+		}
+	}
+	for g, of := range gateways {
+		for _, p := range pools {
+			if r, ok := p.Range(g); ok && r.Gateway != g {
+				return fmt.Errorf("gateway %s of subnet %s is one of the addresses that range %s hands out: make it the gateway of both, or leave it out by rangeStart or rangeEnd", g, of.Subnet, r)
+			}
+		}
+	}
+	return nil
 }
 
 func overlap(p, q Pool) (a, b Range, ok bool) {

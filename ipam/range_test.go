@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -68,6 +69,52 @@ func TestABadRangeSaysWhatIsWrongAndWhatToDo(t *testing.T) {
 	} {
 		_, err := r.Canonical()
 		require.ErrorContains(t, err, want)
+	}
+}
+
+func TestAGatewayThatNoHostCanHaveIsRefused(t *testing.T) {
+	t.Parallel()
+	for gateway, subnets := range map[string][]string{
+		"127.0.0.1 is the loopback":                                 {"10.1.0.0/24", "10.1.0.0/31", "10.1.0.9/32"},
+		"224.0.0.1 is a multicast group":                            {"10.1.0.0/24"},
+		"255.255.255.255 is the broadcast address":                  {"10.1.0.0/24", "10.1.0.9/32"},
+		"0.0.0.0 is the unspecified address":                        {"10.1.0.0/24"},
+		"10.1.0.0 is the own address of subnet 10.1.0.0/24":         {"10.1.0.0/24"},
+		"10.1.0.255 is the broadcast address of subnet 10.1.0.0/24": {"10.1.0.0/24"},
+		"10.1.0.3 is the broadcast address of subnet 10.1.0.0/30":   {"10.1.0.0/30"},
+		":: is the unspecified address":                             {"fd00::/64", "fd00::/127"},
+		"::1 is the loopback":                                       {"fd00::/64"},
+		"ff00:: is a multicast group":                               {"fd00::/64"},
+		"ff02::1 is a multicast group":                              {"fd00::/64"},
+		"fd00:: is the own address of subnet fd00::/64":             {"fd00::/64"},
+	} {
+		address, _, _ := strings.Cut(gateway, " ")
+		for _, subnet := range subnets {
+			_, err := rng(subnet, "", "", address).Canonical()
+			require.ErrorContains(t, err, "gateway "+gateway+", which no host can have: give the address of a host", subnet)
+		}
+	}
+	for _, r := range []Range{
+		rng("10.1.0.0/31", "", "", "10.1.0.0"), rng("10.1.0.0/31", "", "", "10.1.0.1"), rng("10.1.0.0/32", "", "", "10.9.0.0"),
+		rng("fd00::/127", "", "", "fd00::"), rng("fd00::/128", "", "", "fe80::1"), rng("fd00::/126", "", "", "fd00::3"),
+	} {
+		_, err := r.Canonical()
+		require.NoError(t, err, r)
+	}
+	_, err := rng("224.1.0.0/24", "", "", "").Canonical()
+	require.ErrorContains(t, err, "subnet 224.1.0.0/24 is of a multicast group: give one that hosts can have addresses of")
+	_, err = rng("127.1.0.0/24", "", "", "").Canonical()
+	require.ErrorContains(t, err, "subnet 127.1.0.0/24 is of the loopback")
+}
+
+func TestARangeDoesNotHandOutTheGatewayOfAnother(t *testing.T) {
+	t.Parallel()
+	one, other := Pool{rng("10.1.0.0/24", "", "", "")}, Pool{rng("10.2.0.0/24", "", "", "10.1.0.254")}
+	_, err := Canonical(one, other)
+	require.ErrorContains(t, err, "gateway 10.1.0.254 of subnet 10.2.0.0/24 is one of the addresses that range 10.1.0.1-10.1.0.254 hands out")
+	for _, mended := range []Pool{{rng("10.1.0.0/24", "", "10.1.0.253", "")}, {rng("10.1.0.0/24", "", "", "10.1.0.254")}} {
+		_, err = Canonical(mended, other)
+		require.NoError(t, err)
 	}
 }
 

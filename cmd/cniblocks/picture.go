@@ -127,6 +127,11 @@ func drawBridge(root *item, n view, b inventory.Bridge) {
 	}
 	at := root.addf("bridge %s %s: %s", b.Name, tag(b.Owner, b.Guess), what)
 	drawAddrs(at, b.Addrs)
+	for _, h := range n.Hidden {
+		if h.Device == b.Name {
+			at.addf("rules of nftables [ours]: requests by ARP for %s are answered on this bridge alone", h.Addr)
+		}
+	}
 	for _, d := range n.Devices {
 		if d.Bridge == b.Name {
 			drawDevice(at, n, d)

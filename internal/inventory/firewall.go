@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/internal/nft"
 	"github.com/cniblocks/cniblocks/internal/xtables"
 	"github.com/cniblocks/cniblocks/masq"
@@ -78,7 +79,7 @@ func (r *reader) readNFT(c *nft.Conn) error {
 	for _, f := range []uint8{nft.IPv4, nft.IPv6} {
 		errs = append(errs, r.readForward(c, f), r.readReferenceChains(c, f))
 	}
-	errs = append(errs, r.readReferenceTable(c), r.readSets(c), r.readGuards(c))
+	errs = append(errs, r.readReferenceTable(c), r.readSets(c), r.readGuards(c), r.readHidden())
 	return errors.Join(errs...)
 }
 
@@ -219,6 +220,15 @@ func (r *reader) readSets(c *nft.Conn) error {
 		}
 	}
 	return nil
+}
+
+// readHidden finds gateways outside of their subnet.
+func (r *reader) readHidden() error {
+	list, err := bridge.ListHidden(context.Background(), r.NS)
+	for _, h := range list {
+		r.n.Hidden = append(r.n.Hidden, Hidden(h))
+	}
+	return err
 }
 
 // readGuards finds the entries of macspoofchk.

@@ -41,6 +41,7 @@ type Node struct {
 	SNAT        []SNAT       `json:"snat"`
 	Forward     []Forward    `json:"forward"`
 	Guards      []Guard      `json:"guards"`
+	Hidden      []Hidden     `json:"hidden"`
 	GuardTable  bool         `json:"guardTable,omitempty"` // the table of our guards is there, with or without entries
 	Leases      []Lease      `json:"leases"`
 	LeaseDirs   []LeaseDir   `json:"leaseDirs"`
@@ -185,6 +186,12 @@ type Guard struct {
 	Network string `json:"network,omitempty"`
 	HostEnd string `json:"hostEnd,omitempty"`
 	Entry   string `json:"entry"` // the MAC that is allowed, or the chain of the reference
+}
+
+// Hidden is a gateway outside of its subnet, for which the node answers by ARP on its device alone. It is ours.
+type Hidden struct {
+	Addr   netip.Addr `json:"addr"`
+	Device string     `json:"device"`
 }
 
 // Lease is an address that is taken.

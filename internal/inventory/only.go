@@ -26,6 +26,10 @@ func (n *Node) Only(network string) *Node {
 	o.SNAT = keep(n.SNAT, func(s SNAT) bool { return s.Network == network })
 	o.Forward = keep(n.Forward, func(f Forward) bool { return f.Network == network })
 	o.Guards = keep(n.Guards, func(g Guard) bool { return g.Network == network })
+	o.Hidden = keep(n.Hidden, func(h Hidden) bool {
+		return slices.ContainsFunc(o.Bridges, func(b Bridge) bool { return b.Name == h.Device }) ||
+			slices.ContainsFunc(o.Devices, func(d Device) bool { return d.Name == h.Device })
+	})
 	o.Leases = keep(n.Leases, func(l Lease) bool { return l.Network == network })
 	o.LeaseDirs = keep(n.LeaseDirs, func(d LeaseDir) bool { return d.Network == network })
 	o.Records = keep(n.Records, func(d RecordDir) bool { return d.Network == network })

@@ -186,6 +186,7 @@ func (r *reader) sort() {
 	by(&n.SNAT, func(s SNAT) string { return s.Network + "\x00" + s.Backend })
 	by(&n.Forward, func(f Forward) string { return f.Network + "\x00" + f.Table })
 	by(&n.Guards, func(g Guard) string { return g.HostEnd + "\x00" + g.Entry })
+	by(&n.Hidden, func(h Hidden) string { return h.Device + "\x00" + h.Addr.String() })
 	by(&n.LeaseDirs, func(d LeaseDir) string { return d.Network + "\x00" + d.DataDir })
 	by(&n.Records, func(d RecordDir) string { return d.Network + "\x00" + d.Path })
 	by(&n.State, func(d StateDir) string { return d.Network + "\x00" + d.Path })

@@ -14,6 +14,7 @@ const (
 	IPv4   = uint8(unix.NFPROTO_IPV4)
 	IPv6   = uint8(unix.NFPROTO_IPV6)
 	INet   = uint8(unix.NFPROTO_INET)
+	ARP    = uint8(unix.NFPROTO_ARP)
 	Bridge = uint8(unix.NFPROTO_BRIDGE)
 )
 
@@ -23,6 +24,9 @@ const (
 	Forward     = unix.NF_INET_FORWARD
 	Postrouting = unix.NF_INET_POST_ROUTING
 )
+
+// ARPIn is the hook of the family arp for what comes in (NF_ARP_IN).
+const ARPIn = 0
 
 // Policies, and verdicts that end the evaluation.
 const (
@@ -38,7 +42,7 @@ type Table struct {
 
 // Title is the family and the name, as the nft program writes them.
 func (t Table) Title() string {
-	name, ok := map[uint8]string{IPv4: "ip", IPv6: "ip6", INet: "inet", Bridge: "bridge"}[t.Family]
+	name, ok := map[uint8]string{IPv4: "ip", IPv6: "ip6", INet: "inet", ARP: "arp", Bridge: "bridge"}[t.Family]
 	if !ok {
 		name = fmt.Sprintf("family %d", t.Family)
 	}

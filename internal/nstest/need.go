@@ -36,6 +36,7 @@ const (
 	IP6Tables     Feature = "ip6tables"  // the same for IPv6
 	Netem         Feature = "netem"      // the queueing discipline
 	NFT           Feature = "nft"        // an inet nat chain with a masquerade rule
+	NFTARP        Feature = "nft_arp"    // a filter chain of the arp family
 	NFTBridge     Feature = "nft_bridge" // a filter chain of the bridge family
 	SIT           Feature = "sit"
 	VLAN          Feature = "vlan"
@@ -101,6 +102,9 @@ func probe(f Feature) error {
 	case NFTBridge:
 		return probeNFT(ns, nftables.Table{Name: "probe", Family: nftables.TableFamilyBridge}, nftables.ChainTypeFilter,
 			nftables.ChainHookPrerouting, &expr.Verdict{Kind: expr.VerdictAccept})
+	case NFTARP:
+		return probeNFT(ns, nftables.Table{Name: "probe", Family: nftables.TableFamilyARP}, nftables.ChainTypeFilter,
+			nftables.ChainHookRef(0), &expr.Verdict{Kind: expr.VerdictAccept}) // NF_ARP_IN
 	case IPTables, IP6Tables:
 		return ns.Do(func() error { return exec.Command(string(f), "-w", "-t", "nat", "-S").Run() })
 	}

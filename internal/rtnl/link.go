@@ -22,6 +22,7 @@ type Link struct {
 	Master    int   // index of the bridge, 0 is none
 	Peer      int   // of a veth: index of the other end, in its namespace; of a tunnel: its lower device
 	Group     uint32
+	PeerNS    int    // 1 and the id of the namespace that Peer is in; 0 is this one, see [Conn.AddrsIn]
 	Promisc   int    // how many asked for promiscuous mode
 	Data      string // IFLA_INFO_DATA as it came; the kinds decode it
 	Port      Port   // of a bridge port
@@ -111,6 +112,8 @@ func parseLink(b []byte) Link {
 			l.Master = int(u32of(v))
 		case unix.IFLA_LINK:
 			l.Peer = int(u32of(v))
+		case unix.IFLA_LINK_NETNSID:
+			l.PeerNS = 1 + int(int32(u32of(v)))
 		case unix.IFLA_GROUP:
 			l.Group = u32of(v)
 		case unix.IFLA_PROMISCUITY:

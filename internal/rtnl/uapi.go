@@ -8,8 +8,9 @@ const (
 
 	filterSkipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS
 
-	ifaProto     = 11 // IFA_PROTO
-	rtaNextHopID = 30 // RTA_NH_ID
+	ifaProto         = 11 // IFA_PROTO
+	ifaTargetNetNSID = 10 // IFA_TARGET_NETNSID
+	rtaNextHopID     = 30 // RTA_NH_ID
 
 	bridgeFlags         = 0 // IFLA_BRIDGE_FLAGS
 	bridgeVLANInfo      = 2 // IFLA_BRIDGE_VLAN_INFO

@@ -19,7 +19,6 @@ import (
 	"github.com/cniblocks/cniblocks/internal/undo"
 	"github.com/cniblocks/cniblocks/internal/wait"
 	"github.com/cniblocks/cniblocks/netns"
-	"github.com/cniblocks/cniblocks/route"
 	"github.com/cniblocks/cniblocks/veth"
 )
 
@@ -39,6 +38,8 @@ type job struct {
 	host, pod *netns.NS // pod is nil where there is none
 	ipam      cni.Plugin
 	alias     string
+	gateways  bridge.Gateways // of the bridge or of the device of its VLAN, once that is known
+	added     []netip.Prefix  // by this ADD, to the gateways
 	remove    func(ctx context.Context, ns *netns.NS, index int) error
 }
 
@@ -85,6 +86,7 @@ func (p Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err err
 	if err != nil {
 		return nil, config(err, bridge.ErrNotBridge)
 	}
+	u.Push(j.withdraw) // comes after the pair is gone
 	pair, err := j.attach(ctx, br, &u)
 	if err != nil {
 		return nil, err
@@ -97,7 +99,7 @@ func (p Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err err
 	if err := j.address(ctx, res, &u); err != nil {
 		return nil, err
 	}
-	if err := j.gateways(ctx, br, res); err != nil {
+	if err := j.ensureGateways(ctx, br, res); err != nil {
 		return nil, err
 	}
 	mac := j.podMAC(res)
@@ -191,6 +193,9 @@ func (j *job) complete(res *cni.Result) error {
 				return cni.Errorf(cni.ErrConfig, `netconf: key "isGateway" is true, and %s leaves no address for a gateway; state "gateway" in the range, or use a larger subnet`, ip.Address)
 			}
 		}
+		if err := j.checkGateway(*ip); err != nil {
+			return err
+		}
 		is4 := ip.Address.Addr().Is4()
 		if !j.IsDefaultGateway || seen[is4] {
 			continue
@@ -200,7 +205,7 @@ func (j *job) complete(res *cni.Result) error {
 			res.Routes = append(res.Routes, cni.Route{Dst: defaultDst(is4), GW: ip.Gateway})
 		}
 	}
-	return nil
+	return j.checkNextHops(res)
 }
 
 func firstHost(p netip.Prefix) netip.Addr {
@@ -225,54 +230,6 @@ func hasDefault(routes []cni.Route, is4 bool) bool {
 		}
 	}
 	return false
-}
-
-// gateways puts the gateway addresses on the bridge, or on the device of its VLAN, and lets the node forward.
-func (j *job) gateways(ctx context.Context, br bridge.State, res *cni.Result) error {
-	if !j.IsGateway || len(res.IPs) == 0 {
-		return nil
-	}
-	want, families := gatewaysOf(res)
-	dev, index := br.Name, br.Index
-	if j.VLAN != 0 {
-		gw, err := bridge.VLANGateway(ctx, j.host, br, j.port.VLAN, "cniblocks/"+j.Network, j.PreserveDefaultVLAN)
-		if err != nil {
-			return err
-		}
-		dev, index = gw.Name, gw.Index
-		res.Interfaces = append(res.Interfaces, cni.Interface{Name: gw.Name, MAC: gw.MAC.String(), MTU: gw.MTU})
-	}
-	added, err := bridge.Gateways(ctx, j.host, index, dev, j.ForceAddress, want...)
-	if err != nil {
-		return config(err, bridge.ErrConflict)
-	}
-	if added && !br.Ours {
-		if err := bridge.PinMAC(ctx, j.host, br); err != nil {
-			return err
-		}
-	}
-	if added {
-		if err := addr.Live(ctx, j.host, want...); err != nil {
-			return err
-		}
-	}
-	return route.Forward(ctx, j.host, families...)
-}
-
-func gatewaysOf(res *cni.Result) (want []netip.Prefix, families []route.Family) {
-	seen := map[route.Family]bool{}
-	for _, ip := range res.IPs {
-		want = append(want, netip.PrefixFrom(ip.Gateway, ip.Address.Bits()))
-		f := route.IPv6
-		if ip.Address.Addr().Is4() {
-			f = route.IPv4
-		}
-		if !seen[f] {
-			seen[f] = true
-			families = append(families, f)
-		}
-	}
-	return want, families
 }
 
 // carrier waits until packets can pass. Asking for a link makes the kernel see at once that it has a carrier: the host end

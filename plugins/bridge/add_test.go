@@ -124,7 +124,7 @@ func TestAFailedADDLeavesNothingAndTheRetryWorks(t *testing.T) {
 			w.delegates["empty"] = fake{add: func(context.Context, *cni.Request) (*cni.Result, error) { return &cni.Result{}, nil }}
 			w.delegates["odd"] = fake{add: func(context.Context, *cni.Request) (*cni.Result, error) {
 				return &cni.Result{IPs: []cni.IP{{Address: netip.MustParsePrefix("10.5.0.2/24"), Interface: cni.NoInterface}},
-					Routes: []cni.Route{{Dst: netip.MustParsePrefix("10.6.0.0/16"), GW: netip.MustParseAddr("127.0.0.1")}}}, nil
+					Routes: []cni.Route{{Dst: netip.MustParsePrefix("10.6.0.0/16"), GW: netip.MustParseAddr("10.5.0.1"), Scope: unix.RT_SCOPE_LINK}}}, nil
 			}}
 			p := w.pod("a")
 			if c.setup != nil {

@@ -169,27 +169,3 @@ func (j *job) checkPod(ctx context.Context) error {
 	}
 	return nil
 }
-
-func (j *job) checkGateways(ctx context.Context, br bridge.State) error {
-	if !j.IsGateway || j.ipam == nil {
-		return nil
-	}
-	res := &cni.Result{IPs: j.PrevIPs()}
-	if err := j.complete(res); err != nil {
-		return err
-	}
-	want, families := gatewaysOf(res)
-	name, index := br.Name, br.Index
-	if j.VLAN != 0 {
-		c, err := rtnl.Open(j.host)
-		if err != nil {
-			return err
-		}
-		l, err := c.LinkByName(bridge.VLANGatewayName(br.Name, j.port.VLAN))
-		if err != nil {
-			return err
-		}
-		name, index = l.Name, l.Index
-	}
-	return errors.Join(bridge.CheckGateways(ctx, j.host, index, name, want...), route.CheckForward(ctx, j.host, families...))
-}

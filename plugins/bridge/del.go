@@ -20,12 +20,15 @@ func (p Plugin) Del(ctx context.Context, r *cni.Request) error {
 		return err
 	}
 	defer j.close()
-	ours, device := j.removeDevice(ctx)
+	ours, master, device := j.removeDevice(ctx)
 	var lease error
 	if device == nil && j.ipam != nil { // an address must not return to the pool while a device bears it
 		lease = j.ipam.Del(ctx, r)
 	}
 	err = errors.Join(device, lease, j.forget(ctx))
+	if err == nil {
+		err = j.retireGateways(ctx, master, true)
+	}
 	if !ours {
 		err = errors.Join(err, j.removeReference(ctx, j.prevAddrs()...))
 	}
@@ -33,32 +36,32 @@ func (p Plugin) Del(ctx context.Context, r *cni.Request) error {
 }
 
 // removeDevice removes our pair, which its name tells, or the one that the reference made, which the pod's namespace
-// tells. It reports whether there was one of ours.
-func (j *job) removeDevice(ctx context.Context) (ours bool, err error) {
+// tells. It reports whether there was one of ours, and the bridge that it was on.
+func (j *job) removeDevice(ctx context.Context) (ours bool, master int, err error) {
 	c, err := rtnl.Open(j.host)
 	if err != nil {
-		return false, err
+		return false, 0, err
 	}
 	l, err := c.LinkByName(veth.HostName(j.Network, j.ContainerID, j.IfName))
 	if err == nil {
-		return true, rtnl.Except(j.remove(ctx, j.host, l.Index), fs.ErrNotExist)
+		return true, l.Master, rtnl.Except(j.remove(ctx, j.host, l.Index), fs.ErrNotExist)
 	}
 	if !errors.Is(err, fs.ErrNotExist) || j.NetNS == "" {
-		return false, rtnl.Except(err, fs.ErrNotExist)
+		return false, 0, rtnl.Except(err, fs.ErrNotExist)
 	}
 	pod, err := netns.Open(j.NetNS)
 	if err != nil {
-		return false, nil // the namespace is gone, or was none: its interfaces went with it
+		return false, 0, nil // the namespace is gone, or was none: its interfaces went with it
 	}
 	defer pod.Close()
 	if pod.Same(j.host) {
-		return false, nil
+		return false, 0, nil
 	}
 	end, ok, err := referencePair(ctx, j.host, pod, j.IfName, j.Bridge)
 	if err != nil || !ok {
-		return false, err
+		return false, 0, err
 	}
-	return false, rtnl.Except(j.remove(ctx, j.host, end.Index), fs.ErrNotExist)
+	return false, end.Master, rtnl.Except(j.remove(ctx, j.host, end.Index), fs.ErrNotExist)
 }
 
 // referencePair finds the host end of the pod's interface if it is a port of the bridge and bears no alias of ours: an

@@ -69,6 +69,7 @@ func (p Plugin) GC(ctx context.Context, r *cni.Request) error {
 	if j.ipam != nil && devices == nil {
 		errs = append(errs, j.ipam.GC(ctx, r))
 	}
+	errs = append(errs, j.retireGateways(ctx, 0, false))
 	return errors.Join(errs...)
 }
 

@@ -83,7 +83,7 @@ func (j *job) newAddr(index int, ip cni.IP) *rtnl.Msg {
 }
 
 // podRoute completes a route of the result: without a next hop it goes to the gateway of its family, if there is one, as
-// the reference has it; a next hop outside the pod's subnets is on the link all the same.
+// the reference has it; a next hop outside the pod's subnets is on the link all the same, which the kernel knows of link-local ones of IPv6 only.
 func podRoute(r cni.Route, res *cni.Result) route.Route {
 	out := route.Route{Dst: r.Dst, Via: r.GW, MTU: uint32(r.MTU), AdvMSS: uint32(r.AdvMSS), Metric: uint32(r.Priority),
 		Table: uint32(r.Table), Scope: uint8(r.Scope)}
@@ -92,7 +92,7 @@ func podRoute(r cni.Route, res *cni.Result) route.Route {
 			out.Via = ip.Gateway
 		}
 	}
-	out.OnLink = out.Via.IsValid() && !out.Via.IsLinkLocalUnicast()
+	out.OnLink = out.Via.IsValid() && !(out.Via.Is6() && out.Via.IsLinkLocalUnicast())
 	for _, ip := range res.IPs {
 		if ip.Address.Contains(out.Via) {
 			out.OnLink = false

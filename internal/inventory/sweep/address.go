@@ -70,6 +70,11 @@ func (s *sweeper) keepsAddrs(l rtnl.Link) bool {
 
 // ofNetwork reports whether the network has pods, or could have, in a subnet.
 func (s *sweeper) ofNetwork(p netip.Prefix) bool {
+	for _, r := range s.Found.Routes { // to the subnet of a gateway outside of it
+		if p.IsSingleIP() && r.Src == p.Addr() && r.Dst != p && s.ofNetwork(r.Dst) {
+			return true
+		}
+	}
 	for _, l := range s.Found.Leases {
 		if s.wants(l.Network) && p.Contains(l.Addr) {
 			return true
@@ -118,7 +123,7 @@ func (s *sweeper) routes() error {
 			continue
 		case network != "" && !s.wants(network):
 			continue
-		case network == "" && !unnamed:
+		case network == "" && !unnamed && (r.Via.IsValid() || !s.ofNetwork(r.Dst)):
 			kept++
 			continue
 		}

@@ -4,7 +4,10 @@ package sweep
 
 import (
 	"context"
+	"slices"
+	"strings"
 
+	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/internal/inventory"
 	"github.com/cniblocks/cniblocks/spoof"
 	"github.com/cniblocks/cniblocks/veth"
@@ -30,5 +33,24 @@ func (s *sweeper) guards() {
 	if len(order) == 0 && s.Found.GuardTable && s.only() {
 		s.add(Step{Network: s.Network, Kind: "spoof guards", Name: "table bridge cniblocks", Note: "without entries",
 			do: func(ctx context.Context) error { return spoof.Retain(ctx, s.NS, veth.AliasPrefix(s.Network), nil) }})
+	}
+}
+
+// hidden removes the rules about gateways outside of their subnet with their addresses.
+func (s *sweeper) hidden() {
+	var removed []string
+	for _, h := range s.Found.Hidden {
+		i := slices.IndexFunc(s.Found.Bridges, func(b inventory.Bridge) bool { return b.Name == h.Device })
+		d := slices.IndexFunc(s.Found.Devices, func(d inventory.Device) bool { return d.Name == h.Device })
+		lost := i < 0 && d < 0
+		device := i >= 0 && s.gone[s.Found.Bridges[i].Index] || d >= 0 && s.gone[s.Found.Devices[d].Index]
+		address := slices.ContainsFunc(s.plan.Steps, func(t Step) bool { return t.Kind == "address" && t.Name == h.Addr.String()+"/32" })
+		if device || address || lost {
+			removed = append(removed, h.Addr.String()+" of "+h.Device)
+		}
+	}
+	if len(removed) > 0 {
+		s.add(Step{Network: s.Network, Kind: "ARP rules", Name: "table arp cniblocks", Note: strings.Join(removed, ", "),
+			do: func(ctx context.Context) error { return bridge.SweepARP(ctx, s.NS) }})
 	}
 }

@@ -82,6 +82,7 @@ func Make(o Options) (Plan, error) {
 	if err := s.routes(); err != nil {
 		return Plan{}, err
 	}
+	s.hidden()
 	s.firewall()
 	s.leases()
 	s.records()
