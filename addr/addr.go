@@ -26,12 +26,7 @@ const Proto = 117
 // section 5.4). Other addresses stay. A link that is not there is [io/fs.ErrNotExist]. An IPv6 address that stands there
 // with another length is [io/fs.ErrExist]: the kernel has each only once.
 func Ensure(ctx context.Context, ns *netns.NS, link string, prefixes ...netip.Prefix) error {
-	for _, p := range prefixes {
-		if !p.IsValid() {
-			return fmt.Errorf("address %s of %s: want an address with a prefix length, such as 192.0.2.1/24", p, link)
-		}
-	}
-	c, l, have, err := list(ns, link)
+	c, l, have, err := list(ns, link, prefixes)
 	if err != nil {
 		return err
 	}
@@ -56,7 +51,7 @@ func Ensure(ctx context.Context, ns *netns.NS, link string, prefixes ...netip.Pr
 
 // Remove takes prefixes off the link; what is not there is no error.
 func Remove(ctx context.Context, ns *netns.NS, link string, prefixes ...netip.Prefix) error {
-	c, l, have, err := list(ns, link)
+	c, l, have, err := list(ns, link, prefixes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -77,7 +72,7 @@ func Remove(ctx context.Context, ns *netns.NS, link string, prefixes ...netip.Pr
 
 // Check fails if some of the prefixes do not stand on the link, and names them.
 func Check(_ context.Context, ns *netns.NS, link string, prefixes ...netip.Prefix) error {
-	_, _, have, err := list(ns, link)
+	_, _, have, err := list(ns, link, prefixes)
 	if err != nil {
 		return err
 	}
@@ -105,7 +100,13 @@ func New(link int, p netip.Prefix) *rtnl.Msg {
 	return rtnl.NewAddr(a)
 }
 
-func list(ns *netns.NS, link string) (*rtnl.Conn, rtnl.Link, []netip.Prefix, error) {
+// list returns what the link has, for callers that are to compare it with the prefixes.
+func list(ns *netns.NS, link string, prefixes []netip.Prefix) (*rtnl.Conn, rtnl.Link, []netip.Prefix, error) {
+	for _, p := range prefixes {
+		if !p.IsValid() || p.Addr().Is4In6() {
+			return nil, rtnl.Link{}, nil, fmt.Errorf("address %s of %s: want an address with a prefix length, such as 192.0.2.1/24 or 2001:db8::1/64", p, link)
+		}
+	}
 	c, err := rtnl.Open(ns)
 	if err != nil {
 		return nil, rtnl.Link{}, nil, err

@@ -126,5 +126,10 @@ func TestNothingIsChangedForABadPrefixOrAContextThatEnded(t *testing.T) {
 	cancel()
 	require.ErrorIs(t, addr.Ensure(ctx, ns, "eth0", prefixes("192.0.2.1/24")...), context.Canceled)
 	require.NoError(t, addr.Ensure(t.Context(), ns, "eth0"))
+	for _, bad := range []netip.Prefix{{}, netip.MustParsePrefix("::ffff:192.0.2.1/120")} {
+		for name, f := range map[string]func(context.Context, *netns.NS, string, ...netip.Prefix) error{"Ensure": addr.Ensure, "Check": addr.Check, "Remove": addr.Remove} {
+			require.ErrorContains(t, f(t.Context(), ns, "eth0", bad), "want an address with a prefix length", "%s of %s", name, bad)
+		}
+	}
 	require.Equal(t, before, nstest.Dump(ns))
 }

@@ -108,9 +108,12 @@ type SNAT struct {
 type Conflist struct{ From, To string }
 
 func (a *Agent) check() error {
+	if err := a.NS.Check(); err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
 	switch {
-	case a.NS == nil || a.Source == nil || a.Layout == nil:
-		return errors.New("agent: no namespace, source or layout given")
+	case a.Source == nil || a.Layout == nil:
+		return errors.New("agent: no source or layout given")
 	case a.Network == "" || a.Network != filepath.Base(a.Network) || a.Network == "." || a.Network == "..":
 		return fmt.Errorf("name of the network %q: want letters, digits, dot, dash and underscore", a.Network)
 	case a.Registrar != nil && a.Name == "":

@@ -29,10 +29,21 @@ var ErrNotBridge = errors.New("not a bridge")
 // Bridge is a bridge as wanted. Zero fields are the kernel's choice.
 type Bridge struct {
 	Name          string
-	MTU           int    // bytes; of a new bridge, one that is there keeps its own
-	Alias         string // of a new bridge
+	MTU           int    // bytes, 68 to 65535; of a new bridge, one that is there keeps its own
+	Alias         string // of a new bridge; at most 255 bytes
 	Promisc       bool   // promiscuous mode on
 	VLANFiltering bool   // ports see only frames of their VLANs
+}
+
+func (b Bridge) check() error {
+	const maxAlias = 255 // IFALIASZ, with the final zero
+	if err := rtnl.CheckName(b.Name); err != nil {
+		return err
+	}
+	if len(b.Alias) > maxAlias {
+		return fmt.Errorf("%s: alias of %d bytes; want at most %d", b.Name, len(b.Alias), maxAlias)
+	}
+	return rtnl.CheckMTU(b.Name, b.MTU)
 }
 
 // State is a bridge as it is.
@@ -53,6 +64,9 @@ type State struct {
 // does not change with its ports, takes no router advertisements, and has a link-local address at once. A device of another
 // kind is [ErrNotBridge].
 func Ensure(ctx context.Context, ns *netns.NS, want Bridge) (State, error) {
+	if err := want.check(); err != nil {
+		return State{}, err
+	}
 	s, err := Get(ctx, ns, want.Name)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err = create(ctx, ns, want); err == nil {
@@ -97,7 +111,7 @@ func create(ctx context.Context, ns *netns.NS, want Bridge) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(ctx.Err(), rtnl.CheckName(want.Name)); err != nil {
+	if err := ctx.Err(); err != nil {
 		return err
 	}
 	b := rtnl.Bridge{Name: want.Name, MTU: want.MTU, VLANFiltering: want.VLANFiltering, Group: Group}

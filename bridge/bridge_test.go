@@ -5,8 +5,10 @@ package bridge_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 
@@ -147,8 +149,12 @@ func TestABadNameOrAContextThatEndedMakesNothing(t *testing.T) {
 	cancel()
 	_, err := bridge.Ensure(ctx, ns, bridge.Bridge{Name: "br0"})
 	require.ErrorIs(t, err, context.Canceled)
-	_, err = bridge.Ensure(t.Context(), ns, bridge.Bridge{Name: "br0", MTU: 10})
-	require.ErrorIs(t, err, unix.EINVAL)
+	for _, mtu := range []int{-1, 67, 65536} {
+		_, err = bridge.Ensure(t.Context(), ns, bridge.Bridge{Name: "br0", MTU: mtu})
+		require.ErrorContains(t, err, fmt.Sprintf("br0: MTU %d: want 68 to 65535 bytes", mtu))
+	}
+	_, err = bridge.Ensure(t.Context(), ns, bridge.Bridge{Name: "br0", Alias: strings.Repeat("a", 256)})
+	require.ErrorContains(t, err, "br0: alias of 256 bytes; want at most 255")
 	require.Equal(t, before, nstest.Dump(ns))
 }
 
@@ -217,6 +223,21 @@ func gateways(list ...netip.Prefix) (out []bridge.Gateway) {
 		out = append(out, bridge.GatewayAt(p))
 	}
 	return out
+}
+
+func TestAGatewayThatIsNoAddressIsNamed(t *testing.T) {
+	t.Parallel()
+	ns := nstest.New(t)
+	br, err := bridge.Ensure(t.Context(), ns, bridge.Bridge{Name: "br0"})
+	require.NoError(t, err)
+	nstest.Settle(t, ns)
+	before := nstest.Dump(ns)
+	good := bridge.GatewayAt(netip.MustParsePrefix("192.0.2.1/24"))
+	for _, bad := range []bridge.Gateway{{}, {Addr: good.Addr}, {Subnet: good.Subnet}, {Addr: good.Addr, Subnet: netip.MustParsePrefix("2001:db8::/64")}} {
+		_, err = bridge.Gateways{NS: ns, Index: br.Index, Name: br.Name}.Ensure(t.Context(), true, good, bad)
+		require.ErrorContains(t, err, "br0: gateway "+bad.Addr.String()+" of subnet "+bad.Subnet.String()+": want an address and a subnet of one family")
+	}
+	require.Equal(t, before, nstest.Dump(ns))
 }
 
 func TestGatewaysAreAddedOnce(t *testing.T) {

@@ -34,6 +34,14 @@ type Gateway struct {
 // GatewayAt is the gateway of the subnet that its own address is in.
 func GatewayAt(p netip.Prefix) Gateway { return Gateway{p.Addr(), p.Masked()} }
 
+// check refuses what is no gateway of any subnet.
+func (g Gateway) check() error {
+	if !g.Addr.IsValid() || !g.Subnet.IsValid() || g.Addr.Is4() != g.Subnet.Addr().Is4() {
+		return fmt.Errorf("gateway %s of subnet %s: want an address and a subnet of one family", g.Addr, g.Subnet)
+	}
+	return nil
+}
+
 func (g Gateway) far() bool { return !g.Subnet.Contains(g.Addr) }
 
 // prefix is how it stands on the device: a far one with the length of the subnet that it is the gateway of, if there is one.
@@ -69,6 +77,11 @@ type Gateways struct {
 // gateway by which the node itself leaves for elsewhere, and a far one in a subnet of another link. It returns the addresses
 // that it added, for [Gateways.Withdraw].
 func (d Gateways) Ensure(ctx context.Context, force bool, want ...Gateway) (added []netip.Prefix, err error) {
+	for _, w := range want {
+		if err := w.check(); err != nil {
+			return nil, fmt.Errorf("%s: %w", d.Name, err)
+		}
+	}
 	c, err := rtnl.Open(d.NS)
 	if err != nil {
 		return nil, err

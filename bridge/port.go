@@ -25,6 +25,19 @@ type Port struct {
 // MaxVLAN is the highest VLAN ID (IEEE 802.1Q).
 const MaxVLAN = 4094
 
+// check names what the kernel calls an invalid argument.
+func (p Port) check() error {
+	if p.VLAN > MaxVLAN {
+		return fmt.Errorf("VLAN %d: want 1 to %d, or 0 for the bridge's default", p.VLAN, MaxVLAN)
+	}
+	for _, id := range p.Trunk {
+		if id == 0 || id > MaxVLAN {
+			return fmt.Errorf("trunk with VLAN %d: want 1 to %d", id, MaxVLAN)
+		}
+	}
+	return nil
+}
+
 func (p Port) plain() bool { return p.VLAN == 0 && len(p.Trunk) == 0 }
 
 func (p Port) vlans() []rtnl.VLAN {
@@ -45,11 +58,11 @@ func (p Port) vlans() []rtnl.VLAN {
 
 // SetPort puts the port, given by its index, into its VLANs, and out of all others unless it keeps the default one.
 func SetPort(_ context.Context, ns *netns.NS, index int, p Port) error {
-	if p.plain() {
-		return nil
-	}
 	c, err := rtnl.Open(ns)
 	if err != nil {
+		return err
+	}
+	if err := p.check(); err != nil || p.plain() {
 		return err
 	}
 	var msgs []*rtnl.Msg
@@ -67,11 +80,11 @@ func SetPort(_ context.Context, ns *netns.NS, index int, p Port) error {
 
 // CheckPort fails if the port is not in its VLANs as [SetPort] left it, or is in others.
 func CheckPort(_ context.Context, ns *netns.NS, index int, p Port) error {
-	if p.plain() {
-		return nil
-	}
 	c, err := rtnl.Open(ns)
 	if err != nil {
+		return err
+	}
+	if err := p.check(); err != nil || p.plain() {
 		return err
 	}
 	have, err := c.VLANs(index)
@@ -94,6 +107,9 @@ func CheckPort(_ context.Context, ns *netns.NS, index int, p Port) error {
 // index and MAC. It is a veth pair, as the reference makes it. One that is there is used; if its other end is not on the
 // bridge or not in the VLAN, because the bridge was made anew or whoever made the pair was killed, it is put there.
 func VLANGateway(ctx context.Context, ns *netns.NS, b State, vlan uint16, alias string, keepDefault bool) (veth.End, error) {
+	if vlan == 0 || vlan > MaxVLAN {
+		return veth.End{}, fmt.Errorf("gateway of bridge %s in VLAN %d: want 1 to %d", b.Name, vlan, MaxVLAN)
+	}
 	name := VLANGatewayName(b.Name, vlan)
 	c, err := rtnl.Open(ns)
 	if err != nil {

@@ -222,6 +222,22 @@ func TestVLANGatewayOfABridgeThatWasMadeAnewIsPutBackThere(t *testing.T) {
 	require.True(t, l.reaches(a, "10.1.0.1"))
 }
 
+func TestVLANIDsThatNoFrameCanBearAreNamed(t *testing.T) {
+	t.Parallel()
+	ns := nstest.New(t)
+	before := nstest.Dump(ns)
+	for says, p := range map[string]bridge.Port{"VLAN 4095: want 1 to 4094": {VLAN: 4095}, "trunk with VLAN 0: want 1": {Trunk: []uint16{5, 0}},
+		"trunk with VLAN 5000: want 1": {VLAN: 1, Trunk: []uint16{5000}}} {
+		require.ErrorContains(t, bridge.SetPort(t.Context(), ns, 1, p), says)
+		require.ErrorContains(t, bridge.CheckPort(t.Context(), ns, 1, p), says)
+	}
+	for _, id := range []uint16{0, 4095} {
+		_, err := bridge.VLANGateway(t.Context(), ns, bridge.State{Name: "br0"}, id, "", false)
+		require.ErrorContains(t, err, fmt.Sprintf("gateway of bridge br0 in VLAN %d: want 1 to 4094", id))
+	}
+	require.Equal(t, before, nstest.Dump(ns))
+}
+
 func TestVLANFilteringOfAForeignBridgeIsNotSwitchedOn(t *testing.T) {
 	t.Parallel()
 	nstest.Need(t, nstest.VLANFiltering)

@@ -16,7 +16,8 @@ type lent struct {
 }
 
 // Lend gives the plugins that this request goes to in the same process the namespaces that the caller has open, so that
-// [Request.Namespaces] does not open them, and their sockets, once more. Each closes what it got by itself. pod may be nil.
+// [Request.Namespaces] does not open them, and their sockets, once more. Each closes what it got by itself. Either may be nil, which
+// lends nothing.
 func (r *Request) Lend(node, pod *netns.NS) { r.lent = lent{r.NetNS, node, pod} }
 
 // Namespaces opens the network namespace of the node, that of the calling thread, and for ADD and CHECK the container's;
@@ -24,7 +25,7 @@ func (r *Request) Lend(node, pod *netns.NS) { r.lent = lent{r.NetNS, node, pod} 
 // [ErrUnknownContainer], one that is none, or the node's own, an [ErrEnvironment]. Both are to be closed.
 func (r *Request) Namespaces() (node, pod *netns.NS, err error) {
 	attach := r.Verb == ADD || r.Verb == CHECK
-	if l, ok := r.lent.(lent); ok && (!attach || l.pod != nil && l.netNS == r.NetNS) {
+	if l, ok := r.lent.(lent); ok && l.node.Check() == nil && (!attach || l.pod.Check() == nil && l.netNS == r.NetNS) {
 		if attach {
 			pod = l.pod.Share()
 		}

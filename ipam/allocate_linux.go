@@ -14,9 +14,10 @@ import (
 // had in an earlier boot again.
 //
 // If the owner holds a lease of this boot it is [ErrHeld], a wanted address that somebody else holds is [ErrTaken], one that
-// no pool may give [ErrNotOffered], and [ErrExhausted] means that a pool has nothing left.
+// no pool may give [ErrNotOffered], and [ErrExhausted] means that a pool has nothing left. Without pools, or with an owner
+// that no lease file can name, nothing is done.
 func (a Allocator) Allocate(ctx context.Context, o Owner, wanted ...netip.Addr) ([]Lease, error) {
-	pools, err := Canonical(a.Pools...)
+	pools, err := a.pools()
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +44,7 @@ func (a Allocator) Allocate(ctx context.Context, o Owner, wanted ...netip.Addr) 
 // Available counts for each pool how many addresses an owner could get now, those of an earlier boot included, up to
 // [MaxAvailable]. It does not read the lease files unless somebody else changed them.
 func (a Allocator) Available(ctx context.Context) ([]int, error) {
-	pools, err := Canonical(a.Pools...)
+	pools, err := a.pools()
 	if err != nil {
 		return nil, err
 	}

@@ -147,7 +147,8 @@ func TestAWantedAddressThatNoPoolGivesSaysWhy(t *testing.T) {
 func TestWhatIsWrongWithTheInputIsFoundBeforeAnythingChanges(t *testing.T) {
 	t.Parallel()
 	for _, o := range []Owner{{}, {"a b", "eth0"}, {"a\x00", "eth0"}, {"a\r\nb", "eth0"}, {" a", "eth0"}, {"a", ""}, {"a", "eth/0"},
-		{"a", "0123456789abcdef"}, {"a", ".."}, {"a", "e\nth"}, {string(make([]byte, 300)), "eth0"}} {
+		{"a", "0123456789abcdef"}, {"a", ".."}, {"a", "e\nth"}, {string(make([]byte, 300)), "eth0"},
+		{"a/../b", "eth0"}, {"/", "eth0"}} {
 		a := Allocator{newDir(t), []Pool{pool("10.1.0.0/24")}}
 		_, err := a.Allocate(t.Context(), o)
 		require.Error(t, err, "%q", o)
@@ -169,8 +170,48 @@ func TestWhatIsWrongWithTheInputIsFoundBeforeAnythingChanges(t *testing.T) {
 	require.ErrorContains(t, err, "overlap")
 	_, err = a.Available(t.Context())
 	require.ErrorContains(t, err, "overlap")
+	for _, none := range [][]Pool{nil, {}} {
+		a := Allocator{newDir(t), none}
+		_, err := a.Allocate(t.Context(), alice)
+		require.ErrorContains(t, err, "network blue has no pool to lease an address from")
+		_, err = a.Available(t.Context())
+		require.ErrorContains(t, err, "network blue has no pool to lease an address from")
+		require.NoDirExists(t, a.leaseDir())
+	}
 	a.BootID = "../x"
 	require.ErrorContains(t, a.Release(t.Context(), alice), "boot ID")
+}
+
+func TestALeaseThatIsMissingIsNamed(t *testing.T) {
+	t.Parallel()
+	a := Allocator{newDir(t), []Pool{pool("10.1.0.0/24")}}
+	check := func(says string, err error) {
+		t.Helper()
+		require.ErrorIs(t, err, fs.ErrNotExist)
+		require.EqualError(t, err, says)
+	}
+	who := `addresses of container "bob", interface "eth0" in network blue: `
+	check(who+"no address is leased in this network", a.Check(t.Context(), bob))
+	_, err := a.Holder(addr("10.1.0.9"))
+	check("10.1.0.9 is leased to nobody", err)
+	_, err = a.Allocate(t.Context(), alice)
+	require.NoError(t, err)
+	check(who+"no address is leased to it", a.Check(t.Context(), bob))
+	check(who+"10.1.0.9 is leased to nobody", a.Check(t.Context(), bob, addr("10.1.0.9")))
+	_, err = a.Holder(addr("10.1.0.9"))
+	check("10.1.0.9 is leased to nobody", err)
+	a.Dir = a.reboot(2)
+	check(`addresses of container "alice", interface "eth0" in network blue: 10.1.0.2 is a lease of an earlier boot`,
+		a.Check(t.Context(), alice, addr("10.1.0.2")))
+}
+
+func TestRetainWithoutASequenceKeepsAll(t *testing.T) {
+	t.Parallel()
+	a := Allocator{newDir(t), []Pool{pool("10.1.0.0/24")}}
+	_, err := a.Allocate(t.Context(), alice)
+	require.NoError(t, err)
+	require.ErrorContains(t, a.Retain(t.Context(), nil), "which owners to keep")
+	require.NoError(t, a.Check(t.Context(), alice))
 }
 
 func TestWithoutABootIDItIsTheKernels(t *testing.T) {

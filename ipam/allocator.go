@@ -9,12 +9,20 @@ import (
 // Allocator leases addresses from pools to owners, and keeps the leases in its Dir.
 type Allocator struct {
 	Dir
-	// Pools need not be canonical. The file last_reserved_ip.N belongs to Pools[N], as with the reference.
+	// Pools need not be canonical; at least one is needed. The file last_reserved_ip.N belongs to Pools[N], as with the reference.
 	Pools []Pool
 }
 
 // MaxAvailable is where [Allocator.Available] stops counting.
 const MaxAvailable = 1 << 20
+
+// pools are the canonical pools.
+func (a Allocator) pools() ([]Pool, error) {
+	if len(a.Pools) == 0 {
+		return nil, fmt.Errorf("network %s has no pool to lease an address from: give at least one with a range", a.Network)
+	}
+	return Canonical(a.Pools...)
+}
 
 // assign decides which pool gives which wanted address. The result has one element for each pool, zero where any will do.
 func assign(pools []Pool, wanted []netip.Addr) ([]netip.Addr, error) {

@@ -8,6 +8,8 @@ import (
 	"iter"
 	"net/netip"
 	"slices"
+
+	"github.com/cniblocks/cniblocks/internal/sentinel"
 )
 
 // Release gives back all leases of an owner. One-line leases of its container go only if it has no others, as with the
@@ -78,7 +80,7 @@ func (d Dir) Check(ctx context.Context, o Owner, addrs ...netip.Addr) error {
 		return errors.Join(errs...)
 	})
 	if err == errNoDir {
-		err = fmt.Errorf("it has no leases: %w", fs.ErrNotExist)
+		err = sentinel.Errorf(fs.ErrNotExist, "no address is leased in this network")
 	}
 	if err != nil {
 		return fmt.Errorf("addresses of %s in network %s: %w", o, d.Network, err)
@@ -90,7 +92,7 @@ func (s *session) checkOne(o Owner, a netip.Addr) error {
 	f, err := s.readLease(a)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%s is leased to nobody: %w", a, fs.ErrNotExist)
+		return sentinel.Errorf(fs.ErrNotExist, "%s is leased to nobody", a)
 	case err != nil:
 		return err
 	case f.kind != lease || f.owner != o && f.owner != o.container():
@@ -98,7 +100,7 @@ func (s *session) checkOne(o Owner, a netip.Addr) error {
 	}
 	old, err := s.reclaimable(a, f)
 	if err == nil && old {
-		err = fmt.Errorf("%s is a lease of an earlier boot: %w", a, fs.ErrNotExist)
+		err = sentinel.Errorf(fs.ErrNotExist, "%s is a lease of an earlier boot", a)
 	}
 	return err
 }
@@ -115,12 +117,16 @@ func (s *session) checkAny(o Owner) error {
 			}
 		}
 	}
-	return fmt.Errorf("none is leased: %w", fs.ErrNotExist)
+	return sentinel.Errorf(fs.ErrNotExist, "no address is leased to it")
 }
 
 // Retain gives back all leases of owners that keep does not yield, and removes unreadable lease files. A one-line lease
-// stays if any owner of its container does. It goes on after an error and returns all of them.
+// stays if any owner of its container does. It goes on after an error and returns all of them. A nil keep is an error: it
+// may be empty, but has to be stated.
 func (d Dir) Retain(ctx context.Context, keep iter.Seq[Owner]) error {
+	if keep == nil {
+		return fmt.Errorf("release unused addresses of network %s: it is not said which owners to keep; want a sequence, which may be empty", d.Network)
+	}
 	kept := map[Owner]bool{}
 	for o := range keep {
 		kept[o], kept[o.container()] = true, true
@@ -181,7 +187,7 @@ func (d Dir) Holder(a netip.Addr) (Owner, error) {
 	a = a.Unmap().WithZone("")
 	s, err := d.openNet()
 	if errors.Is(err, fs.ErrNotExist) {
-		return Owner{}, fmt.Errorf("%s is leased to nobody: %w", a, fs.ErrNotExist)
+		return Owner{}, sentinel.Errorf(fs.ErrNotExist, "%s is leased to nobody", a)
 	}
 	if err != nil {
 		return Owner{}, err
@@ -189,7 +195,7 @@ func (d Dir) Holder(a netip.Addr) (Owner, error) {
 	defer s.close()
 	f, err := s.readLease(a)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && f.kind == torn {
-		return Owner{}, fmt.Errorf("%s is leased to nobody: %w", a, fs.ErrNotExist)
+		return Owner{}, sentinel.Errorf(fs.ErrNotExist, "%s is leased to nobody", a)
 	}
 	if err == nil && f.kind == foreign {
 		return Owner{}, f.holder(a)

@@ -47,8 +47,8 @@ func (o Owner) check() error {
 		return fmt.Errorf("interface name %q: give 1 to %d characters without '/', ':' and white space", o.IfName, maxIfName)
 	}
 	if got, ok := parseOwner([]byte(o.content())); !ok || got != o || strings.ContainsFunc(o.ContainerID, unicode.IsSpace) ||
-		len(o.ContainerID) > maxContainerID {
-		return fmt.Errorf("container ID %q: give 1 to %d characters without white space", o.ContainerID, maxContainerID)
+		strings.Contains(o.ContainerID, "/") || len(o.ContainerID) > maxContainerID {
+		return fmt.Errorf("container ID %q: give 1 to %d characters without '/' and white space", o.ContainerID, maxContainerID)
 	}
 	return nil
 }

@@ -27,6 +27,9 @@ func RemoveAll(ctx context.Context, ns *netns.NS, network string) error {
 // Switch makes keep the only backend of the network: what another backend has in place goes over to it, so that no pod
 // loses its SNAT, and is removed there. Where there is nothing, it asks the kernel and starts no program.
 func Switch(ctx context.Context, ns *netns.NS, keep Backend, network string) error {
+	if keep == nil {
+		return fmt.Errorf("SNAT of network %q: it is not said which backend is to keep it", network)
+	}
 	var from Backend = NFT{ns}
 	if keep.Name() == from.Name() {
 		from = IPTables{NS: ns}

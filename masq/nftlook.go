@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/cniblocks/cniblocks/internal/nft"
+	"github.com/cniblocks/cniblocks/internal/sentinel"
 )
 
 // askAtMost bounds the elements that are asked for one by one; sets that should hold more are read as a whole.
@@ -113,7 +114,7 @@ func (f family) questions(network string, h half) (out []question) {
 // chainFault is [fs.ErrNotExist] if the chain is to be made, and another error if it is not ours to change.
 func chainFault(a nft.Answer) error {
 	if errors.Is(a.Err, fs.ErrNotExist) {
-		return fmt.Errorf("chain %s of table %s is missing: %w", postrouting, inet().Title(), a.Err)
+		return sentinel.Errorf(fs.ErrNotExist, "chain %s of table %s is missing", postrouting, inet().Title())
 	}
 	if a.Err != nil {
 		return a.Err

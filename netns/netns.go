@@ -26,6 +26,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/internal/sentinel"
 	"github.com/cniblocks/cniblocks/internal/wait"
 )
 
@@ -37,7 +38,10 @@ const Dir = "/run/netns"
 var ErrNotNamespace = errors.New("not a network namespace")
 
 // NS is an open network namespace. It keeps the namespace alive until it is closed. All methods may be called from
-// several goroutines at once; none may be called after Close. The zero value is not usable.
+// several goroutines at once; none may be called after Close.
+//
+// Nil and the zero value are no namespace: whatever is asked of them, here and in the packages that take an NS, is an error
+// that is [io/fs.ErrInvalid], see [NS.Check].
 type NS struct {
 	fd   int
 	path string
@@ -208,18 +212,44 @@ func shareDir() error {
 	return nil
 }
 
-// Fd is the descriptor of the namespace; it stays owned by ns.
-func (ns *NS) Fd() int { return ns.fd }
+// Check is an error, [io/fs.ErrInvalid], for nil and for the zero value. It asks the kernel nothing.
+func (ns *NS) Check() error {
+	if ns == nil || ns.ino == 0 {
+		return errNone
+	}
+	return nil
+}
+
+var errNone = sentinel.Errorf(fs.ErrInvalid, "no network namespace is given: want one of netns.Open, Current, New or Create")
+
+// Fd is the descriptor of the namespace; it stays owned by ns. It is -1 for no namespace.
+func (ns *NS) Fd() int {
+	if ns.Check() != nil {
+		return -1
+	}
+	return ns.fd
+}
 
 // Path is what the namespace was opened by: for [New] and [Current] a path that only the thread that called understands.
-func (ns *NS) Path() string { return ns.path }
+// It is empty for no namespace.
+func (ns *NS) Path() string {
+	if ns == nil {
+		return ""
+	}
+	return ns.path
+}
 
-// Same reports whether both are the same namespace.
-func (ns *NS) Same(other *NS) bool { return ns.ino == other.ino }
+// Same reports whether both are the same namespace. No namespace is the same as none.
+func (ns *NS) Same(other *NS) bool {
+	return ns.Check() == nil && other.Check() == nil && ns.ino == other.ino
+}
 
 // Cookie identifies the namespace until the next reboot, unlike its inode number, which is reused at once
 // (SO_NETNS_COOKIE in socket(7), Linux 5.14).
 func (ns *NS) Cookie() (uint64, error) {
+	if err := ns.Check(); err != nil {
+		return 0, err
+	}
 	if c := ns.cookie.Load(); c != 0 {
 		return c, nil
 	}
@@ -238,6 +268,9 @@ func (ns *NS) Cookie() (uint64, error) {
 
 // Socket creates a close-on-exec socket in the namespace. The arguments are those of socket(2).
 func (ns *NS) Socket(domain, typ, proto int) (fd int, err error) {
+	if err := ns.Check(); err != nil {
+		return -1, err
+	}
 	typ |= unix.SOCK_CLOEXEC
 	if ns.Here() {
 		// All threads that are not locked to a goroutine are in one namespace, so moving to another one now does no harm.
@@ -259,6 +292,9 @@ func (ns *NS) Socket(domain, typ, proto int) (fd int, err error) {
 // Visit calls f on a thread that is in the namespace for that time only. It is a fifth of the price of [NS.Do], for an f
 // that is a few system calls and no more: it must not block, panic or leave anything else on its thread.
 func (ns *NS) Visit(f func() error) (err error) {
+	if err := ns.Check(); err != nil {
+		return err
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -287,13 +323,16 @@ func (ns *NS) Visit(f func() error) (err error) {
 // Here reports whether the calling thread is in the namespace.
 func (ns *NS) Here() bool {
 	var st unix.Stat_t
-	return unix.Stat("/proc/thread-self/ns/net", &st) == nil && st.Ino == ns.ino
+	return ns.Check() == nil && unix.Stat("/proc/thread-self/ns/net", &st) == nil && st.Ino == ns.ino
 }
 
 // Lock waits for the lock of the namespace, which all processes of this library share, and returns what gives it back. It
 // is a flock(2) on the namespace itself: no file stays behind, and the end of the process gives it back too. Not
 // reentrant. It fails when ctx ends.
 func (ns *NS) Lock(ctx context.Context) (unlock func(), err error) {
+	if err := ns.Check(); err != nil {
+		return nil, err
+	}
 	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", ns.fd), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("lock namespace %s: %w", ns.path, err)
@@ -313,6 +352,9 @@ func (ns *NS) Lock(ctx context.Context) (unlock func(), err error) {
 // depend on the namespace: they run elsewhere. A panic of f goes on in the caller, with the stack of f in its text; f that
 // ends by [runtime.Goexit] is an error.
 func (ns *NS) Do(f func() error) error {
+	if err := ns.Check(); err != nil {
+		return err
+	}
 	return onThread(func() error {
 		if !ns.Here() { // setns(2) takes CAP_SYS_ADMIN even where it changes nothing
 			if err := unix.Setns(ns.Fd(), unix.CLONE_NEWNET); err != nil {
@@ -355,6 +397,9 @@ func onThread(f func() error) (err error) {
 // Keep returns what was opened under key before, or opens it now; Close closes it. Packages use it to open one socket
 // for a namespace however often they are called.
 func (ns *NS) Keep(key any, open func() (io.Closer, error)) (io.Closer, error) {
+	if err := ns.Check(); err != nil {
+		return nil, err
+	}
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	if c, ok := ns.kept[key]; ok {
@@ -373,6 +418,9 @@ func (ns *NS) Keep(key any, open func() (io.Closer, error)) (io.Closer, error) {
 
 // Share returns ns for one more owner, who closes it too: the last Close counts.
 func (ns *NS) Share() *NS {
+	if ns.Check() != nil {
+		return ns
+	}
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	ns.shares++
@@ -380,9 +428,9 @@ func (ns *NS) Share() *NS {
 }
 
 // Close closes the namespace and what was kept in it, unless it is shared with an owner who has not closed it yet. The
-// namespace itself stays if something else holds it. A nil NS is closed already.
+// namespace itself stays if something else holds it. No namespace is closed already.
 func (ns *NS) Close() error {
-	if ns == nil {
+	if ns.Check() != nil {
 		return nil
 	}
 	ns.mu.Lock()

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cniblocks/cniblocks/internal/sentinel"
 	"github.com/cniblocks/cniblocks/internal/wait"
 )
 
@@ -19,6 +20,9 @@ import (
 // below stays below: a symbolic link that leads out of stateDir is refused, and so is a directory that belongs to another
 // user than root and the caller. Whoever may write to stateDir can thus not have files of others overwritten.
 func OpenDir(stateDir, network string) (*os.Root, error) {
+	if network == "" || network == "." || network == ".." || filepath.Base(network) != network {
+		return nil, fmt.Errorf("name of the network %q: want one path element", network)
+	}
 	dir := Dir(stateDir, network)
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return nil, err
@@ -79,7 +83,7 @@ func ReadFile(path string, most int) ([]byte, error) {
 		return nil, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
 	if st.Mode&syscall.S_IFMT != syscall.S_IFREG || st.Size > int64(most) {
-		return nil, fmt.Errorf("%s is not a file of ours: %w", path, fs.ErrInvalid)
+		return nil, sentinel.Errorf(fs.ErrInvalid, "%s is no regular file of at most %d bytes", path, most)
 	}
 	b := make([]byte, st.Size)
 	for have := 0; have < len(b); {

@@ -9,11 +9,11 @@ package node
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"path/filepath"
 
 	machine "github.com/cniblocks/cniblocks/internal/boot"
+	"github.com/cniblocks/cniblocks/internal/sentinel"
 	"github.com/cniblocks/cniblocks/internal/sparse"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/peer"
@@ -60,25 +60,28 @@ func Dir(stateDir, network string) string {
 func Read(ns *netns.NS, path string) (f File, err error) {
 	b, err := ReadFile(path, maxSize)
 	if errors.Is(err, fs.ErrInvalid) {
-		return f, errors.Join(err, fs.ErrNotExist)
+		return f, sentinel.Errorf(fs.ErrNotExist, "%w", err)
 	}
 	if err != nil {
 		return f, err
 	}
 	var w wire
 	if err := sparse.Unmarshal(b, &w); err != nil {
-		return f, fmt.Errorf("%s is torn: %w", path, fs.ErrNotExist)
+		return f, sentinel.Errorf(fs.ErrNotExist, "%s is torn", path)
 	}
 	boot, cookie, err := here(ns)
 	if err != nil {
 		return f, err
 	}
 	if w.Boot != boot || w.Cookie != cookie {
-		return f, fmt.Errorf("%s is of another boot or namespace: %w", path, fs.ErrNotExist)
+		return f, sentinel.Errorf(fs.ErrNotExist, "%s is of another boot or namespace", path)
 	}
 	n, _, err := peer.Parse(w.Document)
-	if err != nil || len(n.Peers) != 1 {
-		return f, fmt.Errorf("%s names no node: %w", path, errors.Join(err, fs.ErrNotExist))
+	if err != nil {
+		return f, sentinel.Errorf(fs.ErrNotExist, "%s names no node: %w", path, err)
+	}
+	if len(n.Peers) != 1 {
+		return f, sentinel.Errorf(fs.ErrNotExist, "%s names %d nodes; want one", path, len(n.Peers))
 	}
 	f = File{Self: n.Peers[0], Network: peer.Network{Prefixes: n.Prefixes}, MTU: w.MTU, Source: w.Source, Agent: w.Agent, IPMasq: w.IPMasq, Blocked: w.Blocked}
 	return f, nil

@@ -149,6 +149,14 @@ func TestWhatAKilledWriterLeftGoesWithTheNextAndWritersDoNotDisturbEachOther(t *
 
 func TestTheDirectoryIsOneOfANetwork(t *testing.T) {
 	t.Parallel()
+	top := t.TempDir()
+	for _, network := range []string{"", ".", "..", "../x", "a/b", "../../x/y", "/x"} {
+		_, err := node.OpenDir(filepath.Join(top, "a", "b"), network)
+		require.ErrorContains(t, err, "want one path element", network)
+	}
+	entries, err := os.ReadDir(top)
+	require.NoError(t, err)
+	require.Empty(t, entries)
 	require.Equal(t, "/run/cniblocks/pods", node.Dir("", "pods"))
 	require.Equal(t, "/elsewhere/pods", node.Dir("/elsewhere", "pods"))
 }

@@ -4,11 +4,11 @@ package overlay
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 
+	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -126,10 +126,13 @@ func OnlyRefused(err error) []*Refused {
 	return nil
 }
 
-// New makes a node of an overlay network. It validates and touches nothing.
+// New makes a node of an overlay network. It validates, NS and the encapsulation too, which may not be nil, and touches nothing.
 func New(o Options, e Encap) (*Node, error) {
 	if err := o.check(); err != nil {
 		return nil, err
+	}
+	if e == nil {
+		return nil, fmt.Errorf("overlay: network %q has no encapsulation: want one such as VXLAN{}", o.Network)
 	}
 	o.Node.Pods = slices.Clone(o.Node.Pods)
 	o.Prefixes, o.Families = slices.Clone(o.Prefixes), slices.Clone(o.Families)
@@ -153,9 +156,10 @@ func New(o Options, e Encap) (*Node, error) {
 }
 
 func (o *Options) check() error {
+	if err := o.NS.Check(); err != nil {
+		return fmt.Errorf("overlay: %w", err)
+	}
 	switch {
-	case o.NS == nil:
-		return errors.New("overlay: no namespace given")
 	case o.Network == "" || o.Network == "." || o.Network == ".." || len(o.Network) > 200 || !plainName(o.Network):
 		return fmt.Errorf("name of the network %q: want letters, digits, dot, dash and underscore, at most 200", o.Network)
 	case o.Node.Name == "":
@@ -166,8 +170,11 @@ func (o *Options) check() error {
 		return fmt.Errorf("network %q: the underlay is to be %s, and this node, %q, has no endpoint of that family", o.Network, o.Underlay, o.Node.Name)
 	case o.MTU != 0 && (o.MTU < 68 || o.MTU > 65535):
 		return fmt.Errorf("mtu %d: want 68 to 65535 bytes, or 0 for the one of the path", o.MTU)
-	case len(o.Device) > 15:
-		return fmt.Errorf("device %q: a name has at most 15 bytes", o.Device)
+	}
+	if o.Device != "" {
+		if err := rtnl.CheckName(o.Device); err != nil {
+			return fmt.Errorf("device: %w", err)
+		}
 	}
 	if o.MTU != 0 && o.MTU < MinMTUv6 && len(o.Node.PodsOf(peer.IPv6)) > 0 {
 		return fmt.Errorf("mtu %d: IPv6 needs %d bytes (RFC 8200), and this node has the IPv6 range %s", o.MTU, MinMTUv6, o.Node.PodsOf(peer.IPv6)[0])

@@ -5,7 +5,6 @@ package route
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net/netip"
 	"slices"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/internal/sentinel"
 	"github.com/cniblocks/cniblocks/netns"
 )
 
@@ -45,8 +45,8 @@ func EnsureLink(ctx context.Context, ns *netns.NS, link string, routes ...Route)
 	}
 	var msgs []*rtnl.Msg
 	for _, r := range routes {
-		if !r.Dst.IsValid() || r.Dst != r.Dst.Masked() {
-			return fmt.Errorf("route to %s on %s: the destination is no network; want %s", r.Dst, link, r.Dst.Masked())
+		if err := r.check(); err != nil {
+			return err
 		}
 		msgs = append(msgs, rtnl.NewRoute(overLink(l.Index, r)))
 	}
@@ -97,23 +97,11 @@ func CheckLinks(_ context.Context, ns *netns.NS, links []string, routes ...Route
 			return h.Dst == r.Dst && (h.Multiple || slices.Contains(over, h.Link) && (h.Via == r.Via || !r.Via.IsValid()))
 		})
 		if !ok {
-			missing = append(missing, missingRoute{r, strings.Join(links, " or ")})
+			missing = append(missing, sentinel.Errorf(fs.ErrNotExist, "the route to %s%s on %s is missing", r.Dst, via(r.Via), strings.Join(links, " or ")))
 		}
 	}
 	return errors.Join(missing...)
 }
-
-// missingRoute is [io/fs.ErrNotExist] in the words of routes.
-type missingRoute struct {
-	Route
-	over string
-}
-
-func (m missingRoute) Error() string {
-	return fmt.Sprintf("the route to %s%s on %s is missing", m.Dst, via(m.Via), m.over)
-}
-
-func (missingRoute) Is(target error) bool { return target == fs.ErrNotExist }
 
 func via(a netip.Addr) string {
 	if !a.IsValid() {

@@ -60,7 +60,9 @@ func TestCheckLinkAcceptsWhatChainedProgramsDo(t *testing.T) {
 	require.NoError(t, route.CheckLink(t.Context(), ns, "eth0", route.Route{Dst: want.Dst}), "no next hop asked for")
 	other := want
 	other.Via = ip("192.0.2.3")
-	require.ErrorIs(t, route.CheckLink(t.Context(), ns, "eth0", other), fs.ErrNotExist)
+	err := route.CheckLink(t.Context(), ns, "eth0", other)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.EqualError(t, err, "the route to 198.51.100.0/24 via 192.0.2.3 on eth0 is missing")
 	require.ErrorIs(t, route.CheckLink(t.Context(), ns, "lo", want), fs.ErrNotExist, "another device")
 	require.ErrorIs(t, route.CheckLink(t.Context(), ns, "nowhere", want), fs.ErrNotExist)
 }
@@ -71,7 +73,7 @@ func TestEnsureLinkRefusesWhatMakesNoSense(t *testing.T) {
 	before := nstest.Dump(ns)
 	good := route.Route{Dst: prefix("198.51.100.0/24"), Via: ip("192.0.2.2")}
 	require.ErrorContains(t, route.EnsureLink(t.Context(), ns, "eth0", good, route.Route{Dst: prefix("10.1.2.3/8")}), "want 10.0.0.0/8")
-	require.ErrorContains(t, route.EnsureLink(t.Context(), ns, "eth0", good, route.Route{}), "no network")
+	require.ErrorContains(t, route.EnsureLink(t.Context(), ns, "eth0", good, route.Route{}), "is no network; want one such as")
 	require.ErrorIs(t, route.EnsureLink(t.Context(), ns, "nowhere", good), fs.ErrNotExist)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

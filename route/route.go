@@ -29,11 +29,31 @@ type Route struct {
 	Src    netip.Addr // preferred source address
 	Link   string     // name of the device; may be empty where Via tells
 	Metric uint32
-	MTU    uint32 // bytes
-	AdvMSS uint32 // bytes
+	MTU    uint32 // bytes, at most 65520
+	AdvMSS uint32 // bytes, at most 65495
 	Table  uint32 // 0 is main; in a [Table] it is the table's
 	Scope  uint8  // RT_SCOPE_*; 0 is global
 	OnLink bool   // Via need not be on a connected network
+}
+
+// check refuses what the kernel would take in another meaning, or refuse without a word.
+func (r Route) check() error {
+	const mtu, mss = 65535 - 15, 65535 - 40 // the kernel makes these of larger ones
+	switch {
+	case !r.Dst.IsValid():
+		return errors.New("route: the destination is no network; want one such as 192.0.2.0/24")
+	case r.Dst != r.Dst.Masked():
+		return fmt.Errorf("route to %s: the destination is no network; want %s", r.Dst, r.Dst.Masked())
+	case r.Src.IsValid() && r.Src.Is4() != r.Dst.Addr().Is4():
+		return fmt.Errorf("route to %s: the source address %s is of the other family", r.Dst, r.Src)
+	case r.Via.IsValid() && r.Via.Is4() && !r.Dst.Addr().Is4():
+		return fmt.Errorf("route to %s: the next hop %s is IPv4; want an IPv6 one", r.Dst, r.Via)
+	case r.MTU > mtu:
+		return fmt.Errorf("route to %s: MTU %d: want at most %d bytes, or 0 for that of the link", r.Dst, r.MTU, mtu)
+	case r.AdvMSS > mss:
+		return fmt.Errorf("route to %s: AdvMSS %d: want at most %d bytes, or 0 for the kernel's choice", r.Dst, r.AdvMSS, mss)
+	}
+	return nil
 }
 
 // Table is the set of routes in NS that bear Proto.
@@ -65,7 +85,7 @@ type key struct {
 
 // Reconcile makes the table hold the wanted routes and none else of our protocol, in one batch, additions before removals.
 // A wanted route that a foreign one stands in the way of is an error that names both; the other routes are set all the
-// same. When nothing differs nothing is written.
+// same. When nothing differs nothing is written. A nil want is an error.
 func (t Table) Reconcile(ctx context.Context, want iter.Seq[Route]) error {
 	d, err := t.diff(want)
 	if err != nil {
@@ -94,6 +114,9 @@ type difference struct {
 }
 
 func (t Table) diff(want iter.Seq[Route]) (d difference, err error) {
+	if want == nil {
+		return d, errors.New("it is not said which routes the table is to hold; want a sequence, which may be empty")
+	}
 	if d.c, err = rtnl.Open(t.NS); err != nil {
 		return d, err
 	}
@@ -184,8 +207,8 @@ func linkIndex(c *rtnl.Conn) (func(string) (int, error), error) {
 }
 
 func (t Table) wire(r Route, index func(string) (int, error)) (rtnl.Route, error) {
-	if !r.Dst.IsValid() || r.Dst != r.Dst.Masked() {
-		return rtnl.Route{}, fmt.Errorf("route to %s: the destination is no network; want %s", r.Dst, r.Dst.Masked())
+	if err := r.check(); err != nil {
+		return rtnl.Route{}, err
 	}
 	link, err := index(r.Link)
 	if err != nil {

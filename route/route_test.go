@@ -194,8 +194,12 @@ func TestAWishThatMakesNoSenseChangesNothing(t *testing.T) {
 		"the destination is no network; want 10.1.0.0/16":         {want: []route.Route{{Dst: prefix("10.1.2.3/16"), Link: "eth0"}}},
 		"the destination is no network":                           {want: []route.Route{{Link: "eth0"}}},
 		"route to 10.1.0.0/16: find link nowhere: no such device": {want: []route.Route{{Dst: prefix("10.1.0.0/16"), Link: "nowhere"}}, is: fs.ErrNotExist},
-		"is wanted twice":  {want: append(slices.Clone(wanted), wanted[0])},
-		"context canceled": {ctx: cancelled, want: wanted[:1], is: context.Canceled},
+		"the source address 192.0.2.1 is of the other family":     {want: []route.Route{{Dst: prefix("2001:db8:9::/48"), Src: ip("192.0.2.1"), Link: "eth0"}}},
+		"the next hop 192.0.2.2 is IPv4; want an IPv6 one":        {want: []route.Route{{Dst: prefix("2001:db8:9::/48"), Via: ip("192.0.2.2")}}},
+		"MTU 65521: want at most 65520 bytes":                     {want: []route.Route{{Dst: prefix("10.1.0.0/16"), Link: "eth0", MTU: 65521}}},
+		"AdvMSS 65496: want at most 65495 bytes":                  {want: []route.Route{{Dst: prefix("10.1.0.0/16"), Link: "eth0", AdvMSS: 65496}}},
+		"is wanted twice":                                         {want: append(slices.Clone(wanted), wanted[0])},
+		"context canceled":                                        {ctx: cancelled, want: wanted[:1], is: context.Canceled},
 	} {
 		if c.ctx == nil {
 			c.ctx = t.Context()
@@ -207,6 +211,27 @@ func TestAWishThatMakesNoSenseChangesNothing(t *testing.T) {
 		}
 		require.Equal(t, before, nstest.Dump(ns), says)
 	}
+}
+
+func TestTheLargestMetricsOfARouteAreKeptAsTheyAre(t *testing.T) {
+	t.Parallel()
+	ns := router(t)
+	table := route.Table{NS: ns}
+	want := []route.Route{{Dst: prefix("10.1.0.0/16"), Link: "eth0", MTU: 65520, AdvMSS: 65495},
+		{Dst: prefix("2001:db8:9::/48"), Link: "eth0", MTU: 65520, AdvMSS: 65495}}
+	require.NoError(t, table.Reconcile(t.Context(), slices.Values(want)))
+	require.NoError(t, table.Check(t.Context(), slices.Values(want)))
+}
+
+func TestATableOfWhichNothingIsSaidKeepsItsRoutes(t *testing.T) {
+	t.Parallel()
+	ns := router(t)
+	table := route.Table{NS: ns}
+	require.NoError(t, table.Reconcile(t.Context(), slices.Values(wanted)))
+	before := nstest.Dump(ns)
+	require.ErrorContains(t, table.Reconcile(t.Context(), nil), "want a sequence, which may be empty")
+	require.ErrorContains(t, table.Check(t.Context(), nil), "want a sequence, which may be empty")
+	require.Equal(t, before, nstest.Dump(ns))
 }
 
 func TestARouteThatTheKernelRefusesIsNamedAndTheOthersAreSet(t *testing.T) {

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/internal/sentinel"
 	"github.com/cniblocks/cniblocks/netns"
 )
 
@@ -32,13 +33,13 @@ type MAC = rtnl.MAC
 // ParseMAC reads six octets; the all-zero and group addresses are errors.
 func ParseMAC(s string) (MAC, error) { return rtnl.ParseMAC(s) }
 
-// End is one end of a pair. MTU is in bytes; a zero MTU is the kernel's choice, a zero MAC a random one.
+// End is one end of a pair.
 type End struct {
-	NS    *netns.NS
-	Name  string
-	MAC   MAC
-	MTU   int
-	Index int // filled in by [Create]
+	NS    *netns.NS // needed
+	Name  string    // needed
+	MAC   MAC       // the zero value is a random one
+	MTU   int       // bytes, 68 to 65535; 0 is the kernel's choice
+	Index int       // filled in by [Create]
 }
 
 // Pair is a veth pair. Host is up from the start, Pod is down until its owner has configured it.
@@ -54,6 +55,9 @@ type Pair struct {
 // link-local address. A name that is taken at either end is
 // [io/fs.ErrExist]: what was there is left alone. A bridge that is not there is [io/fs.ErrNotExist].
 func Create(ctx context.Context, p Pair) (Pair, error) {
+	if err := p.check(); err != nil {
+		return p, err
+	}
 	c, err := rtnl.Open(p.Host.NS)
 	if err != nil {
 		return p, err
@@ -88,6 +92,9 @@ func CreateOn(ctx context.Context, p Pair, master int) (Pair, error) {
 	drawn := p.Host.MAC == MAC{}
 	if drawn {
 		p.Host.MAC = randomMAC()
+	}
+	if p.Pod.MAC == (MAC{}) { // drawn here, so that nobody has to ask for it
+		p.Pod.MAC = randomMAC()
 	}
 	var made rtnl.Link
 	msgs := []*rtnl.Msg{rtnl.NewVeth(rtnl.End{Name: p.Host.Name, MAC: p.Host.MAC, MTU: p.Host.MTU},
@@ -128,11 +135,21 @@ func randomMAC() (m MAC) {
 	return m
 }
 
-// check refuses what the kernel would take for a pattern, or for a wish to choose a name itself.
-func (p Pair) check() error {
-	for _, name := range []string{p.Host.Name, p.Pod.Name} {
-		if err := rtnl.CheckName(name); err != nil {
+// check refuses what the kernel would take for a pattern, or for a wish to choose a name itself, and what it would refuse
+// without saying which end it is about.
+func (p *Pair) check() error {
+	for _, e := range []*End{&p.Host, &p.Pod} {
+		if err := rtnl.CheckName(e.Name); err != nil {
 			return err
+		}
+		if err := e.NS.Check(); err != nil {
+			return fmt.Errorf("%s: %w", e.Name, err)
+		}
+		if err := rtnl.CheckMTU(e.Name, e.MTU); err != nil {
+			return err
+		}
+		if e.MAC[0]&1 != 0 {
+			return fmt.Errorf("%s: MAC address %s is a group's, which no interface can have", e.Name, e.MAC)
 		}
 	}
 	if len(p.Alias) > maxAlias {
@@ -141,11 +158,17 @@ func (p Pair) check() error {
 	return nil
 }
 
+// defaultMTU is what the kernel gives an end of which nothing is said (ETH_DATA_LEN), whatever the other one has.
+const defaultMTU = 1500
+
 func finish(c *rtnl.Conn, p Pair, made rtnl.Link) (_ Pair, err error) {
 	if made.Index == 0 { // before Linux 6.2 the kernel does not echo
 		if made, err = c.LinkByName(p.Host.Name); err != nil {
 			return p, err
 		}
+	}
+	if p.Pod.MTU == 0 {
+		p.Pod.MTU = defaultMTU
 	}
 	p.Host.Index, p.Host.MAC, p.Host.MTU, p.Pod.Index = made.Index, made.MAC, made.MTU, made.Peer
 	if p.Hairpin || p.Isolated {
@@ -161,32 +184,56 @@ func explain(c *rtnl.Conn, p Pair, err error) error {
 		return err
 	}
 	if l, e := c.LinkByName(p.Host.Name); e == nil {
-		return fmt.Errorf("%s: the node has it already, for %q: %w", p.Host.Name, l.Alias, fs.ErrExist)
+		return sentinel.Errorf(fs.ErrExist, "%s: the node has it already, for %q", p.Host.Name, l.Alias)
 	}
-	return fmt.Errorf("%s: the namespace %s has an interface of this name already: %w", p.Pod.Name, p.Pod.NS.Path(), fs.ErrExist)
+	return sentinel.Errorf(fs.ErrExist, "%s: the namespace %s has an interface of this name already", p.Pod.Name, p.Pod.NS.Path())
 }
 
 // Delete removes the pair that has an end of this name in ns. When it returns both names are free. None of that name is
-// [io/fs.ErrNotExist].
-func Delete(_ context.Context, ns *netns.NS, name string) error {
-	c, err := rtnl.Open(ns)
-	if err != nil {
-		return err
-	}
-	return c.Do(rtnl.DelLink(name))
+// [io/fs.ErrNotExist]; a device of another kind is an error, and stays.
+func Delete(ctx context.Context, ns *netns.NS, name string) error {
+	return remove(ctx, ns, func(c *rtnl.Conn) (rtnl.Link, error) { return c.LinkByName(name) })
 }
 
 // DeleteIndex is [Delete] by the index of one end.
-func DeleteIndex(_ context.Context, ns *netns.NS, index int) error {
+func DeleteIndex(ctx context.Context, ns *netns.NS, index int) error {
+	if index <= 0 {
+		return fmt.Errorf("delete the interface of index %d: an index is positive", index)
+	}
+	return remove(ctx, ns, func(c *rtnl.Conn) (rtnl.Link, error) { return c.LinkByIndex(index) })
+}
+
+func remove(ctx context.Context, ns *netns.NS, find func(*rtnl.Conn) (rtnl.Link, error)) error {
 	c, err := rtnl.Open(ns)
 	if err != nil {
 		return err
 	}
-	return c.Do(rtnl.DelLinkIndex(index))
+	l, err := find(c)
+	if err != nil {
+		return err
+	}
+	if err := isVeth(l); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return c.Do(rtnl.DelLinkIndex(l.Index))
 }
 
-// DeleteAll removes the pairs with these host ends, by one deletion: 200 take little longer than two. Ends that are gone
-// are passed over.
+func isVeth(l rtnl.Link) error {
+	if l.Kind == "veth" {
+		return nil
+	}
+	kind := l.Kind
+	if kind == "" {
+		kind = "network device"
+	}
+	return fmt.Errorf("%s is a %s and no end of a veth pair: it is not removed", l.Name, kind)
+}
+
+// DeleteAll removes the pairs with these host ends, told by their indexes, by one deletion: 200 take little longer than
+// two. Ends that are gone are passed over. If one is a device of another kind nothing is removed.
 func DeleteAll(ctx context.Context, ns *netns.NS, hosts ...Host) error {
 	if err := ctx.Err(); err != nil || len(hosts) == 0 {
 		return err
@@ -195,10 +242,22 @@ func DeleteAll(ctx context.Context, ns *netns.NS, hosts ...Host) error {
 	if err != nil {
 		return err
 	}
-	group, err := freeGroup(c)
+	links, err := c.Links("")
 	if err != nil {
 		return err
 	}
+	chosen := make(map[int]bool, len(hosts))
+	for _, h := range hosts {
+		chosen[h.Index] = true
+	}
+	for _, l := range links {
+		if chosen[l.Index] {
+			if err := isVeth(l); err != nil {
+				return err
+			}
+		}
+	}
+	group := freeGroup(links)
 	var msgs []*rtnl.Msg
 	for _, h := range hosts {
 		msgs = append(msgs, rtnl.SetLink(rtnl.Set{Index: h.Index, Group: group}))
@@ -223,15 +282,11 @@ func Retain(ctx context.Context, ns *netns.NS, network string, keep ...string) e
 }
 
 // freeGroup chooses a link group that no link has.
-func freeGroup(c *rtnl.Conn) (uint32, error) {
-	links, err := c.Links("")
-	if err != nil {
-		return 0, err
-	}
+func freeGroup(links []rtnl.Link) uint32 {
 	for {
 		group := rand.Uint32() | 1<<30 // far from what people choose
 		if !slices.ContainsFunc(links, func(l rtnl.Link) bool { return l.Group == group }) {
-			return group, nil
+			return group
 		}
 	}
 }
@@ -262,7 +317,7 @@ func List(_ context.Context, ns *netns.NS, prefix string) ([]Host, error) {
 }
 
 // HostName is the name of the host end of an attachment: "veth" and 55 bits of a hash of network, container ID and
-// interface name.
+// interface name. None of them may have a slash, else two attachments can get one name: CNI allows none.
 func HostName(network, containerID, ifName string) string {
 	sum := sha256.Sum256([]byte(network + "/" + containerID + "/" + ifName))
 	return "veth" + strings.ToLower(base32.StdEncoding.EncodeToString(sum[:7])[:11])
@@ -275,7 +330,7 @@ func AliasPrefix(network string) string { return "cniblocks/" + network + "/" }
 const maxAlias = 255
 
 // Alias is the mark of an attachment: cniblocks/<network>/<containerID>/<ifname>. The container ID is replaced by a hash
-// where the whole would pass the kernel's 255 bytes.
+// where the whole would pass the kernel's 255 bytes. None of the three may have a slash, as with [HostName].
 func Alias(network, containerID, ifName string) string {
 	a := AliasPrefix(network) + containerID + "/" + ifName
 	if len(a) <= maxAlias {

@@ -52,7 +52,9 @@ func TestAPairSpansTwoNamespacesAndCarriesPackets(t *testing.T) {
 func TestCreateFillsInWhatTheKernelChose(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(p *veth.Pair){
-		"nothing stated": func(*veth.Pair) {},
+		"nothing stated":    func(*veth.Pair) {},
+		"host's MTU stated": func(p *veth.Pair) { p.Host.MTU = 9000 },
+		"pod's MTU stated":  func(p *veth.Pair) { p.Pod.MTU = 68 },
 		"all stated": func(p *veth.Pair) {
 			p.Host.MAC, p.Host.MTU = veth.MAC{2, 0, 0, 0, 0, 1}, 1400
 			p.Pod.MAC, p.Pod.MTU = veth.MAC{2, 0, 0, 0, 0, 2}, 1400
@@ -74,10 +76,12 @@ func TestCreateFillsInWhatTheKernelChose(t *testing.T) {
 			require.Equal(t, pod.Index, got.Pod.Index)
 			require.Equal(t, host.HardwareAddr.String(), got.Host.MAC.String())
 			require.Equal(t, host.MTU, got.Host.MTU)
+			require.Equal(t, pod.HardwareAddr.String(), got.Pod.MAC.String())
+			require.Equal(t, pod.MTU, got.Pod.MTU)
 			require.Equal(t, want.Alias, host.Alias)
 			require.NotZero(t, host.Flags&unix.IFF_UP)
 			require.Zero(t, pod.Flags&unix.IFF_UP)
-			if want.Pod.MTU != 0 {
+			if name == "all stated" {
 				require.Equal(t, []int{1400, 1400}, []int{host.MTU, pod.MTU})
 				require.Equal(t, want.Host.MAC, got.Host.MAC)
 				require.Equal(t, want.Pod.MAC.String(), pod.HardwareAddr.String())
@@ -189,8 +193,10 @@ func TestACreateThatFailsLeavesNothing(t *testing.T) {
 		"host's name is empty":  {change: func(p *veth.Pair) { p.Host.Name = "" }, says: `interface name ""`},
 		"pod's name is pattern": {change: func(p *veth.Pair) { p.Pod.Name = "eth%d" }, says: `interface name "eth%d"`},
 		"name is too long":      {change: func(p *veth.Pair) { p.Pod.Name = "sixteen-letters-" }, says: "at most 15 bytes"},
-		"MAC is a group":        {change: func(p *veth.Pair) { p.Pod.MAC = veth.MAC{1, 0, 0, 0, 0, 1} }, is: unix.EADDRNOTAVAIL, says: "host0"},
-		"MTU is too small":      {change: func(p *veth.Pair) { p.Host.MTU = 10 }, is: unix.EINVAL, says: "host0"},
+		"MAC is a group":        {change: func(p *veth.Pair) { p.Pod.MAC = veth.MAC{1, 0, 0, 0, 0, 1} }, says: "eth0: MAC address 01:00:00:00:00:01 is a group's"},
+		"MTU is too small":      {change: func(p *veth.Pair) { p.Host.MTU = 67 }, says: "host0: MTU 67: want 68 to 65535 bytes"},
+		"MTU is too large":      {change: func(p *veth.Pair) { p.Pod.MTU = 65536 }, says: "eth0: MTU 65536: want 68 to 65535 bytes"},
+		"MTU is negative":       {change: func(p *veth.Pair) { p.Pod.MTU = -1 }, says: "eth0: MTU -1"},
 		"both names are equal":  {change: func(p *veth.Pair) { p.Pod = p.Host }, is: fs.ErrExist},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -232,6 +238,32 @@ func TestDeleteFreesBothNames(t *testing.T) {
 	require.Equal(t, pod, nstest.Dump(p.Pod.NS))
 }
 
+func TestOnlyAnEndOfAPairIsEverDeleted(t *testing.T) {
+	t.Parallel()
+	p := pair(t)
+	ns := p.Host.NS
+	br := newBridge(t, ns, "br0")
+	made, err := veth.Create(t.Context(), p)
+	require.NoError(t, err)
+	nstest.Settle(t, ns)
+	before := nstest.Dump(ns)
+	lo, err := nstest.Netlink(t, ns).LinkByName("lo")
+	require.NoError(t, err)
+	for name, index := range map[string]int{"br0": br, "lo": lo.Attrs().Index} {
+		kind := map[string]string{"br0": "bridge", "lo": "network device"}[name]
+		says := name + " is a " + kind + " and no end of a veth pair: it is not removed"
+		require.ErrorContains(t, veth.Delete(t.Context(), ns, name), says)
+		require.ErrorContains(t, veth.DeleteIndex(t.Context(), ns, index), says)
+		require.ErrorContains(t, veth.DeleteAll(t.Context(), ns, veth.Host{Index: made.Host.Index}, veth.Host{Index: index}), says)
+	}
+	require.ErrorContains(t, veth.DeleteIndex(t.Context(), ns, 0), "index 0: an index is positive")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, veth.Delete(ctx, ns, "host0"), context.Canceled)
+	require.ErrorIs(t, veth.DeleteIndex(ctx, ns, made.Host.Index), context.Canceled)
+	require.Equal(t, before, nstest.Dump(ns))
+}
+
 func TestListFindsTheHostEndsOfANetworkByTheirAlias(t *testing.T) {
 	t.Parallel()
 	host := nstest.New(t)
@@ -266,8 +298,6 @@ func TestCheckFindsThePairOrSaysWhatIsWrong(t *testing.T) {
 	require.NoError(t, veth.SetUp(t.Context(), p.Pod.NS, "eth0"))
 	got, err := veth.Check(t.Context(), p)
 	require.NoError(t, err)
-	require.NotZero(t, got.Pod.MAC)
-	got.Pod.MAC, got.Pod.MTU = made.Pod.MAC, made.Pod.MTU
 	require.Equal(t, made, got)
 
 	other := pair(t)

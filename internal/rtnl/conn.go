@@ -80,10 +80,14 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	if e.Text != "" {
-		return fmt.Sprintf("%s: %v (%s)", e.Op, e.Errno, e.Text)
+	why := e.Errno.Error()
+	if e.Errno == unix.ESRCH {
+		why = "it is not there" // the system's text speaks of a process
 	}
-	return fmt.Sprintf("%s: %v", e.Op, e.Errno)
+	if e.Text != "" {
+		why += " (" + e.Text + ")"
+	}
+	return e.Op + ": " + why
 }
 
 func (e *Error) Unwrap() error { return e.Errno }

@@ -5,6 +5,15 @@ import (
 	"strings"
 )
 
+// CheckMTU refuses what no device of ours can carry; 0 is the kernel's choice. The whole error begins with the name.
+func CheckMTU(device string, mtu int) error {
+	const least, most = 68, 65535 // RFC 791; struct iphdr's length
+	if mtu != 0 && (mtu < least || mtu > most) {
+		return fmt.Errorf("%s: MTU %d: want %d to %d bytes, or 0 for the kernel's choice", device, mtu, least, most)
+	}
+	return nil
+}
+
 // CheckName refuses a name that no interface can have, an empty one, for which the kernel would choose another, and one
 // with '%', which it would take for a pattern.
 func CheckName(s string) error {

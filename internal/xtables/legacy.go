@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/internal/sentinel"
 	"github.com/cniblocks/cniblocks/netns"
 )
 
@@ -45,7 +46,7 @@ func ReadLegacy(ns *netns.NS, f Family, table string) (*Legacy, error) {
 		return nil, err
 	}
 	if !slices.Contains(tables, table) {
-		return nil, fmt.Errorf("legacy %s table %s: %w", f.prefix(), table, fs.ErrNotExist)
+		return nil, sentinel.Errorf(fs.ErrNotExist, "there is no legacy %s table %s", f.prefix(), table)
 	}
 	fd, err := ns.Socket(f.domain(), unix.SOCK_RAW, unix.IPPROTO_RAW)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/cniblocks/cniblocks/internal/sentinel"
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
 
@@ -96,8 +97,8 @@ func (s *Store) configKey() string { return s.o.Prefix + "/config" }
 func (s *Store) parseConfig(kvs []*mvccpb.KeyValue) (flannel.Config, error) {
 	key := s.configKey()
 	if len(kvs) == 0 {
-		return flannel.Config{}, fmt.Errorf(`etcd key %s: %w: put the network there: etcdctl put %s '{ "Network": "10.244.0.0/16", "Backend": { "Type": "vxlan" } }'`,
-			key, fs.ErrNotExist, key)
+		return flannel.Config{}, sentinel.Errorf(fs.ErrNotExist,
+			`etcd key %s is not there: put the network there: etcdctl put %[1]s '{ "Network": "10.244.0.0/16", "Backend": { "Type": "vxlan" } }'`, key)
 	}
 	c, err := flannel.ParseConfig(kvs[0].Value)
 	if err == nil {

@@ -154,7 +154,7 @@ func (j *job) detach(ctx context.Context) error {
 		return err
 	}
 	l, err := c.LinkByName(veth.HostName(j.Network, j.ContainerID, j.IfName))
-	if err == nil {
+	if err == nil && l.Kind == "veth" { // the name is a pair's: whatever else bears it is not the attachment
 		err = j.remove(ctx, j.host, l.Index)
 	}
 	return rtnl.Except(err, fs.ErrNotExist)

@@ -1,0 +1,2 @@
+// Package contract proves what the public packages promise in common.
+package contract

@@ -1,0 +1,283 @@
+//go:build linux
+
+package contract_test
+
+import (
+	"context"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/cniblocks/cniblocks/addr"
+	"github.com/cniblocks/cniblocks/agent"
+	"github.com/cniblocks/cniblocks/bridge"
+	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/masq"
+	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/node"
+	"github.com/cniblocks/cniblocks/overlay"
+	"github.com/cniblocks/cniblocks/peer"
+	"github.com/cniblocks/cniblocks/route"
+	"github.com/cniblocks/cniblocks/spoof"
+	"github.com/cniblocks/cniblocks/sysctl"
+	"github.com/cniblocks/cniblocks/veth"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }
+
+// calls are those of the public packages that take a namespace, as an argument, a receiver or a field.
+func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]func() error {
+	var (
+		prefix = netip.MustParsePrefix("192.0.2.1/24")
+		v6     = netip.MustParsePrefix("2001:db8::1/64")
+		ranges = []masq.Range{masq.RangeOf(prefix)}
+		pod    = masq.Pod{Owner: "o", Addr: prefix.Addr()}
+		policy = masq.Policy{Network: "net", Sources: ranges, Pods: []masq.Pod{pod}}
+		att    = masq.Attachment{Network: "net", ContainerID: "c", IfName: "eth0"}
+		fwd    = masq.Forward{NS: ns}
+		port   = spoof.Port{Name: "p", MAC: [6]byte{2}, Owner: "o"}
+		gws    = bridge.Gateways{NS: ns, Index: 1, Name: "br0"}
+		table  = route.Table{NS: ns}
+		file   = filepath.Join(t.TempDir(), "net", "node.json")
+		self   = peer.Peer{Name: "a", Pods: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24")}, Reach: peer.Reach{V4: peer.Endpoint{Addr: prefix.Addr()}}}
+	)
+	require.NoError(t, node.Write(good, file, node.File{Self: self, Network: peer.Network{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}}))
+	all := map[string]func() error{
+		"addr.Check":               func() error { return addr.Check(ctx, ns, "eth0", prefix) },
+		"addr.Ensure":              func() error { return addr.Ensure(ctx, ns, "eth0", prefix) },
+		"addr.Live":                func() error { return addr.Live(ctx, ns, v6) },
+		"addr.Remove":              func() error { return addr.Remove(ctx, ns, "eth0", prefix) },
+		"agent.Agent":              func() error { return (&agent.Agent{NS: ns, Network: "net"}).Run(ctx) },
+		"bridge.Check":             func() error { return second(bridge.Check(ctx, ns, bridge.Bridge{Name: "br0"})) },
+		"bridge.Gateways.Check":    func() error { return gws.Check(ctx, bridge.GatewayAt(prefix)) },
+		"bridge.Gateways.Ensure":   func() error { return second(gws.Ensure(ctx, true, bridge.GatewayAt(prefix))) },
+		"bridge.Gateways.Retire":   func() error { return gws.Retire(ctx) },
+		"bridge.Gateways.Withdraw": func() error { return gws.Withdraw(ctx, prefix) },
+		"bridge.ListHidden":        func() error { return second(bridge.ListHidden(ctx, ns)) },
+		"bridge.SweepARP":          func() error { return bridge.SweepARP(ctx, ns) },
+		"bridge.CheckPort":         func() error { return bridge.CheckPort(ctx, ns, 1, bridge.Port{}) },
+		"bridge.Ensure":            func() error { return second(bridge.Ensure(ctx, ns, bridge.Bridge{Name: "br0"})) },
+		"bridge.Get":               func() error { return second(bridge.Get(ctx, ns, "br0")) },
+		"bridge.PinMAC":            func() error { return bridge.PinMAC(ctx, ns, bridge.State{}) },
+		"bridge.SetPort":           func() error { return bridge.SetPort(ctx, ns, 1, bridge.Port{}) },
+		"bridge.VLANGateway":       func() error { return second(bridge.VLANGateway(ctx, ns, bridge.State{Name: "br0"}, 5, "", false)) },
+		"masq.Conflicts":           func() error { return second(masq.Conflicts(ctx, ns, policy, ranges)) },
+		"masq.Ensure":              func() error { return second(masq.Ensure(ctx, ns, "", policy)) },
+		"masq.Forward.Blocked":     func() error { return second(fwd.Blocked(ctx)) },
+		"masq.Forward.Check":       func() error { return fwd.Check(ctx, "net", ranges) },
+		"masq.Forward.Ensure":      func() error { return fwd.Ensure(ctx, "net", ranges) },
+		"masq.Forward.Forget":      func() error { return fwd.Forget(ctx, "net", "o") },
+		"masq.Forward.Remove":      func() error { return fwd.Remove(ctx, "net") },
+		"masq.Forward.Retain":      func() error { return fwd.Retain(ctx, "net", ranges) },
+		"masq.HasReference":        func() error { _, _, err := masq.HasReference(ctx, ns, att); return err },
+		"masq.NFT.CheckForward":    func() error { return second(masq.NFT{NS: ns}.CheckForward(ctx, policy)) },
+		"masq.Open":                func() error { return second(masq.Open(ctx, ns, "")) },
+		"masq.Probe":               func() error { return masq.Probe(ctx, ns, "") },
+		"masq.RemoveAll":           func() error { return masq.RemoveAll(ctx, ns, "net") },
+		"masq.RemoveFlannel":       func() error { return masq.RemoveFlannel(ctx, ns) },
+		"masq.RemoveReference":     func() error { return masq.RemoveReference(ctx, ns, att) },
+		"masq.Switch":              func() error { return masq.Switch(ctx, ns, masq.NFT{NS: good}, "net") },
+		"netns.NS.Check":           func() error { return ns.Check() },
+		"netns.NS.Cookie":          func() error { return second(ns.Cookie()) },
+		"netns.NS.Do":              func() error { return ns.Do(func() error { return nil }) },
+		"netns.NS.Keep":            func() error { return second(ns.Keep("", nil)) },
+		"netns.NS.Lock":            func() error { return second(ns.Lock(ctx)) },
+		"netns.NS.Socket":          func() error { return second(ns.Socket(1, 2, 0)) },
+		"netns.NS.Visit":           func() error { return ns.Visit(func() error { return nil }) },
+		"node.Read":                func() error { return second(node.Read(ns, file)) },
+		"node.Write":               func() error { return node.Write(ns, file, node.File{}) },
+		"overlay.Options": func() error {
+			return second(overlay.New(overlay.Options{NS: ns, Network: "net", Node: self}, overlay.Direct{}))
+		},
+		"route.CheckForward":    func() error { return route.CheckForward(ctx, ns, route.IPv4) },
+		"route.CheckLink":       func() error { return route.CheckLink(ctx, ns, "eth0", route.Route{Dst: prefix.Masked()}) },
+		"route.CheckLinks":      func() error { return route.CheckLinks(ctx, ns, []string{"eth0"}, route.Route{Dst: prefix.Masked()}) },
+		"route.EnsureLink":      func() error { return route.EnsureLink(ctx, ns, "eth0", route.Route{Dst: prefix.Masked()}) },
+		"route.Forward":         func() error { return route.Forward(ctx, ns, route.IPv4) },
+		"route.Table.Check":     func() error { return table.Check(ctx, slices.Values([]route.Route{})) },
+		"route.Table.List":      func() error { return second(table.List(ctx)) },
+		"route.Table.Reconcile": func() error { return table.Reconcile(ctx, slices.Values([]route.Route{})) },
+		"spoof.Allow":           func() error { return spoof.Allow(ctx, ns, port) },
+		"spoof.Check":           func() error { return spoof.Check(ctx, ns, port) },
+		"spoof.HasReference":    func() error { return second(spoof.HasReference(ctx, ns, "c", "eth0", port)) },
+		"spoof.List":            func() error { return second(spoof.List(ctx, ns)) },
+		"spoof.RemoveReference": func() error { return spoof.RemoveReference(ctx, ns, "c", "eth0") },
+		"spoof.Retain":          func() error { return spoof.Retain(ctx, ns, "net/", nil) },
+		"spoof.Revoke":          func() error { return spoof.Revoke(ctx, ns, "p") },
+		"sysctl.Ensure":         func() error { return sysctl.Ensure(ns, sysctl.Var{Key: "net/ipv4/ip_forward", Value: "1"}) },
+		"sysctl.Get":            func() error { return second(sysctl.Get(ns, "net/ipv4/ip_forward")) },
+		"veth.Delete":           func() error { return veth.Delete(ctx, ns, "h") },
+		"veth.DeleteAll":        func() error { return veth.DeleteAll(ctx, ns, veth.Host{Index: 5}) },
+		"veth.DeleteIndex":      func() error { return veth.DeleteIndex(ctx, ns, 5) },
+		"veth.List":             func() error { return second(veth.List(ctx, ns, "")) },
+		"veth.Retain":           func() error { return veth.Retain(ctx, ns, "net") },
+		"veth.SetUp":            func() error { return veth.SetUp(ctx, ns, "h") },
+	}
+	for name, f := range map[string]func(veth.Pair) error{
+		"veth.Check":    func(p veth.Pair) error { return second(veth.Check(ctx, p)) },
+		"veth.Create":   func(p veth.Pair) error { return second(veth.Create(ctx, p)) },
+		"veth.CreateOn": func(p veth.Pair) error { return second(veth.CreateOn(ctx, p, 0)) },
+	} {
+		all["veth.End, host, "+name] = func() error {
+			return f(veth.Pair{Host: veth.End{NS: ns, Name: "h"}, Pod: veth.End{NS: good, Name: "lo"}})
+		}
+		all["veth.End, pod, "+name] = func() error {
+			return f(veth.Pair{Host: veth.End{NS: good, Name: "lo"}, Pod: veth.End{NS: ns, Name: "p"}})
+		}
+	}
+	for typ, b := range map[string]masq.Backend{"masq.NFT.": masq.NFT{NS: ns}, "masq.IPTables.": masq.IPTables{NS: ns}} {
+		maps.Copy(all, map[string]func() error{
+			typ + "Check": func() error { return b.Check(ctx, policy) }, typ + "Ensure": func() error { return b.Ensure(ctx, policy) },
+			typ + "Forget": func() error { return b.Forget(ctx, "net", "o") }, typ + "List": func() error { return second(b.List(ctx)) },
+			typ + "Remove": func() error { return b.Remove(ctx, "net") }, typ + "Retain": func() error { return b.Retain(ctx, policy, nil) },
+		})
+	}
+	return all
+}
+
+func second[T any](_ T, err error) error { return err }
+
+func TestANamespaceThatIsMissingIsAnErrorInAllPublicPackages(t *testing.T) {
+	t.Parallel()
+	nstest.NeedRoot(t)
+	good := nstest.New(t)
+	for _, ns := range []*netns.NS{nil, {}} {
+		nstest.Settle(t, good)
+		before := nstest.Dump(good)
+		for name, call := range calls(t, t.Context(), ns, good) {
+			err := call()
+			require.ErrorIs(t, err, fs.ErrInvalid, name)
+			require.ErrorContains(t, err, "no network namespace is given", name)
+		}
+		require.Equal(t, before, nstest.Dump(good))
+		require.Equal(t, -1, ns.Fd())
+		require.Empty(t, ns.Path())
+		require.False(t, ns.Here())
+		require.False(t, ns.Same(ns) || ns.Same(good) || good.Same(ns))
+		require.NoError(t, ns.Share().Close())
+	}
+}
+
+// told are those that say in their comment what no namespace means, and return no error.
+var told = []string{"netns.NS.Close", "netns.NS.Fd", "netns.NS.Here", "netns.NS.Path", "netns.NS.Same", "netns.NS.Share",
+	"cni.Request.Lend", "masq.NFT.Name", "masq.IPTables.Name"}
+
+func TestTheTestAboveHasEveryCallThatTakesANamespace(t *testing.T) {
+	t.Parallel()
+	names := append([]string{}, told...)
+	for name := range calls(t, t.Context(), nil, nstest.New(t)) {
+		names = append(names, name)
+	}
+	found := takers(t, "../..")
+	require.Greater(t, len(found), 60)
+	for _, taker := range found {
+		require.True(t, slices.ContainsFunc(names, func(n string) bool { return n == taker || strings.HasPrefix(n, taker+",") }),
+			"%s takes a namespace: call it with none", taker)
+	}
+}
+
+// takers are the exported functions that take a namespace, the exported methods of types that have one in an exported
+// field, and such types without methods that take nothing but one: package.Function, package.Type.Method, package.Type.
+func takers(t *testing.T, root string) (found []string) {
+	t.Helper()
+	entries, err := os.ReadDir(root)
+	require.NoError(t, err)
+	for _, e := range entries {
+		if e.IsDir() && !slices.Contains([]string{"cmd", "examples", "internal", "plugins", "test"}, e.Name()) {
+			found = append(found, takersOf(t, filepath.Join(root, e.Name()))...)
+		}
+	}
+	return found
+}
+
+func takersOf(t *testing.T, dir string) (found []string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	require.NoError(t, err)
+	var parsed []*ast.File
+	for _, name := range files {
+		if !strings.HasSuffix(name, "_test.go") && !strings.HasSuffix(name, "_other.go") {
+			f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+			require.NoError(t, err)
+			parsed = append(parsed, f)
+		}
+	}
+	holders := map[string]bool{} // types with a namespace, and whether their methods are found by themselves
+	if filepath.Base(dir) == "netns" {
+		holders["NS"] = true
+	}
+	for _, f := range parsed {
+		ast.Inspect(f, func(n ast.Node) bool {
+			if ts, ok := n.(*ast.TypeSpec); ok && ts.Name.IsExported() {
+				if st, ok := ts.Type.(*ast.StructType); ok && hasNS(st.Fields, true) {
+					// What makes the object checks for its methods.
+					holders[ts.Name.Name] = !slices.Contains([]string{"Options", "Agent"}, ts.Name.Name)
+				}
+			}
+			return true
+		})
+	}
+	pkg := filepath.Base(dir) + "."
+	methods := map[string]bool{}
+	for _, f := range parsed {
+		for _, d := range f.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			if !ok || !fn.Name.IsExported() {
+				continue
+			}
+			if fn.Recv == nil {
+				if hasNS(fn.Type.Params, false) {
+					found = append(found, pkg+fn.Name.Name)
+				}
+				continue
+			}
+			typ := receiver(fn.Recv.List[0].Type)
+			methods[typ] = methods[typ] || holders[typ]
+			if ast.IsExported(typ) && (holders[typ] || hasNS(fn.Type.Params, false)) {
+				found = append(found, pkg+typ+"."+fn.Name.Name)
+			}
+		}
+	}
+	for typ := range holders {
+		if !methods[typ] {
+			found = append(found, pkg+typ)
+		}
+	}
+	return found
+}
+
+func receiver(e ast.Expr) string {
+	if s, ok := e.(*ast.StarExpr); ok {
+		e = s.X
+	}
+	id, _ := e.(*ast.Ident)
+	return id.Name
+}
+
+func hasNS(fields *ast.FieldList, exported bool) bool {
+	return slices.ContainsFunc(fields.List, func(f *ast.Field) bool {
+		if exported && !slices.ContainsFunc(f.Names, (*ast.Ident).IsExported) {
+			return false
+		}
+		star, ok := f.Type.(*ast.StarExpr)
+		if !ok {
+			return false
+		}
+		sel, ok := star.X.(*ast.SelectorExpr)
+		if !ok {
+			return false
+		}
+		x, ok := sel.X.(*ast.Ident)
+		return ok && x.Name == "netns" && sel.Sel.Name == "NS"
+	})
+}
