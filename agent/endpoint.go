@@ -145,18 +145,19 @@ func byDefault(c *rtnl.Conn, addrs []rtnl.Addr, at *found) error {
 // locate finds this node's addresses, and makes it another node if they are others than before.
 func (r *runner) locate() {
 	if r.Registrar == nil {
+		if r.list != nil && r.st.said(troubleSelf) != "" {
+			r.findSelf()
+		}
 		return
 	}
 	at, err := r.Endpoints.find(r.conn, r.isPod)
-	if r.st.set(troubleEndpoint, err); err != nil {
-		return
+	if err == nil {
+		at = r.steady(at)
 	}
-	at = r.steady(at)
-	if at == r.at {
-		return
+	if lost := r.miss(at); lost != nil {
+		err = errors.Join(lost, err)
 	}
-	if err := r.miss(at); err != nil {
-		r.st.set(troubleEndpoint, err)
+	if r.st.set(troubleEndpoint, err); err != nil || at == r.at {
 		return
 	}
 	r.log.Info("this node's addresses", "addresses", at.list())
@@ -175,11 +176,22 @@ func (r *runner) miss(at found) error {
 	}
 	for i, f := range peer.Families {
 		gone := r.at[i].IsValid() && !at[i].IsValid()
-		if gone && slices.ContainsFunc(r.layout.Tunnels, func(t Tunnel) bool { return t.Underlay == f }) {
+		if gone && slices.ContainsFunc(r.layout.Tunnels, func(t Tunnel) bool { return r.runsOver(t, f) }) {
 			return fmt.Errorf("this node has lost its %s address, %s, and the network's tunnels run over it: give it one", f, r.at[i])
 		}
 	}
 	return nil
+}
+
+// runsOver reports whether the packets of a tunnel's pods need an address of the family, of which this node had one.
+func (r *runner) runsOver(t Tunnel, f peer.Family) bool {
+	switch {
+	case t.Underlay != 0:
+		return t.Underlay == f
+	case t.Encap == "host-gw":
+		return r.self != nil && len(r.self.PodsOf(f)) > 0
+	}
+	return f == peer.IPv4 || !r.at[0].IsValid()
 }
 
 // steady keeps an address that still is one of the node's where there is a choice, so that a second one on the same link

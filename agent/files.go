@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -34,9 +35,7 @@ func (r *runner) files() error {
 		return nil
 	}
 	f := node.File{Self: *r.self, Network: peer.Network{Prefixes: r.allPrefixes()}, MTU: r.mtu(), Agent: true, IPMasq: r.SNAT.Families.Any()}
-	if r.lost != nil {
-		f.Blocked = fmt.Sprintf("the ranges %v are no longer this node's; 'cniblocks status' tells more", r.self.Pods)
-	}
+	f.Blocked = r.blocked()
 	if r.filed != nil && alike(r.filed, &f) {
 		r.st.is(f, r.former)
 		return nil
@@ -48,6 +47,9 @@ func (r *runner) files() error {
 		errs = append(errs, r.conflist())
 	}
 	err := errors.Join(errs...)
+	if err == nil {
+		r.blocks = f.Blocked
+	}
 	if err == nil && r.mended {
 		r.st.complete()
 		r.filed = &f
@@ -56,6 +58,33 @@ func (r *runner) files() error {
 		r.st.set(troubleLost, nil)
 	}
 	return err
+}
+
+// blocked is why no pod may be attached now.
+func (r *runner) blocked() string {
+	if r.lost != nil && r.self != nil {
+		return fmt.Sprintf("the ranges %v are no longer this node's; 'cniblocks status' tells more", r.self.Pods)
+	}
+	return r.st.obstacle()
+}
+
+// block tells plugins at once that no pod may be attached any more, in a file that an earlier agent wrote too.
+func (r *runner) block() {
+	why := r.blocked()
+	if why == "" || why == r.blocks { // [runner.files] says that pods may be attached again
+		return
+	}
+	path := filepath.Join(node.Dir(r.StateDir, r.Network), "node.json")
+	f, err := node.Read(r.NS, path)
+	if err == nil && f.Agent && f.Blocked != why {
+		f.Blocked = why
+		err = node.Write(r.NS, path, f)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		r.st.set(troubleFiles, err)
+		return
+	}
+	r.blocks, r.filed = why, nil
 }
 
 // alike reports whether plugins learn the same from both.

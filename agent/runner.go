@@ -15,9 +15,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cniblocks/cniblocks/internal/boot"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/node"
+	"github.com/cniblocks/cniblocks/overlay"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
@@ -50,6 +53,7 @@ type runner struct {
 	boot     string
 
 	nets    atomic.Pointer[[]*carrier] // read by the monitor's goroutine too
+	unbuilt atomic.Bool                // they are not those of what this node is now, since they could not be made
 	due     due
 	retry   *time.Timer
 	backoff time.Duration
@@ -58,6 +62,7 @@ type runner struct {
 	budget  budget
 	saved   saved
 	filed   *node.File // what is in the files, since they were looked at last; nil: look
+	blocks  string     // why no pod may be attached, as the node file says
 	nft     *nftMonitor
 	mended  bool           // the firewall was put in place once
 	shrink  bool           // it still names what is this node's or the network's no more
@@ -151,6 +156,7 @@ func (r *runner) run(parent context.Context) error {
 			if !r.waits {
 				r.work(ctx)
 			}
+			r.block()
 			r.report()
 		}
 		waits := r.waits
@@ -242,7 +248,18 @@ func (r *runner) concerns(e *rtnl.Event) bool {
 			return true
 		}
 	}
-	return e.Subject == rtnl.AddrEvent && r.Endpoints.dynamic() && len(*r.nets.Load()) == 0
+	if len(*r.nets.Load()) > 0 && !r.unbuilt.Load() {
+		return false
+	}
+	switch e.Subject { // what may let them be made
+	case rtnl.AddrEvent:
+		return true
+	case rtnl.LinkEvent:
+		return e.Link.Tunnel() == nil
+	case rtnl.RouteEvent:
+		return e.Route.Proto != overlay.Proto && e.Route.Type == unix.RTN_UNICAST
+	}
+	return false
 }
 
 func words(e *rtnl.Event) string {
@@ -316,10 +333,16 @@ func (r *runner) take(peers []peer.Peer, prefixes []netip.Prefix, err error) {
 	}
 }
 
-// findSelf looks for this node in a list that states its ranges.
+// findSelf looks for this node in a list that states its ranges. One that was found by its address is the peer of that name
+// for as long as the address is gone.
 func (r *runner) findSelf() {
 	host, _ := os.Hostname()
 	self, err := peer.Self(r.list, r.Name, r.addresses(), host)
+	if err != nil && r.Name == "" && r.stated.Name != "" {
+		if same, gone := peer.Self(r.list, r.stated.Name, nil, ""); gone == nil {
+			self, err = same, nil
+		}
+	}
 	if r.st.set(troubleSelf, err); err != nil || r.self != nil && r.stated.Equal(self) {
 		return
 	}

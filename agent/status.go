@@ -5,6 +5,7 @@ package agent
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -122,14 +123,33 @@ func (k *statusKeeper) set(t trouble, err error) {
 	k.wrong[t] = said
 }
 
+// said is what is wrong, "" if nothing is.
+func (k *statusKeeper) said(t trouble) (what string) {
+	k.with(func() { what = k.wrong[t] })
+	return what
+}
+
+// obstacle is the first trouble that keeps the node from being ready, in one line. The two that end when the files are
+// written are none.
+func (k *statusKeeper) obstacle() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for t, s := range k.wrong {
+		if s != "" && !harmless[trouble(t)] && trouble(t) != troubleFiles && trouble(t) != troubleLost {
+			line, _, _ := strings.Cut(s, "\n")
+			return line
+		}
+	}
+	return ""
+}
+
 // tell is set for what nobody needs to hear twice: it reports whether that is another word than the last.
 func (k *statusKeeper) tell(t trouble, err error) bool {
 	said := ""
 	if err != nil {
 		said = err.Error()
 	}
-	var before string
-	if k.with(func() { before = k.wrong[t] }); before == said {
+	if k.said(t) == said {
 		return false
 	}
 	k.set(t, err)

@@ -113,7 +113,8 @@ type carrier struct {
 }
 
 // build makes the networks for what this node is now, and their devices. It publishes how the node is reached then.
-func (r *runner) build(ctx context.Context) error {
+func (r *runner) build(ctx context.Context) (err error) {
+	defer func() { r.unbuilt.Store(err != nil) }()
 	var nets []*carrier
 	prefixes := r.allPrefixes()
 	for _, t := range r.layout.Tunnels {

@@ -5,8 +5,6 @@ package overlay
 import (
 	"net/netip"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -58,10 +56,10 @@ func (n *Node) linkConcerns(l *rtnl.Link, gone bool) bool {
 		}
 	}
 	if n.under == nil {
-		return false
+		return n.amiss && l.Kind != "veth" && l.Tunnel() == nil
 	}
 	was, used := n.under.links[l.Index]
-	return used && (gone || was.Up() != l.Up() || was.MTU != l.MTU || was.Name != l.Name)
+	return used && (gone || was.Flags != l.Flags&alive || was.MTU != l.MTU || was.Name != l.Name)
 }
 
 // asLeft reports whether a device is what the last pass made of it. The kernel tells of other changes too, such as that of
@@ -94,8 +92,11 @@ func (n *Node) addrConcerns(a *rtnl.Addr, gone bool) bool {
 	if _, other := n.others[a.Link]; other {
 		return false
 	}
-	if n.under == nil || ip.IsLinkLocalUnicast() || ip.IsMulticast() || n.ofPods(netip.PrefixFrom(ip, ip.BitLen())) {
+	if ip.IsLinkLocalUnicast() || ip.IsMulticast() || n.ofPods(netip.PrefixFrom(ip, ip.BitLen())) {
 		return false
+	}
+	if n.under == nil || n.amiss {
+		return n.amiss
 	}
 	link, known := n.under.local[ip]
 	return gone && known || !gone && (!known || link != a.Link)
@@ -117,11 +118,14 @@ func (n *Node) routeConcerns(r *rtnl.Route, gone bool) bool {
 	if _, other := n.others[r.Link]; other || n.onDevice(r.Link) {
 		return false
 	}
-	if n.under == nil || r.Table != mainTable || r.Proto == Proto || n.onDevice(r.Link) || dst.IsLinkLocalUnicast() || dst.IsMulticast() || n.ofPods(r.Dst) {
+	if r.Table != mainTable || r.Proto == Proto || dst.IsLinkLocalUnicast() || dst.IsMulticast() || n.ofPods(r.Dst) {
 		return false
 	}
+	if n.under == nil || n.amiss {
+		return n.amiss
+	}
 	was, known := n.under.byDst[r.Dst]
-	return r.Type == unix.RTN_UNICAST && (gone && known && was == *r || !gone && (!known || was != *r))
+	return gone && known && was == *r || !gone && (!known || was != *r)
 }
 
 // entryConcerns is for what a table of the kernel holds by key: neighbours and FDB entries.

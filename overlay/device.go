@@ -161,7 +161,8 @@ func setLink(s rtnl.Set) []*rtnl.Msg {
 }
 
 func (n *Node) make(d device, links []rtnl.Link) error {
-	err := n.conn.Do(rtnl.NewTunnel(d.name, d.mac, 0, d.tunnel), rtnl.SetLink(rtnl.Set{Name: d.name, Alias: n.alias()}))
+	// That the second finds no device only follows from an error of the first.
+	err := gone(n.conn.Do(rtnl.NewTunnel(d.name, d.mac, 0, d.tunnel), rtnl.SetLink(rtnl.Set{Name: d.name, Alias: n.alias()})))
 	if err == nil {
 		err = errors.Join(n.noLinkLocal(d.name), n.conn.Do(setLink(rtnl.Set{Name: d.name, Master: indexOf(links, d.bridge), Port: d.port, Up: true})...))
 		if err != nil {
@@ -172,7 +173,7 @@ func (n *Node) make(d device, links []rtnl.Link) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EOPNOTSUPP):
-		return fmt.Errorf("device %s: this kernel has no links of kind %s, or refuses its parameters: %w", d.name, d.tunnel.Kind(), err)
+		return noKind(d, err)
 	}
 	for _, e := range []error{fs.ErrExist, unix.EBUSY, unix.EADDRINUSE, unix.EPERM} {
 		if errors.Is(err, e) {

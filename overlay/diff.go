@@ -45,6 +45,9 @@ func (n *Node) ensure(ctx context.Context) ([]rtnl.Link, error) {
 }
 
 func (n *Node) wantedDevices() ([]device, error) {
+	if err := n.ownEnds(); err != nil {
+		return nil, err
+	}
 	want, err := n.d.devices(n)
 	if err != nil {
 		return nil, err

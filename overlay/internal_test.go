@@ -172,7 +172,7 @@ func TestADifferenceTurnsTheOldListIntoTheNew(t *testing.T) {
 
 func TestAPathIsTheLongestPrefixOfTheLowestMetric(t *testing.T) {
 	t.Parallel()
-	u := &underlay{links: map[int]rtnl.Link{1: {Index: 1, Name: "eth0", MTU: 1500, Flags: 1}, 2: {Index: 2, Name: "eth1", MTU: 9000, Flags: 1}, 3: {Index: 3, Name: "eth2", MTU: 1500}},
+	u := &underlay{links: map[int]rtnl.Link{1: {Index: 1, Name: "eth0", MTU: 1500, Flags: alive}, 2: {Index: 2, Name: "eth1", MTU: 9000, Flags: alive}, 3: {Index: 3, Name: "eth2", MTU: 1500}},
 		local: map[netip.Addr]int{netip.MustParseAddr("192.0.2.1"): 1}, byDst: map[netip.Prefix]rtnl.Route{}, plain: true}
 	add := func(dst string, link int, via string, metric, mtu uint32) {
 		r := rtnl.Route{Dst: netip.MustParsePrefix(dst), Link: link, Metric: metric, MTU: mtu, Type: unicast}

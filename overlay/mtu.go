@@ -4,18 +4,27 @@ package overlay
 
 import (
 	"fmt"
+	"net/netip"
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
-// base is the MTU of the link that bears this node's endpoint of a family, 0 if none does.
+// minMTU is what every IPv4 link carries (RFC 791), in bytes.
+const minMTU = 68
+
+// base is the MTU of the link that bears this node's endpoint of a family, else of that with the default route, 0 if there is
+// none either.
 func (n *Node) base(f peer.Family) int {
-	if link, ok := n.under.local[n.o.Node.Endpoint(f).Addr]; ok {
-		return n.under.links[link].MTU
+	own := n.o.Node.Endpoint(f).Addr
+	link, ok := n.under.local[own]
+	if !ok && own.IsValid() {
+		link = n.under.byDst[netip.PrefixFrom(anywhere[b2i(own.Is6())], 0)].Link
 	}
-	return 0
+	return n.under.links[link].MTU
 }
+
+var anywhere = [2]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
 
 // pathMTU is how long a packet of a pod to the peer may be; 0 is not known.
 func (n *Node) pathMTU(p *peer.Peer) int {
@@ -25,19 +34,46 @@ func (n *Node) pathMTU(p *peer.Peer) int {
 	case p == n.at:
 		return n.atMTU
 	}
-	least := 0
+	mtu, _ := n.path(p)
+	return mtu
+}
+
+// path is the MTU for pods on the way to a peer, 0 if it is not known, and why there is no way over any family.
+func (n *Node) path(p *peer.Peer) (mtu int, cut error) {
+	reached := false
 	for _, a := range n.d.ways(n, p) {
 		if !a.IsValid() {
 			continue
 		}
 		f := peer.FamilyOf(a)
-		mtu := n.under.to(a).mtu
-		if mtu == 0 {
-			mtu = n.base(f)
+		way := n.under.to(a)
+		if way.err == nil || way.own {
+			reached = true
+		} else if cut == nil {
+			cut = way.err
 		}
-		least = smaller(least, less(mtu, n.d.overhead(f)))
+		if way.mtu == 0 {
+			way.mtu = n.base(f)
+		}
+		mtu = smaller(mtu, less(way.mtu, n.d.overhead(f)))
 	}
-	return least
+	if reached {
+		cut = nil
+	}
+	if n.o.MTU != 0 {
+		mtu = n.o.MTU
+	}
+	return mtu, cut
+}
+
+// way is path to a peer of the list, which is counted.
+func (n *Node) way(p *peer.Peer) (mtu int, cut error) {
+	if mtu, cut = n.path(p); cut == nil {
+		n.reached++
+	} else if n.cut == nil {
+		n.cut = &Refused{p.Name, cut}
+	}
+	return mtu, cut
 }
 
 // smaller is the lesser of two, of which 0 is not known.
@@ -69,18 +105,26 @@ func (n *Node) mtus(links []rtnl.Link) ([]mtuChange, error) {
 	for _, f := range n.families() {
 		byFamily[f] = n.deviceMTU(f)
 	}
-	n.mtu = n.o.MTU
-	if n.mtu == 0 {
+	mtu := n.o.MTU
+	if mtu == 0 {
 		for _, f := range n.families() {
-			n.mtu = smaller(n.mtu, less(n.base(f), n.d.overhead(f)))
+			mtu = smaller(mtu, less(n.base(f), n.d.overhead(f)))
 		}
-		n.narrowed = n.least != 0 && n.least < n.mtu
-		n.mtu = smaller(n.mtu, n.least)
+		n.narrowed = n.least != 0 && n.least < mtu
+		mtu = smaller(mtu, n.least)
 	}
-	if n.mtu != 0 && n.mtu < MinMTUv6 && n.o.carries(peer.IPv6) && len(n.o.Node.PodsOf(peer.IPv6)) > 0 {
-		return nil, fmt.Errorf("network %q: %d bytes are left for pods, and IPv6 needs %d (RFC 8200): raise the MTU of the underlay, "+
-			"choose an encapsulation with less overhead, or leave the IPv6 ranges out", n.o.Network, n.mtu, MinMTUv6)
+	const remedy = "raise the MTU of the underlay, choose an encapsulation with less overhead"
+	switch {
+	case mtu == 0 && n.list != nil:
+		return nil, fmt.Errorf("network %q: there is no way out of this node: none of its links has its endpoint (%s), and there is no default route",
+			n.o.Network, endpoints(&n.o.Node, n.o.Underlay))
+	case mtu != 0 && mtu < minMTU:
+		return nil, fmt.Errorf("network %q: %d bytes are left for pods, and IPv4 needs %d (RFC 791): %s", n.o.Network, mtu, minMTU, remedy)
+	case mtu != 0 && mtu < MinMTUv6 && n.o.carries(peer.IPv6) && len(n.o.Node.PodsOf(peer.IPv6)) > 0:
+		return nil, fmt.Errorf("network %q: %d bytes are left for pods, and IPv6 needs %d (RFC 8200): %s, or leave the IPv6 ranges out",
+			n.o.Network, mtu, MinMTUv6, remedy)
 	}
+	n.mtu = mtu
 	var all []mtuChange
 	for _, d := range n.devices {
 		for _, l := range links {

@@ -47,6 +47,9 @@ type Node struct {
 	least    int                     // MTU of the narrowest path
 	narrowed bool                    // least decides the pods' MTU
 	widest   map[peer.Family]int     // MTU of the devices
+	reached  int                     // peers that there is a way to
+	cut      error                   // the first that there is none to; nil: there is to all
+	amiss    bool                    // the last pass failed, so that what changes may mend it
 }
 
 var _ Network = (*Node)(nil)
@@ -181,8 +184,10 @@ func (n *Node) full(ctx context.Context) error {
 }
 
 func (n *Node) pass(ctx context.Context) error {
+	n.amiss = true
 	links, err := n.ensure(ctx)
 	if err != nil {
+		n.forget()
 		return err
 	}
 	c, refused, err := n.diff(links)
@@ -193,7 +198,11 @@ func (n *Node) pass(ctx context.Context) error {
 	if err := n.apply(ctx, &c); err != nil {
 		return errors.Join(append([]error{err}, refused...)...)
 	}
-	n.applied = n.list != nil
+	if err := n.cutOff(); err != nil {
+		n.forget()
+		return err
+	}
+	n.amiss, n.applied = false, n.list != nil
 	n.refused = refused
 	return errors.Join(refused...)
 }
@@ -213,7 +222,7 @@ func (n *Node) Check(context.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(append(c.words(), refused...)...)
+	return errors.Join(append(append(c.words(), n.cutOff()), refused...)...)
 }
 
 // apply writes the difference, what is new before what goes.

@@ -26,12 +26,8 @@ func (n *Node) elders(list []peer.Peer) {
 // planAll makes the wanted state of the list. have are this node's routes in the kernel, which tell in a new process who
 // was there before.
 func (n *Node) planAll(have []rtnl.Route, k *kernel) {
-	n.skipped, n.least = nil, 0
-	n.widest = map[peer.Family]int{}
-	n.ask()
-	for _, f := range peer.Families {
-		n.widest[f] = n.deviceMTU(f)
-	}
+	n.skipped = nil
+	n.survey()
 	n.want = newObjects(len(n.list))
 	if !n.forEach() {
 		n.disputes = n.disputed(func(p *peer.Peer) bool { return n.elder(p, have, k) })
@@ -72,7 +68,7 @@ func (o objects) clash(p *plan) error {
 
 // planOne adds a peer's part of the wanted state.
 func (n *Node) planOne(p *peer.Peer, to *plan) error {
-	mtu := n.pathMTU(p)
+	mtu, cut := n.way(p)
 	if mtu != 0 && mtu < MinMTUv6 && slices.ContainsFunc(n.pods(p), func(r netip.Prefix) bool { return r.Addr().Is6() }) {
 		return fmt.Errorf("%d bytes are left for pods on the way to it, and IPv6 needs %d (RFC 8200): raise the MTU of the underlay, or leave its IPv6 ranges out", mtu, MinMTUv6)
 	}
@@ -82,7 +78,20 @@ func (n *Node) planOne(p *peer.Peer, to *plan) error {
 	if len(to.routes)+len(to.fdbs)+len(to.tunnel) > 0 || err == nil {
 		n.least = smaller(n.least, mtu)
 	}
+	if err == nil {
+		err = cut // its entries stay, for when there is a way again
+	}
 	return err
+}
+
+// survey looks up all paths and widths anew.
+func (n *Node) survey() {
+	n.least, n.reached, n.cut = 0, 0, nil
+	n.widest = map[peer.Family]int{}
+	n.ask()
+	for _, f := range peer.Families {
+		n.widest[f] = n.deviceMTU(f)
+	}
 }
 
 // ask looks up all paths, in batches where the kernel must be asked.

@@ -93,6 +93,9 @@ func (n *Node) step(ctx context.Context, steps []change) (done bool, err error) 
 			if n.d.plan(n, p, &made) != nil || !n.fits(p, p == s.old) {
 				return false, nil
 			}
+			if _, cut := n.path(p); cut != nil {
+				return false, nil
+			}
 			if p == s.old {
 				before = append(before, made)
 			} else {

@@ -19,7 +19,11 @@ type path struct {
 	mtu  int        // bytes; 0 is not known
 	via  netip.Addr // the router, if the endpoint is not on the link
 	err  error      // there is no way
+	own  bool       // it is an address of this node
 }
+
+// alive are the flags of a link that packets depend on.
+const alive = unix.IFF_UP | unix.IFF_LOWER_UP
 
 // underlay answers where packets to an address go, from one dump of the routes where the rules are the kernel's own, else
 // by asking the kernel.
@@ -62,7 +66,7 @@ func newUnderlay(c *rtnl.Conn, links []rtnl.Link, routes []rtnl.Route, addrs []r
 	}
 	for _, l := range links {
 		if used[l.Index] || !u.plain {
-			u.links[l.Index] = rtnl.Link{Index: l.Index, Name: l.Name, Kind: l.Kind, MTU: l.MTU, Flags: l.Flags & unix.IFF_UP}
+			u.links[l.Index] = rtnl.Link{Index: l.Index, Name: l.Name, Kind: l.Kind, MTU: l.MTU, Flags: l.Flags & alive}
 		}
 	}
 	for i := range u.bits {
@@ -180,15 +184,18 @@ func (u *underlay) along(a netip.Addr, r rtnl.Route) path {
 	if r.MTU != 0 && int(r.MTU) < p.mtu {
 		p.mtu = int(r.MTU)
 	}
-	if !l.Up() {
+	switch {
+	case !l.Up():
 		p.err = fmt.Errorf("the way to %s is over %s, which is down", a, l.Name)
+	case l.Flags&unix.IFF_LOWER_UP == 0:
+		p.err = fmt.Errorf("the way to %s is over %s, which has no carrier", a, l.Name)
 	}
 	return p
 }
 
 func (u *underlay) unlessLocal(a netip.Addr, p path) path {
 	if link, ok := u.local[a]; ok {
-		return path{link: link, err: fmt.Errorf("%s is an address of this node: state the peer's own", a)}
+		return path{link: link, own: true, err: fmt.Errorf("%s is an address of this node: state the peer's own", a)}
 	}
 	return p
 }
@@ -205,7 +212,7 @@ func askKernel(c *rtnl.Conn, u *underlay, to []netip.Addr) []path {
 			msgs = append(msgs, rtnl.RouteTo(to[i], func(r rtnl.Route) {
 				switch {
 				case r.Type == unix.RTN_LOCAL:
-					paths[i] = path{link: r.Link, err: fmt.Errorf("%s is an address of this node: state the peer's own", to[i])}
+					paths[i] = path{link: r.Link, own: true, err: fmt.Errorf("%s is an address of this node: state the peer's own", to[i])}
 				case r.Type == unix.RTN_UNICAST:
 					paths[i] = u.unlessLocal(to[i], u.along(to[i], r))
 				}

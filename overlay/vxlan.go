@@ -93,7 +93,7 @@ func (d *vxlan) overhead(f peer.Family) int {
 	return n
 }
 
-func (d *vxlan) devices(n *Node) ([]device, error) {
+func (d *vxlan) devices(n *Node) (_ []device, err error) {
 	t := rtnl.VXLAN{VNI: d.VNI, Port: d.Port, GBP: d.GBP}
 	if d.GPE {
 		name := n.o.Device
@@ -102,11 +102,9 @@ func (d *vxlan) devices(n *Node) ([]device, error) {
 		}
 		return []device{{name: name, over: d.family, shared: true, tunnel: rtnl.VXLAN{Port: d.Port, GPE: true, External: true}}}, nil
 	}
-	local, err := n.local(d.own.Addr)
-	if err != nil {
+	if t.Local, err = n.local(d.own.Addr); err != nil {
 		return nil, err
 	}
-	t.Local = local
 	dev := device{name: n.o.named("vxlan"), over: d.family, tunnel: t, mac: rtnl.MAC(d.own.MAC)}
 	if d.L2.on() {
 		t.Learning = true
@@ -146,6 +144,16 @@ func (d *vxlan) follow(n *Node, dev *device, t rtnl.VXLAN) error {
 		dev.tunnel = t
 	}
 	return nil
+}
+
+// translated: a device over IPv4 need not be bound to an address. One that is has lost it.
+func (d *vxlan) translated(n *Node, f peer.Family) (bool, error) {
+	if f == peer.IPv6 || d.GPE {
+		return false, nil
+	}
+	l, err := n.conn.LinkByName(n.o.named("vxlan"))
+	there, _ := l.Tunnel().(rtnl.VXLAN)
+	return there.Local != d.own.Addr, notThere(err)
 }
 
 func (d *vxlan) peerDevices(*Node, peer.Peer) []device { return nil }

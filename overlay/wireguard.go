@@ -72,6 +72,9 @@ func (w *wireguard) devices(n *Node) (_ []device, err error) {
 	return []device{{name: n.o.named("wg"), over: n.o.families()[0], tunnel: rtnl.WireGuard{}}}, nil
 }
 
+// translated: a peer answers to where it was last called from.
+func (w *wireguard) translated(*Node, peer.Family) (bool, error) { return true, nil }
+
 func (w *wireguard) ways(n *Node, p *peer.Peer) [2]netip.Addr { return oneWay(n, p) }
 
 func (w *wireguard) plan(n *Node, p *peer.Peer, to *plan) error {

@@ -82,20 +82,25 @@ func (j *job) apply(ctx context.Context) (mtu int, err error) {
 	if j.view.agent {
 		return j.limit(j.view.mtu), nil
 	}
+	refused, err := j.bring(ctx)
+	for _, r := range refused {
+		j.Warn("%v", r)
+	}
+	return j.limit(j.node.MTU(peer.Peer{})), err
+}
+
+// bring is apply where there is no agent. It returns the peers that are left out.
+func (j *job) bring(ctx context.Context) ([]*overlay.Refused, error) {
 	if j.L2 {
 		if _, err := bridge.Ensure(ctx, j.host, bridge.Bridge{Name: j.delegateBridge(), Alias: "cniblocks/" + j.Network}); err != nil {
-			return 0, err
+			return nil, err
 		}
 	}
-	mtu, err = j.node.Apply(ctx, j.view.id, j.view.load)
-	for _, refused := range overlay.OnlyRefused(err) {
-		j.Warn("%v", refused)
-		err = nil
+	_, err := j.node.Apply(ctx, j.view.id, j.view.load)
+	if refused := overlay.OnlyRefused(err); refused != nil {
+		return refused, nil
 	}
-	if err == nil && mtu == 0 {
-		mtu = j.node.MTU(peer.Peer{})
-	}
-	return j.limit(mtu), err
+	return nil, err
 }
 
 func (j *job) limit(mtu int) int {
@@ -251,6 +256,9 @@ func (Plugin) Status(ctx context.Context, r *cni.Request) error {
 	if err := j.identify(); err != nil {
 		return unavailable(err)
 	}
+	if err := j.ready(ctx); err != nil {
+		return unavailable(err)
+	}
 	if _, err := j.openSNAT(ctx); err != nil {
 		return unavailable(err)
 	}
@@ -259,6 +267,22 @@ func (Plugin) Status(ctx context.Context, r *cni.Request) error {
 		return err
 	}
 	return j.delegate.Status(ctx, to)
+}
+
+// ready fails if packets of pods cannot be carried to other machines now. The node agent says so itself, see [conf.lookAgent].
+func (j *job) ready(ctx context.Context) error {
+	if j.view.agent {
+		return nil
+	}
+	peers, err := j.view.load()
+	if err != nil {
+		return err
+	}
+	j.node.Want(peers)
+	if err = j.node.Ready(ctx); j.L2 && errors.Is(err, fs.ErrNotExist) {
+		return nil // the bridge, which ADD makes
+	}
+	return err
 }
 
 // unavailable gives the code by which STATUS says no, save to an error in the configuration.

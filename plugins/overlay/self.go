@@ -128,7 +128,7 @@ func (c *conf) lookAgent(r *cni.Request, ns *netns.NS) (view, error) {
 
 func (c *conf) viewOf(r *cni.Request, ns *netns.NS, n peer.Network, problems peer.Problems, id string) (view, error) {
 	for _, p := range problems {
-		r.Warn("peers: %v", p)
+		r.Warn("%s", warning(p))
 	}
 	host, _ := os.Hostname()
 	var unread error
@@ -149,6 +149,8 @@ func (c *conf) viewOf(r *cni.Request, ns *netns.NS, n peer.Network, problems pee
 	}
 	return view{self: self, prefixes: n.Prefixes, id: id, load: func() ([]peer.Peer, error) { return n.Peers, nil }}, nil
 }
+
+func warning(p *peer.Problem) string { return "peers: " + p.Error() }
 
 // local yields the addresses of ns, or none and an error.
 func local(ns *netns.NS, unread *error) iter.Seq[netip.Addr] {

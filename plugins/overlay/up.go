@@ -4,13 +4,18 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/node"
 	"github.com/cniblocks/cniblocks/overlay"
+	"github.com/cniblocks/cniblocks/peer"
+	"github.com/cniblocks/cniblocks/peer/file"
 )
 
 // Report says what was done for one plugin of a configuration.
@@ -18,11 +23,12 @@ type Report struct {
 	Network, Type, Encap string
 	Self                 string   // name of this machine's peer
 	MTU                  int      // bytes, for pods
-	Warnings             []string // peers that were refused, keys that are not known
+	LeftOut              []string // peers that are left out, or a part of whom is, and why
+	Warnings             []string // of other things, such as keys that are not known
 }
 
 // Up applies the peers of every overlay and host-gw in a conflist or netconf to ns, and repairs what is not as it should
-// be. It is idempotent.
+// be. It is idempotent. A peer that is left out is an error, though all else is done; there is a Report only of what works.
 func Up(ctx context.Context, ns *netns.NS, config []byte) ([]Report, error) {
 	var reports []Report
 	err := each(config, func(j *job) error {
@@ -33,36 +39,69 @@ func Up(ctx context.Context, ns *netns.NS, config []byte) ([]Report, error) {
 		if j.view.agent {
 			return cni.Errorf(cni.ErrConfig, "network %q: the node agent keeps the peers; there is nothing to bring up by hand", j.Network)
 		}
-		mtu, err := j.repair(ctx)
-		rep.MTU, rep.Warnings = mtu, j.Warnings()
+		bad, err := j.badPeers()
+		if err != nil {
+			return err
+		}
+		refused, err := j.repair(ctx)
+		if err != nil {
+			return err
+		}
+		rep.MTU = j.limit(j.node.MTU(peer.Peer{}))
+		rep.Warnings = slices.DeleteFunc(j.Warnings(), func(w string) bool {
+			return slices.ContainsFunc(bad, func(p *peer.Problem) bool { return w == warning(p) })
+		})
+		for _, p := range bad {
+			rep.LeftOut = append(rep.LeftOut, p.Error())
+		}
+		for _, r := range refused {
+			rep.LeftOut = append(rep.LeftOut, r.Error())
+		}
 		reports = append(reports, rep)
-		return err
+		if len(rep.LeftOut) > 0 {
+			return fmt.Errorf("network %q: left out: %s", j.Network, strings.Join(rep.LeftOut, "; "))
+		}
+		return nil
 	}, ns)
 	return reports, err
 }
 
+// badPeers are the entries of the document that are no peers, whether or not an earlier call was told of them.
+func (c *conf) badPeers() (peer.Problems, error) {
+	var problems peer.Problems
+	var err error
+	if c.Peers != nil {
+		_, problems, err = peer.Decode(c.Prefixes, c.Peers)
+	} else {
+		var doc file.Document
+		doc, err = file.Load(c.PeersFile)
+		problems = doc.Problems
+	}
+	bad, _ := problems.Split()
+	return bad, err
+}
+
 // repair is apply with a look at everything in the kernel.
-func (j *job) repair(ctx context.Context) (mtu int, err error) {
-	if mtu, err = j.apply(ctx); err != nil {
-		return mtu, err
+func (j *job) repair(ctx context.Context) ([]*overlay.Refused, error) {
+	if _, err := j.bring(ctx); err != nil {
+		return nil, err
 	}
 	peers, err := j.view.load()
 	if err != nil {
-		return mtu, err
+		return nil, err
 	}
 	j.node.Want(peers)
-	if err = j.node.Repair(ctx); overlay.OnlyRefused(err) != nil {
-		err = nil
-	}
-	if err != nil {
-		return mtu, err
+	err = j.node.Repair(ctx)
+	refused := overlay.OnlyRefused(err)
+	if err != nil && refused == nil {
+		return nil, err
 	}
 	rule, err := j.openSNAT(ctx)
 	if err != nil || rule.None() {
-		return mtu, err
+		return refused, err
 	}
 	_, err = rule.Ensure(ctx, j.policy(nil))
-	return mtu, err
+	return refused, err
 }
 
 // Down removes what Up and the ADDs made for the node: devices, routes, SNAT, the state on disk. Pods stay as they are. It
