@@ -20,6 +20,8 @@ need containerd containerd
 need runc runc
 need podman podman
 need make make
+need ping iputils-ping
+need curl curl
 if ! busybox=$(command -v busybox) || ldd "$busybox" >/dev/null 2>&1; then # ldd fails for a static one
 	missing+=(busybox-static)
 fi

@@ -28,6 +28,7 @@ masquerades what leaves the network, Docker is told not to.
 
 What is known of the network is taken from /run/cniblocks/NETWORK/node.json, which the agent and the
 plugins write. Without NETWORK it is the only one on this node; if there is none, /run/flannel/subnet.env.
+Without an agent no MTU is known, and a subnet.env wants --mtu.
 
   sudo cniblocks env
   sudo cniblocks env pods --docker
