@@ -111,6 +111,6 @@ func (r *runner) retire() {
 		return err == nil && n == 0
 	})
 	if len(r.former) < had {
-		r.saved.dirty, r.shrink, r.due.firewall = true, true, true
+		r.saved.dirty, r.shrink, r.due.firewall, r.due.build = true, true, true, true
 	}
 }

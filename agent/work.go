@@ -52,6 +52,9 @@ func (r *runner) carry(ctx context.Context, d due) {
 	var err error
 	switch {
 	case d.build || len(*r.nets.Load()) == 0:
+		if err := r.formerGateways(ctx); err != nil {
+			r.log.Warn("gateways of ranges that are not this node's any more", "error", err)
+		}
 		if err = r.build(ctx); err != nil {
 			r.keep(due{build: true})
 		} else {

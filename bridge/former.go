@@ -192,5 +192,5 @@ func (d Gateways) pods(c *rtnl.Conn) ([]rtnl.Link, error) {
 	if l := at(d.Index); l.Kind != "bridge" { // a VLAN device: the port behind it is on the bridge
 		bridge = at(l.Peer).Master
 	}
-	return slices.DeleteFunc(links, func(l rtnl.Link) bool { return l.Master != bridge || l.PeerNS == 0 }), nil
+	return slices.DeleteFunc(links, func(l rtnl.Link) bool { return l.Master != bridge || l.PeerNS == 0 || l.Index == d.Port }), nil
 }

@@ -66,6 +66,8 @@ type Gateways struct {
 	Configured []Gateway
 	// Held tells whether an address of a subnet belongs to somebody of whom the bridge shows nothing. nil: to nobody.
 	Held func(netip.Prefix) bool
+	// Port is the index of a port that uses nothing of all this yet: that of the attachment under way. 0: there is none.
+	Port int
 	// Quick has Retire ask the kernel once where all addresses are configured ones. A route whose far gateway somebody else
 	// took away is not found then.
 	Quick bool

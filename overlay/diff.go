@@ -231,6 +231,11 @@ func (n *Node) diff(links []rtnl.Link) (c changes, refused []error, err error) {
 		same:     sameRoute,
 		replaces: func(h, w *rtnl.Route) bool { return h.Metric == w.Metric },
 		conflict: func(h, w *rtnl.Route) {
+			if gw := gatewayOf(h, k.addrs); gw.IsValid() {
+				refused = append(refused, &Refused{n.ownerOf(w.Dst), fmt.Errorf("the route to %s cannot be set: %s still has the gateway %s, of a range that was this node's: it goes with the last pod here that has an address of %s",
+					w.Dst, name(h.Link), gw, w.Dst)})
+				return
+			}
 			conflict(w, w.Dst, fmt.Sprintf("a foreign %s on %s (protocol %d)", h, name(h.Link), h.Proto))
 		},
 	}, ours, n.rivals(foreign))
@@ -261,6 +266,16 @@ func (n *Node) diff(links []rtnl.Link) (c changes, refused []error, err error) {
 		}
 	}
 	return c, refused, nil
+}
+
+// gatewayOf is the address of this library that a route on its link is there for, which the kernel made for it or a plugin did.
+func gatewayOf(r *rtnl.Route, addrs []rtnl.Addr) netip.Prefix {
+	for _, a := range addrs {
+		if a.Link == r.Link && a.Proto == Proto && !r.Via.IsValid() && (a.Prefix.Masked() == r.Dst || r.Src == a.Prefix.Addr()) {
+			return a.Prefix
+		}
+	}
+	return netip.Prefix{}
 }
 
 func names(links []rtnl.Link) func(int) string {

@@ -99,7 +99,7 @@ func (p Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err err
 	if err := j.address(ctx, res, &u); err != nil {
 		return nil, err
 	}
-	if err := j.ensureGateways(ctx, br, res); err != nil {
+	if err := j.ensureGateways(ctx, br, pair.Host.Index, res); err != nil {
 		return nil, err
 	}
 	mac := j.podMAC(res)

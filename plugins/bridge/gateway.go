@@ -70,7 +70,7 @@ func (j *job) onWire(gw netip.Addr, res *cni.Result) bool {
 }
 
 // ensureGateways puts the gateways on the bridge, or on the device of its VLAN, and lets the node forward.
-func (j *job) ensureGateways(ctx context.Context, br bridge.State, res *cni.Result) error {
+func (j *job) ensureGateways(ctx context.Context, br bridge.State, port int, res *cni.Result) error {
 	if !j.IsGateway || len(res.IPs) == 0 {
 		return nil
 	}
@@ -84,6 +84,7 @@ func (j *job) ensureGateways(ctx context.Context, br bridge.State, res *cni.Resu
 		j.gateways = j.gatewaysOn(gw.Index, gw.Name)
 		res.Interfaces = append(res.Interfaces, cni.Interface{Name: gw.Name, MAC: gw.MAC.String(), MTU: gw.MTU})
 	}
+	j.gateways.Port = port
 	var err error
 	if j.added, err = j.gateways.Ensure(ctx, j.ForceAddress, want...); err != nil {
 		if errors.Is(err, bridge.ErrConflict) {

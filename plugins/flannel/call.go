@@ -1,6 +1,7 @@
 package flannel
 
 import (
+	"encoding/json"
 	"errors"
 	"io/fs"
 
@@ -46,6 +47,9 @@ func (c *conf) present(r *cni.Request) (call, error) {
 // made is the call as the attachment was made with; without a record of it, as subnet.env has it now.
 func (c *conf) made(r *cni.Request) (call, error) {
 	if d, ok := c.record(r).read(); ok {
+		if r.Verb == cni.DEL {
+			c.renew(d)
+		}
 		return c.call(r, d)
 	}
 	to, err := c.present(r)
@@ -57,6 +61,20 @@ func (c *conf) made(r *cni.Request) (call, error) {
 		return call{}, err
 	}
 	return c.call(r, d)
+}
+
+// renew puts the ranges of this node as they are now in the place of those of a record, where they are known. Nothing of
+// the attachment needs them, and a bridge sees by them which of its gateways are former ones.
+func (c *conf) renew(d object) {
+	var ipam object
+	env, err := flannel.ReadSubnetEnv(c.SubnetFile)
+	if err != nil || json.Unmarshal(d["ipam"], &ipam) != nil || ipam["ranges"] == nil {
+		return
+	}
+	if now, err := c.ipam(&env); err == nil {
+		ipam["ranges"] = now["ranges"]
+		_ = d.put("ipam", ipam)
+	}
 }
 
 // forGC is what the delegate is asked. It must not take for garbage what valid attachments need, such as SNAT, so that

@@ -40,6 +40,8 @@ type conf struct {
 	IPMasqBackend string         `json:"ipMasqBackend"`
 	IPMasqExcept  []netip.Prefix `json:"ipMasqExcept"`
 
+	now *view // for DEL and GC: what the delegate may take for configured; nil: not known
+
 	least bool // the configuration is broken, and only the delegate was read
 }
 

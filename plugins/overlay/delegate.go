@@ -118,6 +118,9 @@ func (c *conf) fillIPAM(r *cni.Request, d object, v *view) error {
 	if err := i.fill("type", hostLocal); err != nil {
 		return err
 	}
+	if v == nil {
+		v = c.now
+	}
 	var kind string
 	_ = sparse.Unmarshal(i["type"], &kind) // the delegate says what is wrong
 	if v != nil && r.Kind(kind) == hostLocal {

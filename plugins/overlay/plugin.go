@@ -177,6 +177,21 @@ func (j *job) claim(ctx context.Context) (release func(), err error) {
 	return nil, err
 }
 
+// lookNow finds out this machine's ranges where they are known, so that the bridge sees which gateways are former ones. Nothing
+// else of DEL and GC needs them.
+func (j *job) lookNow() {
+	if j.Kind(j.delegateType()) != "bridge" || j.least {
+		return
+	}
+	v, err := j.look(j.Request, j.host)
+	if err == nil {
+		_, err = j.pools(&v)
+	}
+	if err == nil {
+		j.now = &v
+	}
+}
+
 func (j *job) forDelegate(verb cni.Verb, v *view, mtu int) (*cni.Request, error) {
 	conf, err := j.delegateConf(j.Request, v, mtu)
 	if err != nil {
@@ -197,6 +212,7 @@ func (Plugin) Del(ctx context.Context, r *cni.Request) error {
 		return err
 	}
 	defer j.close()
+	j.lookNow()
 	to, err := j.forDelegate(cni.DEL, nil, 0)
 	if err != nil {
 		return err
@@ -301,6 +317,7 @@ func (Plugin) GC(ctx context.Context, r *cni.Request) error {
 		return err
 	}
 	defer j.close()
+	j.lookNow()
 	to, err := j.forDelegate(cni.GC, nil, 0)
 	if err != nil {
 		return err
