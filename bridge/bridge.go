@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -147,6 +148,42 @@ func own(ns *netns.NS, device string) error {
 		return nil // a kernel without IPv6
 	}
 	return err
+}
+
+// MinMTU6 is the least MTU, in bytes, of a device that bears IPv6 addresses (RFC 8200, section 5): below it the kernel drops
+// them, and does not give them back.
+const MinMTU6 = 1280
+
+// Widen gives a device of ours, a bridge or the VLAN device of one, an MTU, in bytes, with which it can bear IPv6 addresses.
+// The kernel keeps the MTU of a bridge at the least of its ports', so that the host ends of pods that are too narrow get it
+// too; the pods' ends keep theirs. Only where another port, or a person, makes the bridge narrow it is set for good.
+func Widen(ctx context.Context, ns *netns.NS, device string, mtu int) error {
+	c, err := rtnl.Open(ns)
+	if err != nil {
+		return err
+	}
+	l, err := c.LinkByName(device)
+	if err != nil {
+		return err
+	}
+	ends, err := c.Links("veth")
+	if err != nil {
+		return err
+	}
+	var msgs []*rtnl.Msg
+	for _, e := range ends {
+		pod := e.Master == l.Index && strings.HasPrefix(e.Alias, "cniblocks/")
+		if e.MTU < MinMTU6 && (pod || l.Kind == "veth" && e.Index == l.Peer && e.Peer == l.Index) {
+			msgs = append(msgs, rtnl.SetLink(rtnl.Set{Index: e.Index, MTU: mtu}))
+		}
+	}
+	if err := errors.Join(ctx.Err(), c.Do(msgs...)); err != nil {
+		return err
+	}
+	if l, err = c.LinkByName(device); err == nil && l.MTU < MinMTU6 {
+		err = c.Do(rtnl.SetLink(rtnl.Set{Index: l.Index, MTU: mtu}))
+	}
+	return errors.Join(err, own(ns, device)) // the kernel had taken IPv6 from it
 }
 
 // Get returns the bridge of that name. None is [io/fs.ErrNotExist], a device of another kind [ErrNotBridge].

@@ -4,6 +4,7 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -87,6 +88,9 @@ func (p Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err err
 		return nil, config(err, bridge.ErrNotBridge)
 	}
 	u.Push(j.withdraw) // comes after the pair is gone
+	if err := j.checkWidth(br); err != nil {
+		return nil, err
+	}
 	pair, err := j.attach(ctx, br, &u)
 	if err != nil {
 		return nil, err
@@ -94,7 +98,7 @@ func (p Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err err
 	res := &cni.Result{Interfaces: []cni.Interface{
 		{Name: br.Name, MAC: br.MAC.String(), MTU: br.MTU},
 		{Name: pair.Host.Name, MAC: pair.Host.MAC.String(), MTU: pair.Host.MTU},
-		{Name: pair.Pod.Name, MTU: pair.Host.MTU, Sandbox: r.NetNS},
+		{Name: pair.Pod.Name, MTU: cmp.Or(j.MTU, pair.Host.MTU), Sandbox: r.NetNS},
 	}}
 	if err := j.address(ctx, res, &u); err != nil {
 		return nil, err
@@ -132,8 +136,12 @@ func (p Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err err
 
 // attach makes the pair: the exclusive step that guards all others.
 func (j *job) attach(ctx context.Context, br bridge.State, u *undo.Stack) (veth.Pair, error) {
+	mtu, err := j.hostMTU(br)
+	if err != nil {
+		return veth.Pair{}, err
+	}
 	pair, err := veth.CreateOn(ctx, veth.Pair{
-		Host:  veth.End{NS: j.host, Name: veth.HostName(j.Network, j.ContainerID, j.IfName), MTU: j.MTU},
+		Host:  veth.End{NS: j.host, Name: veth.HostName(j.Network, j.ContainerID, j.IfName), MTU: mtu},
 		Pod:   veth.End{NS: j.pod, Name: j.IfName, MTU: j.MTU, MAC: j.mac},
 		Alias: j.alias, Hairpin: j.HairpinMode, Isolated: j.PortIsolation,
 	}, br.Index)
@@ -187,6 +195,9 @@ func (j *job) complete(res *cni.Result) error {
 	for i := range res.IPs {
 		ip := &res.IPs[i]
 		ip.Interface = 2
+		if err := j.checkMTU(ip.Address.Addr()); err != nil {
+			return err
+		}
 		if !ip.Gateway.IsValid() && j.IsGateway {
 			ip.Gateway = firstHost(ip.Address)
 			if ip.Gateway == ip.Address.Addr() || !ip.Address.Contains(ip.Gateway) {

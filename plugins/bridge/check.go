@@ -123,7 +123,8 @@ func (j *job) checkProperties(p present, br bridge.State) error {
 		f.add(prev.MAC != p.pod.MAC.String(), "interface %s in %s has MAC %s; prevResult says %s", j.IfName, j.NetNS, p.pod.MAC, prev.MAC)
 	}
 	if h := p.host; h.Index != 0 {
-		f.add(j.MTU != 0 && h.MTU != j.MTU, "%s has MTU %d; want %d", h.Name, h.MTU, j.MTU)
+		kept := j.MTU < bridge.MinMTU6 && h.MTU >= bridge.MinMTU6 // see hostMTU
+		f.add(j.MTU != 0 && h.MTU != j.MTU && !kept, "%s has MTU %d; want %d", h.Name, h.MTU, j.MTU)
 		f.add(h.Port.Isolated != j.PortIsolation, "%s has port isolation %v; want %v", h.Name, h.Port.Isolated, j.PortIsolation)
 		f.add(h.Port.Hairpin != j.HairpinMode, "%s has hairpin mode %v; want %v", h.Name, h.Port.Hairpin, j.HairpinMode)
 		f.add(!p.reference && h.Alias != j.alias, "%s has the alias %q; want %q", h.Name, h.Alias, j.alias)

@@ -262,6 +262,11 @@ func (c *conf) readPools(r *cni.Request) error {
 		pools = append(pools, ipam.Pool{c.IPAM.first})
 	}
 	pools = append(pools, c.IPAM.ranges...)
+	for _, r := range slices.Concat(pools...) {
+		if err := c.checkMTU(r.Subnet.Addr()); err != nil {
+			return err
+		}
+	}
 	canonical, err := ipam.Canonical(pools...)
 	if err != nil {
 		return cni.Errorf(cni.ErrConfig, "netconf: key \"ipam\": %w", err)

@@ -75,10 +75,16 @@ func (j *job) ensureGateways(ctx context.Context, br bridge.State, port int, res
 		return nil
 	}
 	want, families := gatewaysOf(res)
+	if err := j.widen(ctx, br, families); err != nil {
+		return err
+	}
 	j.gateways = j.gatewaysOn(br.Index, br.Name)
 	if j.VLAN != 0 {
 		gw, err := bridge.VLANGateway(ctx, j.host, br, j.port.VLAN, "cniblocks/"+j.Network, j.PreserveDefaultVLAN)
 		if err != nil {
+			return err
+		}
+		if err := j.widen(ctx, bridge.State{Name: gw.Name, MTU: gw.MTU, Ours: true}, families); err != nil {
 			return err
 		}
 		j.gateways = j.gatewaysOn(gw.Index, gw.Name)

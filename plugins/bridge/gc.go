@@ -22,7 +22,11 @@ func (p Plugin) Status(ctx context.Context, r *cni.Request) error {
 		return notAvailable(err)
 	}
 	defer j.close()
-	if _, err := bridge.Get(ctx, j.host, j.Bridge); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	br, err := bridge.Get(ctx, j.host, j.Bridge)
+	if err == nil {
+		err = j.checkWidth(br)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return notAvailable(err)
 	}
 	if _, err = j.openSNAT(ctx); err != nil {
