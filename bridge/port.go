@@ -94,13 +94,18 @@ func CheckPort(_ context.Context, ns *netns.NS, index int, p Port) error {
 	want := p.vlans()
 	for _, v := range want {
 		if !slices.Contains(have, v) {
-			return fmt.Errorf("bridge port %d is not in VLAN %d as configured: it has %v", index, v.ID, have)
+			return fmt.Errorf("bridge port %s is not in VLAN %s as configured: it has %v", portName(c, index), v, have)
 		}
 	}
 	if extra := len(have) - len(want); !p.KeepDefault && extra != 0 {
-		return fmt.Errorf("bridge port %d is in %d VLANs more than configured: it has %v", index, extra, have)
+		return fmt.Errorf("bridge port %s is in %d VLANs more than configured: it has %v", portName(c, index), extra, have)
 	}
 	return nil
+}
+
+func portName(c *rtnl.Conn, index int) string {
+	l, _ := c.LinkByIndex(index)
+	return l.Name
 }
 
 // VLANGateway makes the device <bridge>.<vlan>, by which the node has a foot in one VLAN of the bridge, and returns its

@@ -180,8 +180,8 @@ func ruleFaults(want, have []nft.Rule) (wrong []string) {
 			}
 		}
 		if n != 1 {
-			wrong = append(wrong, fmt.Sprintf("%d rules instead of 1 with comment %q in chain %s of table %s do: %s", n, w.Comment,
-				postrouting, inet().Title(), text))
+			wrong = append(wrong, fmt.Sprintf("%d rules instead of 1 with comment %q in chain %s of table %s masquerade set %s", n, w.Comment,
+				postrouting, inet().Title(), w.Exprs.Set()))
 		}
 	}
 	return wrong

@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -58,6 +60,31 @@ func marked(l rtnl.Link) []string {
 	return strings.Split(names, "+")
 }
 
+// otherParameters says in which parameters a device differs from what is wanted.
+func otherParameters(have, want rtnl.Tunnel) string {
+	h, w := reflect.ValueOf(have), reflect.ValueOf(want)
+	if have == nil || h.Type() != w.Type() {
+		return "it is of another kind than " + want.Kind()
+	}
+	var differ []string
+	for i := range h.NumField() {
+		if a, b := parameter(h.Field(i)), parameter(w.Field(i)); a != b {
+			differ = append(differ, fmt.Sprintf("%s is %s in place of %s", h.Type().Field(i).Name, a, b))
+		}
+	}
+	if len(differ) == 0 {
+		return "it is of another kind than " + want.Kind()
+	}
+	return strings.Join(differ, ", ")
+}
+
+func parameter(v reflect.Value) string {
+	if a, ok := v.Interface().(netip.Addr); ok && !a.IsValid() {
+		return "none"
+	}
+	return fmt.Sprint(v.Interface())
+}
+
 // ensureDevices makes the wanted devices what they should be, without their addresses. It returns all links as they are
 // then, and whether something that was there is gone with what stood on it.
 func (n *Node) ensureDevices(ctx context.Context, want []device) (links []rtnl.Link, err error) {
@@ -79,7 +106,7 @@ func (n *Node) ensureDevices(ctx context.Context, want []device) (links []rtnl.L
 		}
 		if l.Tunnel() != d.tunnel {
 			if d.shared && len(marked(l)) > 1 {
-				return nil, fmt.Errorf("device %s has other parameters (%+v) than are wanted (%+v), and other networks use it: %s", d.name, l.Tunnel(), d.tunnel, l.Alias)
+				return nil, fmt.Errorf("device %s has other parameters than are wanted (%s), and other networks use it: %s", d.name, otherParameters(l.Tunnel(), d.tunnel), l.Alias)
 			}
 			msgs = append(msgs, rtnl.DelLinkIndex(l.Index))
 			remade = append(remade, d)

@@ -88,7 +88,7 @@ func (n *Node) checkDevices() ([]rtnl.Link, error) {
 			continue
 		}
 		if t := links[i].Tunnel(); t != d.tunnel {
-			errs = append(errs, fmt.Errorf("device %s has other parameters (%+v) than are wanted (%+v)", d.name, t, d.tunnel))
+			errs = append(errs, fmt.Errorf("device %s has other parameters than are wanted: %s", d.name, otherParameters(t, d.tunnel)))
 			continue
 		}
 		if s, differs := n.mend(links[i], d, links); differs {
@@ -222,10 +222,11 @@ func (n *Node) diff(links []rtnl.Link) (c changes, refused []error, err error) {
 	if n.list == nil {
 		return c, nil, nil
 	}
-	conflict := func(what fmt.Stringer, r netip.Prefix, there string) {
-		refused = append(refused, &Refused{n.ownerOf(r), fmt.Errorf("%s cannot be set: %s stands in the way; remove it", what, there)})
-	}
 	name := names(links)
+	conflict := func(what fmt.Stringer, owner string, there string) {
+		text := fmt.Sprintf("%s cannot be set: a foreign %s stands in the way; remove it", what, there)
+		refused = append(refused, &Refused{owner, errors.New(rtnl.WithNames(text, name))})
+	}
 	c.setRoute, c.delRoute = n.want.routes.compare(judge[netip.Prefix, rtnl.Route]{
 		ours:     n.owns,
 		same:     sameRoute,
@@ -236,7 +237,7 @@ func (n *Node) diff(links []rtnl.Link) (c changes, refused []error, err error) {
 					w.Dst, name(h.Link), gw, w.Dst)})
 				return
 			}
-			conflict(w, w.Dst, fmt.Sprintf("a foreign %s on %s (protocol %d)", h, name(h.Link), h.Proto))
+			conflict(w, n.ownerOf(w.Dst), fmt.Sprintf("%s (protocol %d)", h, h.Proto))
 		},
 	}, ours, n.rivals(foreign))
 	c.setNeigh, c.delNeigh = n.want.neighs.compare(judge[neighKey, rtnl.Neigh]{
@@ -244,7 +245,7 @@ func (n *Node) diff(links []rtnl.Link) (c changes, refused []error, err error) {
 		same:     sameNeigh,
 		replaces: func(h, w *rtnl.Neigh) bool { return true },
 		conflict: func(h, w *rtnl.Neigh) {
-			conflict(w, netip.PrefixFrom(w.IP, w.IP.BitLen()), fmt.Sprintf("a foreign %s on %s", h, name(h.Link)))
+			conflict(w, n.ownerOf(netip.PrefixFrom(w.IP, w.IP.BitLen())), h.String())
 		},
 	}, k.neighs)
 	c.setFDB, c.delFDB = n.want.fdbs.compare(judge[fdbKey, rtnl.FDB]{
@@ -255,7 +256,7 @@ func (n *Node) diff(links []rtnl.Link) (c changes, refused []error, err error) {
 		same:     sameFDB,
 		replaces: func(h, w *rtnl.FDB) bool { return h.MAC != (rtnl.MAC{}) },
 		conflict: func(h, w *rtnl.FDB) {
-			refused = append(refused, &Refused{n.endOf(w.Dst), fmt.Errorf("%s cannot be set: a foreign %s on %s stands in the way; remove it", w, h, name(h.Link))})
+			conflict(w, n.endOf(w.Dst), h.String())
 		},
 	}, k.fdbs)
 	c.setTunnel, c.delTunnel = n.want.tunnel.compare(judgeTunnel, k.tunnel)
@@ -285,7 +286,7 @@ func names(links []rtnl.Link) func(int) string {
 				return l.Name
 			}
 		}
-		return fmt.Sprintf("link %d", i)
+		return ""
 	}
 }
 

@@ -222,7 +222,7 @@ func (n *Node) Check(context.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(append(append(c.words(), n.cutOff()), refused...)...)
+	return errors.Join(append(append(c.words(names(links)), n.cutOff()), refused...)...)
 }
 
 // apply writes the difference, what is new before what goes.

@@ -186,14 +186,14 @@ func spread[V any](all []V) iter.Seq[*V] {
 }
 
 // words are the difference for a person.
-func (c *changes) words() []error {
+func (c *changes) words(name func(int) string) []error {
 	var errs []error
 	say(&errs, "%v is missing or different", c.mtu)
 	if c.tunnelDevice {
 		errs = append(errs, errors.New("the WireGuard device has another key or port"))
 	}
 	for _, a := range c.setAddr {
-		errs = append(errs, fmt.Errorf("address %s of link %d is missing", a.Prefix, a.Link))
+		errs = append(errs, fmt.Errorf("address %s of link #%d is missing", a.Prefix, a.Link))
 	}
 	say(&errs, "%v is missing or different", c.setFDB)
 	say(&errs, "%v is missing or different", c.setNeigh)
@@ -204,10 +204,13 @@ func (c *changes) words() []error {
 	say(&errs, "%v is there and should not be", c.delFDB)
 	say(&errs, "%v is there and should not be", c.delTunnel)
 	for _, a := range c.delAddr {
-		errs = append(errs, fmt.Errorf("address %s of link %d is there and should not be", a.Prefix, a.Link))
+		errs = append(errs, fmt.Errorf("address %s of link #%d is there and should not be", a.Prefix, a.Link))
 	}
 	for _, l := range c.delLink {
 		errs = append(errs, fmt.Errorf("link %s is there and should not be", l.Name))
+	}
+	for i, err := range errs {
+		errs[i] = errors.New(rtnl.WithNames(err.Error(), name))
 	}
 	return errs
 }

@@ -259,6 +259,16 @@ func (x Exprs) Jumps() string {
 	return ""
 }
 
+// Set is the first set that the rule looks into, "" if there is none.
+func (x Exprs) Set() string {
+	for _, e := range each(x.raw) {
+		if getStr(e, unix.NFTA_EXPR_NAME) == "lookup" {
+			return getStr(get(e, unix.NFTA_EXPR_DATA), unix.NFTA_LOOKUP_SET)
+		}
+	}
+	return ""
+}
+
 // Has reports whether the expressions of other stand in the rule, one after the other.
 func (x Exprs) Has(other Exprs) bool { return strings.Contains(x.String(), other.String()) }
 

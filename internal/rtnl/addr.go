@@ -4,7 +4,6 @@ package rtnl
 
 import (
 	"net/netip"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,7 +34,7 @@ func DelAddr(a Addr) *Msg { return addrMsg(unix.RTM_DELADDR, 0, "delete", a) }
 
 func addrMsg(typ, flags uint16, verb string, a Addr) *Msg {
 	ip := a.Prefix.Addr()
-	m := newMsg(typ, flags, verb+" address "+a.Prefix.String()+" of link "+strconv.Itoa(a.Link),
+	m := newMsg(typ, flags, verb+" address "+a.Prefix.String()+" of link "+index(a.Link),
 		ifaddr(family(ip), uint8(a.Prefix.Bits()), a.Flags, a.Scope, a.Link))
 	m.ip(unix.IFA_LOCAL, ip)
 	m.ip(unix.IFA_ADDRESS, ip)
@@ -50,7 +49,7 @@ func addrMsg(typ, flags uint16, verb string, a Addr) *Msg {
 
 // Addrs lists the addresses of a link, of both families; those of all links if it is 0.
 func (c *Conn) Addrs(link int) ([]Addr, error) {
-	m := newMsg(unix.RTM_GETADDR, 0, "list addresses of link "+strconv.Itoa(link), ifaddr(0, 0, 0, 0, link))
+	m := newMsg(unix.RTM_GETADDR, 0, "list addresses", ifaddr(0, 0, 0, 0, link))
 	return dump(c, m, func(b []byte) (Addr, bool, error) {
 		a, ok := parseAddr(b)
 		return a, ok && (link == 0 || a.Link == link), nil

@@ -44,7 +44,7 @@ func (c *Conn) Stream(msgs iter.Seq[*Msg]) error {
 	var errs []error
 	flush := func() {
 		if err := c.flush(); err != nil {
-			errs = append(errs, err)
+			errs = append(errs, c.named(err))
 		}
 	}
 	for m := range msgs {

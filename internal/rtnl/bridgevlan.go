@@ -3,8 +3,8 @@
 package rtnl
 
 import (
-	"fmt"
 	"slices"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,19 +16,31 @@ type VLAN struct {
 	Untagged bool // frames leave without a tag
 }
 
+// String is the VLAN in the words of bridge(8).
+func (v VLAN) String() string {
+	s := strconv.Itoa(int(v.ID))
+	if v.PVID {
+		s += " PVID"
+	}
+	if v.Untagged {
+		s += " untagged"
+	}
+	return s
+}
+
 // AddVLANs puts a bridge port into VLANs, which are best sorted: neighbours of one kind are one range to the kernel. self
 // addresses the bridge device itself.
-func AddVLANs(index int, self bool, vlans ...VLAN) *Msg {
-	return vlanMsg(unix.RTM_SETLINK, "add", index, self, vlans)
+func AddVLANs(link int, self bool, vlans ...VLAN) *Msg {
+	return vlanMsg(unix.RTM_SETLINK, "add", link, self, vlans)
 }
 
 // DelVLANs takes a bridge port out of VLANs.
-func DelVLANs(index int, self bool, vlans ...VLAN) *Msg {
-	return vlanMsg(unix.RTM_DELLINK, "delete", index, self, vlans)
+func DelVLANs(link int, self bool, vlans ...VLAN) *Msg {
+	return vlanMsg(unix.RTM_DELLINK, "delete", link, self, vlans)
 }
 
-func vlanMsg(typ uint16, verb string, index int, self bool, vlans []VLAN) *Msg {
-	m := newMsg(typ, 0, fmt.Sprintf("%s VLANs of port %d", verb, index), ifinfo(unix.AF_BRIDGE, index, 0, 0))
+func vlanMsg(typ uint16, verb string, link int, self bool, vlans []VLAN) *Msg {
+	m := newMsg(typ, 0, verb+" VLANs of port "+index(link), ifinfo(unix.AF_BRIDGE, link, 0, 0))
 	m.nest(unix.IFLA_AF_SPEC, func() {
 		if self {
 			m.u16(bridgeFlags, bridgeFlagsSelf)
@@ -64,11 +76,11 @@ func (m *Msg) vlan(flags uint16, v VLAN) {
 
 // VLANs lists the VLANs of one bridge port, or of a bridge, sorted (RTM_GETVLAN, Linux 5.6). A link that is not there is
 // [io/fs.ErrNotExist].
-func (c *Conn) VLANs(index int) ([]VLAN, error) {
+func (c *Conn) VLANs(link int) ([]VLAN, error) {
 	about := make([]byte, 8) // struct br_vlan_msg
 	about[0] = unix.AF_BRIDGE
-	native.PutUint32(about[4:], uint32(index))
-	m := newMsg(rtmGetVLAN, 0, fmt.Sprintf("list VLANs of port %d", index), about)
+	native.PutUint32(about[4:], uint32(link))
+	m := newMsg(rtmGetVLAN, 0, "list VLANs of port "+index(link), about)
 	parts, err := dump(c, m, func(b []byte) ([]VLAN, bool, error) {
 		if len(b) < len(about) {
 			return nil, false, nil

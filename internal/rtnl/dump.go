@@ -75,7 +75,7 @@ func dumpInto[T any](old []T, c *Conn, m *Msg, parse func(v *T, body []byte) (ke
 			err = fmt.Errorf("%s: the kernel's state changed during each of %d dumps", m.op, dumpRetries)
 		}
 		if err != nil {
-			return nil, err
+			return nil, c.named(err)
 		}
 		return all, nil
 	}

@@ -3,7 +3,6 @@
 package rtnl
 
 import (
-	"fmt"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -39,10 +38,10 @@ type Port struct {
 	Hairpin, Isolated, Learning, Flood, NeighSuppress bool
 }
 
-func ifinfo(family uint8, index int, flags, change uint32) []byte {
+func ifinfo(family uint8, link int, flags, change uint32) []byte {
 	b := make([]byte, unix.SizeofIfInfomsg)
 	b[0] = family
-	native.PutUint32(b[4:], uint32(index))
+	native.PutUint32(b[4:], uint32(link))
 	native.PutUint32(b[8:], flags)
 	native.PutUint32(b[12:], change)
 	return b
@@ -54,8 +53,8 @@ func (c *Conn) LinkByName(name string) (Link, error) {
 }
 
 // LinkByIndex finds an interface. None of that index is [io/fs.ErrNotExist].
-func (c *Conn) LinkByIndex(index int) (Link, error) {
-	m := newMsg(unix.RTM_GETLINK, 0, "find link "+strconv.Itoa(index), ifinfo(0, index, 0, 0))
+func (c *Conn) LinkByIndex(i int) (Link, error) {
+	m := newMsg(unix.RTM_GETLINK, 0, "find the link of index "+strconv.Itoa(i), ifinfo(0, i, 0, 0))
 	m.u32(unix.IFLA_EXT_MASK, filterSkipStats)
 	return c.getLink(m, "")
 }
@@ -199,7 +198,7 @@ func SetLink(s Set) *Msg {
 	}
 	who := s.Name
 	if who == "" {
-		who = fmt.Sprint(s.Index)
+		who = index(s.Index)
 	}
 	m := newMsg(unix.RTM_NEWLINK, 0, "change link "+who, ifinfo(0, s.Index, flags, change))
 	if s.Name != "" {
@@ -241,8 +240,8 @@ func DelLink(name string) *Msg {
 }
 
 // DelLinkIndex removes an interface by index.
-func DelLinkIndex(index int) *Msg {
-	return newMsg(unix.RTM_DELLINK, 0, "delete link "+strconv.Itoa(index), ifinfo(0, index, 0, 0))
+func DelLinkIndex(i int) *Msg {
+	return newMsg(unix.RTM_DELLINK, 0, "delete link "+index(i), ifinfo(0, i, 0, 0))
 }
 
 // DelLinkGroup removes all interfaces of a group at once, which costs little more than one. An empty group is

@@ -75,8 +75,8 @@ func (c *Conn) OnlyDefaultRules() (bool, error) {
 }
 
 // GetLinkIndex asks for an interface by index; got is called with it. None of that index is [io/fs.ErrNotExist].
-func GetLinkIndex(index int, got func(Link)) *Msg {
-	m := newMsg(unix.RTM_GETLINK, 0, "find link "+strconv.Itoa(index), ifinfo(0, index, 0, 0))
+func GetLinkIndex(i int, got func(Link)) *Msg {
+	m := newMsg(unix.RTM_GETLINK, 0, "find the link of index "+strconv.Itoa(i), ifinfo(0, i, 0, 0))
 	m.u32(unix.IFLA_EXT_MASK, filterSkipStats)
 	m.reply = func(body []byte) { got(parseLink(body)) }
 	return m

@@ -75,7 +75,7 @@ func (c *Conn) Neighs(link int) ([]Neigh, error) { return c.NeighsInto(nil, link
 
 // NeighsInto is Neighs into a slice whose values are no longer needed.
 func (c *Conn) NeighsInto(old []Neigh, link int) ([]Neigh, error) {
-	m := newMsg(unix.RTM_GETNEIGH, 0, fmt.Sprintf("list neighbours of link %d", link), ndmsg(0, 0, 0, 0))
+	m := newMsg(unix.RTM_GETNEIGH, 0, "list neighbours of link "+index(link), ndmsg(0, 0, 0, 0))
 	m.u32(unix.NDA_IFINDEX, uint32(link))
 	return dumpInto(old, c, m, func(n *Neigh, b []byte) (bool, error) {
 		*n = parseNeigh(b)
@@ -168,7 +168,7 @@ func (c *Conn) FDBs(link int) ([]FDB, error) { return c.FDBsInto(nil, link) }
 
 // FDBsInto is FDBs into a slice whose values are no longer needed.
 func (c *Conn) FDBsInto(old []FDB, link int) ([]FDB, error) {
-	m := newMsg(unix.RTM_GETNEIGH, 0, fmt.Sprintf("list FDB entries of link %d", link), ndmsg(unix.AF_BRIDGE, link, 0, 0))
+	m := newMsg(unix.RTM_GETNEIGH, 0, "list FDB entries of link "+index(link), ndmsg(unix.AF_BRIDGE, link, 0, 0))
 	return dumpInto(old, c, m, func(f *FDB, b []byte) (ok bool, err error) {
 		*f, ok = parseFDB(b)
 		return ok && f.Link == link, nil
