@@ -58,7 +58,7 @@ func (c *Conn) Addrs(link int) ([]Addr, error) {
 
 // AddrsIn lists the addresses of all links in the namespace that a link's PeerNS names, without entering it (Linux 4.20).
 func (c *Conn) AddrsIn(peerNS int) ([]Addr, error) {
-	m := newMsg(unix.RTM_GETADDR, 0, "list addresses of namespace "+strconv.Itoa(peerNS-1), ifaddr(0, 0, 0, 0, 0))
+	m := newMsg(unix.RTM_GETADDR, 0, "list addresses of another namespace", ifaddr(0, 0, 0, 0, 0))
 	m.u32(ifaTargetNetNSID, uint32(peerNS-1))
 	return dump(c, m, func(b []byte) (Addr, bool, error) {
 		a, ok := parseAddr(b)
