@@ -4,7 +4,6 @@ package overlay
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -92,7 +91,7 @@ func (w *wireguard) plan(n *Node, p *peer.Peer, to *plan) error {
 		key = p.V6.PublicKey
 	}
 	if key == (peer.PublicKey{}) {
-		return errors.New("it has no public key: run \"cniblocks wireguard pubkey\" there, and state what it prints as \"publicKey\"")
+		return fmt.Errorf("it has no public key: run \"cniblocks wireguard pubkey %s\" there, and state what it prints as \"publicKey\"", n.o.Network)
 	}
 	if own := w.key.public(); key == own {
 		return fmt.Errorf("its public key %s is this node's own: a copied machine keeps its original's; remove %s on one of them", key, keyFile(w.KeyDir, n.o.Network))

@@ -138,7 +138,7 @@ func TestWireGuardNamesWhatAPeerLacks(t *testing.T) {
 	calls.V4.Addr, calls.V6.Addr = netip.Addr{}, netip.Addr{}
 	err := n.net.Set(t.Context(), c.peers())
 	require.Len(t, overlay.OnlyRefused(err), 2, "%v", err)
-	require.ErrorContains(t, err, `peer "b": it has no public key: run "cniblocks wireguard pubkey"`)
+	require.ErrorContains(t, err, `peer "b": it has no public key: run "cniblocks wireguard pubkey pods"`)
 	require.ErrorContains(t, err, `peer "c": its public key `+n.V4.PublicKey.String()+" is this node's own")
 	require.Equal(t, map[string]string{calls.V4.PublicKey.String(): "10.244.4.0/24 fd00:10:244:4::/64"}, n.wg(t), "one without an endpoint may call")
 	require.NotContains(t, err.Error(), "private")

@@ -12,7 +12,7 @@ var elsewhere = []struct{ page, begins, dir, why string }{
 	{"", "make bench", "test/bench", "measures for an hour"},
 	{"", "make crash", "test/crash", ""},
 	{"", "make soak", "test/soak", ""},
-	{"", "make outage", "agent", ""},
+	{"", "make outage", "test/agent", ""},
 	{"", "make fuzz", "ipam", "each target runs its corpus with the tests of its package"},
 	{"", "make image", "test/runtimes", ""},
 	{"", "kubectl ", "test/kube", "needs a cluster"},

@@ -39,6 +39,7 @@ func pages(t *testing.T) (names []string) {
 
 var (
 	span    = regexp.MustCompile("`([^`]+)`")
+	lower   = regexp.MustCompile(`^[a-z-]`)
 	comment = regexp.MustCompile(`\s+#( .*|$)`)
 	remark  = regexp.MustCompile(`\S(\s{3,}\S.*)$`) // in a block of no language: a column with what the command does
 )
@@ -47,9 +48,10 @@ var (
 var programs = strings.Fields(`apt-get bridge cat cniblocks cp curl echo etcdctl ethtool go install ip iptables kubectl ls make mkdir nft ping
 	podman printf rm sudo sysctl systemctl tracepath wg`)
 
-// notCommands begin with the name of a program and are something else.
+// notCommands begin with the name of a program and are something else; so is cniblocks before a word that no command is
+// called, which is a comment of the firewall.
 var notCommands = []string{"cniblocks agent", "cniblocks install", "cniblocks overlay up",
-	"cniblocks overlay down", "cniblocks wireguard pubkey", "cniblocks cleanup", "bridge cniblocks", "bridge nat", "ip nat", "ip filter", "cniblocks NETWORK", "cniblocks <network>", "cniblocks NETWORK pod OWNER"}
+	"cniblocks overlay down", "cniblocks wireguard pubkey", "cniblocks cleanup", "bridge cniblocks", "bridge nat", "ip nat", "ip filter"}
 
 func commandsOf(t *testing.T, page string) (all []command) {
 	t.Helper()
@@ -71,7 +73,11 @@ func commandsOf(t *testing.T, page string) (all []command) {
 			continue
 		}
 		for _, m := range span.FindAllStringSubmatch(strings.ReplaceAll(line, `\|`, "|"), -1) {
-			if words := strings.Fields(m[1]); len(words) > 1 && slices.Contains(programs, words[0]) && !slices.Contains(notCommands, m[1]) {
+			words := strings.Fields(m[1])
+			if len(words) < 2 || words[0] == "cniblocks" && !lower.MatchString(words[1]) {
+				continue
+			}
+			if slices.Contains(programs, words[0]) && !slices.Contains(notCommands, m[1]) {
 				all = append(all, command{text: m[1]})
 			}
 		}
