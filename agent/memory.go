@@ -89,13 +89,11 @@ func (r *runner) lastNetwork() (last peer.Network, err error) {
 	if err := json.Unmarshal(b, &m); err != nil {
 		return last, err
 	}
-	if err := json.Unmarshal(m.Network, &last); err != nil {
-		return last, err
-	}
-	if last.Peers == nil {
+	if m.Network == nil {
 		return last, errors.New("no list is in it")
 	}
-	return last, nil
+	last, _, err = peer.Parse(m.Network) // one peer that an earlier version took is no reason to do without all
+	return last, err
 }
 
 // saveNow writes the file in one step.

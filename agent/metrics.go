@@ -4,7 +4,9 @@ package agent
 
 import (
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -49,6 +51,14 @@ func (a *Agent) metrics() []byte {
 	p.gauge("cniblocks_source_up", "1 if the source of peers answers.", b2f(s.Source.Up))
 	p.gauge("cniblocks_source_lag_seconds", "For how long the source has been failing.", s.Source.Lag)
 	p.counter("cniblocks_source_lists_total", "Lists that the source has given.", float64(s.Source.Lists))
+	p.head("cniblocks_source_left_out", "gauge", "Entries of the source that are left out, by the key that is wrong.")
+	k.with(func() {
+		for _, key := range slices.Sorted(maps.Keys(k.outByKey)) {
+			p.b = fmt.Appendf(p.b, "cniblocks_source_left_out{key=%q} %d\n", key, k.outByKey[key])
+		}
+	})
+	p.counter("cniblocks_peers_joined_total", "Nodes that have joined since the first list.", float64(k.joins.Load()))
+	p.counter("cniblocks_peers_left_total", "Nodes that have left since the first list.", float64(k.leaves.Load()))
 	p.gauge("cniblocks_source_from_disk", "1 if the peers are those that an earlier agent left.", b2f(s.Source.FromDisk))
 	if a.Calls != nil {
 		p.counter("cniblocks_source_calls_total", "Calls to the store.", float64(a.Calls()))

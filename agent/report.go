@@ -43,13 +43,17 @@ func (r *runner) report() {
 
 // tellRefused puts the peers that are left out into the status.
 func (r *runner) tellRefused() {
-	const most = 100
 	refused := slices.Clone(r.odd)
 	for _, c := range *r.nets.Load() {
 		refused = append(refused, c.refused...)
 	}
-	r.st.with(func() { r.st.s.Refused = refused[:min(len(refused), most)] })
+	r.news(r.refused, refused, "a peer is left out", "a peer is no longer left out")
+	r.refused = refused
+	r.st.with(func() { r.st.s.Refused = refused[:min(len(refused), mostTold)] })
 }
+
+// mostTold is how many of what is left out the status tells.
+const mostTold = 100
 
 // lives reports whether the loop has come around lately.
 func (k *statusKeeper) lives() bool {

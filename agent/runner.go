@@ -43,6 +43,9 @@ type runner struct {
 	list     []peer.Peer // the last good one; nil before the first
 	ill      bool        // the source reported trouble last
 	odd      []string    // why peers of it are left out
+	refused  []string    // the same, and why the tunnels leave others out
+	out      []string    // why entries of the source are not on it
+	warned   []string    // what else the source says of entries
 	prefixes []netip.Prefix
 	held     bool // the Registrar said that the ranges are this node's
 	lost     error
@@ -307,20 +310,23 @@ func (r *runner) watchSource(ctx context.Context) {
 
 // take is a list of the source.
 func (r *runner) take(peers []peer.Peer, prefixes []netip.Prefix, err error) {
-	r.st.sourceSays(err)
-	if err != nil {
-		r.log.Warn("the source of peers reports", "error", err)
+	down, out := peer.Report(err)
+	r.st.sourceSays(down)
+	r.leaveOut(out)
+	if down != nil {
+		r.log.Warn("the source of peers reports", "error", down)
 	} else if r.ill {
 		poke(r.ask)
 		if r.clerk != nil {
 			poke(r.clerk.ask)
 		}
 	}
-	r.ill = err != nil
+	r.ill = down != nil
 	if peers == nil {
 		return
 	}
 	r.st.lists.Add(1)
+	r.compare(r.list, peers)
 	if s, ok := r.Source.(recycler); ok {
 		s.Recycle(r.list)
 	}

@@ -51,8 +51,10 @@ type SourceStatus struct {
 	Up       bool       `json:"up"`
 	Lag      float64    `json:"lagSeconds"` // for how long it has been failing; 0: it is not
 	Error    string     `json:"error,omitempty"`
-	Lists    int64      `json:"lists"`    // that it has given
-	FromDisk bool       `json:"fromDisk"` // the peers are those of an earlier agent
+	Lists    int64      `json:"lists"`                // that it has given
+	LeftOut  int        `json:"leftOut"`              // entries of it that are unusable
+	Why      []string   `json:"leftOutWhy,omitempty"` // the first hundred
+	FromDisk bool       `json:"fromDisk"`             // the peers are those of an earlier agent
 	Expiry   *time.Time `json:"leaseExpiry,omitempty"`
 }
 
@@ -89,6 +91,7 @@ var harmless = map[trouble]bool{troubleSource: true, troublePublish: true, troub
 // statusKeeper is written by the agent's goroutines and read by those who ask.
 type statusKeeper struct {
 	lists, lostEvents, losses, firewalls, errors atomic.Int64
+	joins, leaves                                atomic.Int64
 	byEvent, byLost, byResync                    atomic.Int64
 	sets, setNanos, lastSet                      atomic.Int64
 	routes                                       atomic.Int64 // that were counted last
@@ -101,6 +104,8 @@ type statusKeeper struct {
 	toldOnce  bool
 	needsTold bool // there is a Registrar
 	disk      bool
+	out       []string
+	outByKey  map[string]int // how many entries are left out for a wrong value of that key
 	cause     string
 	causeLost bool
 	beat      time.Time
@@ -261,7 +266,10 @@ func (a *Agent) Status() Status {
 	s.LastSet = time.Duration(k.lastSet.Load()).Seconds()
 	s.Repairs.Event, s.Repairs.Lost, s.Repairs.Resync = k.byEvent.Load(), k.byLost.Load(), k.byResync.Load()
 	s.Source = SourceStatus{Name: a.SourceName, Up: k.lists.Load() > 0 && k.wrong[troubleSource] == "", Error: k.wrong[troubleSource],
-		Lists: k.lists.Load(), FromDisk: k.disk}
+		Lists: k.lists.Load(), FromDisk: k.disk, Why: slices.Clone(k.out)}
+	for _, n := range k.outByKey {
+		s.Source.LeftOut += n
+	}
 	switch {
 	case k.wrong[troubleSource] != "":
 		s.Source.Lag = time.Since(k.bad[troubleSource]).Seconds()

@@ -224,11 +224,6 @@ func (r *runner) each(f func(*carrier) error) error {
 		for _, p := range refused {
 			said = append(said, p.Error())
 		}
-		if !slices.Equal(said, c.refused) {
-			for _, s := range said[:min(len(said), 10)] {
-				r.log.Warn("a peer is left out", "why", s)
-			}
-		}
 		c.refused = said
 	}
 	r.tellRefused()

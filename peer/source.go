@@ -13,8 +13,8 @@ type Source interface {
 	// it started lives on then. It never ends because of trouble with the store, however long.
 	//
 	// A list is always what holds now, valid by [Network.Sift], and the caller's to keep. An error beside it is a report:
-	// the store cannot be reached or read, so that the list is the last good one, or some of its peers are unusable and
-	// left out ([Problems] is in the chain then). The same trouble is reported once, its end by a nil error. A nil list
+	// the store cannot be reached or read, so that the list is the last good one, or some of its entries are unusable and
+	// left out, which [Report] tells apart. The same trouble is reported once, its end by a nil error. A nil list
 	// comes with an error alone: nothing has been learned yet, and nothing may be concluded from it. An empty list that
 	// is not nil says that there are no peers.
 	//
@@ -47,3 +47,35 @@ type Registrar interface {
 
 // ErrLost says that this node's ranges are no longer its own.
 var ErrLost = errors.New("the ranges are no longer this node's")
+
+// LeftOut is the part of a report that is about single entries: those that are not on the list, and warnings. The store that
+// they are in is well.
+type LeftOut struct {
+	Where    string // they stand
+	Problems Problems
+}
+
+// Error has a line for each entry.
+func (l *LeftOut) Error() string { return l.Where + ": " + l.Problems.Error() }
+
+// Unwrap gives the problems to [errors.As].
+func (l *LeftOut) Unwrap() error { return l.Problems }
+
+// Report parts what a [Source] reports beside a list: down says why the store cannot be reached or read, nil if it can; out is
+// what is wrong with single entries.
+func Report(err error) (down error, out Problems) {
+	switch e := err.(type) { //nolint:errorlint // one that is wrapped is about more than entries
+	case *LeftOut:
+		return nil, e.Problems
+	case interface{ Unwrap() []error }:
+		var rest []error
+		for _, inner := range e.Unwrap() {
+			d, o := Report(inner)
+			rest, out = append(rest, d), append(out, o...)
+		}
+		if len(out) > 0 {
+			return errors.Join(rest...), out
+		}
+	}
+	return err, nil
+}

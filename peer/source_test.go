@@ -212,3 +212,29 @@ func TestALossIsToldWithItsReasonAndAnEndIsNone(t *testing.T) {
 	require.ErrorIs(t, err, peer.ErrLost)
 	require.EqualError(t, err, "10.244.0.0/24 is nobody's: the ranges are no longer this node's")
 }
+
+func TestAReportTellsEntriesThatAreLeftOutFromAStoreThatIsDown(t *testing.T) {
+	t.Parallel()
+	down := errors.New("no answer")
+	out := peer.Problems{{Peer: "lease README", Key: "key", Value: "README", Reason: "names no range", Remedy: "delete it"}}
+	left := &peer.LeftOut{Where: "etcd", Problems: out}
+	for _, c := range []struct {
+		err, down error
+		out       peer.Problems
+	}{
+		{nil, nil, nil},
+		{down, down, nil},
+		{left, nil, out},
+		{errors.Join(left), nil, out},
+		{fmt.Errorf("%w; the last list is kept", down), fmt.Errorf("%w; the last list is kept", down), nil},
+		{errors.Join(down, left), errors.Join(down), out},
+		{fmt.Errorf("the document: %w", out), fmt.Errorf("the document: %w", out), nil}, // as a whole
+	} {
+		gotDown, gotOut := peer.Report(c.err)
+		require.Equal(t, fmt.Sprint(c.down), fmt.Sprint(gotDown))
+		require.Equal(t, c.out, gotOut)
+	}
+	var problems peer.Problems
+	require.ErrorAs(t, errors.Join(down, left), &problems)
+	require.EqualError(t, left, "etcd: lease README: key README names no range: delete it")
+}

@@ -125,6 +125,13 @@ func tell(out io.Writer, s agent.Status) {
 	}
 	line("mtu", "%d", s.MTU)
 	line("source", "%s", sourceLine(s.Source))
+	for i, why := range s.Source.Why {
+		if i == 10 {
+			line("", "... and more, see -o json")
+			break
+		}
+		line("", "%s", oneLine(why))
+	}
 	if s.Source.Expiry != nil {
 		line("lease", "expires in %s unless it is renewed", time.Until(*s.Source.Expiry).Round(time.Second))
 	}
@@ -155,6 +162,9 @@ func sourceLine(s agent.SourceStatus) string {
 		text += fmt.Sprintf(": fails for %.0f s, the last list stays", s.Lag)
 	default:
 		text += fmt.Sprintf(": up, lists: %d", s.Lists)
+	}
+	if s.LeftOut > 0 {
+		text += fmt.Sprintf("; entries left out: %d", s.LeftOut)
 	}
 	return text
 }

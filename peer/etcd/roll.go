@@ -3,6 +3,7 @@ package etcd
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"net/netip"
 	"slices"
@@ -30,6 +31,7 @@ type roll struct {
 	bits    [2]int        // length of the ranges of each family; mixed if they differ
 	clashes peer.Problems // among the entries
 	sick    int           // entries that are no peers by themselves
+	unfit   error         // why there is no list of them; the last one stays
 }
 
 const mixed = -1
@@ -232,7 +234,7 @@ func (r *roll) sift() bool {
 		return cmp.Or(cmp.Compare(a.created, b.created), cmp.Compare(a.key, b.key))
 	})
 	was := r.order
-	if r.order, r.clashes = all, nil; len(all) > peer.MaxPeers || !r.index() {
+	if r.order, r.clashes, r.unfit = all, nil, nil; len(all) > peer.MaxPeers || !r.index() {
 		r.order, r.clashes = r.part(all, was)
 		r.index()
 	}
@@ -248,7 +250,8 @@ func (r *roll) part(all, was []*entry) ([]*entry, peer.Problems) {
 	}
 	net, problems, err := peer.Network{Peers: peers}.Sift()
 	if err != nil {
-		return was, peer.Problems{asProblem("", err)}
+		r.unfit = fmt.Errorf("etcd keys %s: %w", r.subnets, err)
+		return was, nil
 	}
 	clashes, _ := problems.Split()
 	good := make([]*entry, 0, len(net.Peers))

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,12 +56,12 @@ func (s *Store) tell(r *roll, t *teller, known, changed bool, outage error, yiel
 		}
 		return !t.news(false, err) || yield(nil, err)
 	}
-	err := outage
+	err := cmp.Or(outage, r.unfit)
 	if err != nil {
 		err = fmt.Errorf("%w; the last list with %d peers is kept", err, len(r.order))
 	}
 	if problems := r.problems(); len(problems) > 0 {
-		err = errors.Join(err, fmt.Errorf("etcd keys %s: %w", s.subnets(), problems))
+		err = errors.Join(err, &peer.LeftOut{Where: "etcd keys " + s.subnets(), Problems: problems})
 	}
 	return !t.news(changed, err) || yield(r.peers(s.spare()), err)
 }

@@ -120,7 +120,7 @@ func (st *state) complaint() error {
 	if len(st.doc.Problems) == 0 {
 		return nil
 	}
-	return fmt.Errorf("peers file %s: %w", st.path, st.doc.Problems)
+	return &peer.LeftOut{Where: "peers file " + st.path, Problems: st.doc.Problems}
 }
 
 func (st *state) tell(changed bool, errs ...error) bool {

@@ -43,11 +43,12 @@ func (s *Store) Watch(ctx context.Context) iter.Seq2[[]peer.Peer, error] {
 type member struct {
 	in      bool // it takes part
 	peer    peer.Peer
-	problem string // of a node that takes part and cannot be used
+	problem *peer.Problem // of a node that takes part and cannot be used
 }
 
 func (m member) equal(o member) bool {
-	return m.in == o.in && m.problem == o.problem && m.peer.Equal(o.peer)
+	same := m.problem == nil && o.problem == nil || m.problem != nil && o.problem != nil && *m.problem == *o.problem
+	return m.in == o.in && same && m.peer.Equal(o.peer)
 }
 
 func (s *Store) member(n *corev1.Node) member {
@@ -64,18 +65,18 @@ func (s *Store) member(n *corev1.Node) member {
 		p, err = l.Peer(n.Name)
 	}
 	if err != nil {
-		return member{in: true, problem: fmt.Sprintf("node %q: %v", n.Name, s.inAnnotations(err))}
+		return member{in: true, problem: s.inAnnotations(n.Name, err)}
 	}
 	return member{in: true, peer: p}
 }
 
-// inAnnotations gives a problem of a lease the name of the annotation that it stands in.
-func (s *Store) inAnnotations(err error) error {
-	var p *peer.Problem
-	if !errors.As(err, &p) {
-		return err
+// inAnnotations gives a problem of a lease the names of the node and of the annotation that it stands in.
+func (s *Store) inAnnotations(node string, err error) *peer.Problem {
+	q := peer.Problem{Key: "annotations", Reason: "are wrong: " + err.Error(), Remedy: "remove them"}
+	if p := (*peer.Problem)(nil); errors.As(err, &p) {
+		q = *p
 	}
-	q := *p
+	q.Peer = fmt.Sprintf("node %q", node)
 	for key, name := range map[string]string{
 		"BackendType": s.names.BackendType, "BackendData": s.names.BackendData, "BackendV6Data": s.names.BackendV6Data,
 	} {
@@ -142,22 +143,24 @@ func (s *Store) sift(last []peer.Peer, members map[string]member) ([]peer.Peer, 
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a, b))
 	})
 	all := make([]peer.Peer, 0, len(names))
-	var errs []error
+	var out peer.Problems
 	for _, name := range names {
 		switch m := members[name]; {
 		case !m.in:
-		case m.problem != "":
-			errs = append(errs, errors.New(m.problem))
+		case m.problem != nil:
+			out = append(out, m.problem)
 		default:
 			all = append(all, m.peer)
 		}
 	}
 	good, problems, err := peer.Network{Prefixes: s.config.Prefixes(), Peers: all}.Sift()
+	where := "nodes of " + s.client.server
 	if err != nil {
-		return last, errors.Join(append(errs, fmt.Errorf("nodes of %s: %w", s.client.server, err))...)
+		err = fmt.Errorf("%s: %w", where, err)
+		good.Peers = last
 	}
-	if err := problems.Err(); err != nil {
-		errs = append(errs, fmt.Errorf("nodes of %s: %w", s.client.server, err))
+	if out = append(out, problems...); len(out) > 0 {
+		err = errors.Join(err, &peer.LeftOut{Where: where, Problems: out})
 	}
-	return good.Peers, errors.Join(errs...)
+	return good.Peers, err
 }

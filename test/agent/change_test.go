@@ -119,6 +119,8 @@ func TestAnAddressThatComesWhileTheAgentLooksIsNotMissed(t *testing.T) {
 		require.NoError(t, err)
 	}
 	m := newWorld(t, 1).machines[0]
+	nstest.Link(t, nstest.End{NS: m.ns, Name: "way0", Addrs: []string{"198.51.100.1/24"}}, nstest.End{NS: nstest.New(t), Name: "far"})
+	in(t, m.ns, "ip route replace default via 198.51.100.2") // else there is no way to the peers without the address
 	m.byEtcd(s, 0).Endpoints = agent.Endpoints{Interface: regexp.MustCompile(`eth.*`)}
 	m.Resync = time.Hour
 	m.run()

@@ -4,6 +4,7 @@ package agent_test
 
 import (
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -327,6 +328,51 @@ func TestAPeerOfAnotherBackendAndABadLeaseCostNobodyElse(t *testing.T) {
 	require.Contains(t, in(t, m.ns, "ip route show proto 117"), "10.244.53.0/24")
 	require.Contains(t, strings.Join(m.Status().Refused, "\n"), "host-gw")
 	for _, key := range []string{"10.244.51.0-24", "10.244.52.0-24"} {
-		require.Contains(t, m.Status().Source.Error, key)
+		require.Contains(t, strings.Join(m.Status().Source.Why, "\n"), key)
 	}
+}
+
+func TestAnEntryOfTheSourceThatIsLeftOutIsCountedWithItsReasonAndTheSourceIsUp(t *testing.T) {
+	t.Parallel()
+	s := etcdtest.New(t)
+	s.Ctl(t, "put", configKey, configs["host-gw"])
+	w := newWorld(t, 2)
+	a, b := w.machines[0], w.machines[1]
+	a.byEtcd(s, 0)
+	said := a.logging(slog.LevelInfo)
+	path := filepath.Join(t.TempDir(), "agent.sock")
+	l, err := agent.Listen("unix:" + path)
+	require.NoError(t, err)
+	go func() { _ = a.Serve(t.Context(), l) }()
+	a.run()
+	a.ready()
+	s.Ctl(t, "put", subnetsKey+"README", "leases of nodes")
+	until(t, "the junk", func() bool { return a.Status().Source.LeftOut == 1 })
+	b.byEtcd(s, 0)
+	b.run()
+	b.ready()
+	until(t, "the peer", func() bool { return a.Status().Routes == 1 })
+	st := a.Status()
+	require.True(t, st.Ready)
+	require.Empty(t, st.Reasons)
+	require.True(t, st.Source.Up)
+	require.Zero(t, st.Source.Lag)
+	require.Empty(t, st.Source.Error)
+	require.Contains(t, st.Source.Why[0], `lease README: key "README" names no range`)
+	_, text := get(t, path, "/metrics")
+	for _, line := range []string{"cniblocks_source_up 1\n", "cniblocks_source_lag_seconds 0\n", "cniblocks_source_left_out{key=\"key\"} 1\n", "cniblocks_peers_joined_total 1\n"} {
+		require.Contains(t, text, line)
+	}
+	require.Equal(t, 1, strings.Count(said(), "an entry of the source is left out"), said())
+	require.Contains(t, said(), `"a peer has joined"`)
+
+	b.stop()
+	s.Ctl(t, "del", subnetsKey+"README")
+	s.Ctl(t, "del", subnetsKey+strings.ReplaceAll(b.Status().Ranges[0].String(), "/", "-"))
+	until(t, "both gone", func() bool { return a.Status().Routes == 0 && a.Status().Source.LeftOut == 0 })
+	require.Contains(t, said(), `"a peer has left" peer=192.0.2.12`)
+	require.Contains(t, said(), "an entry of the source is no longer left out")
+	_, text = get(t, path, "/metrics")
+	require.Contains(t, text, "cniblocks_peers_left_total 1\n")
+	require.NotContains(t, text, "cniblocks_source_left_out{")
 }

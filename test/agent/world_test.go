@@ -154,14 +154,17 @@ func (l testLog) Write(b []byte) (int, error) {
 }
 
 // saying has a prepared agent's log written down beside; it returns what it says of warnings and errors.
-func (m *machine) saying() func() string {
+func (m *machine) saying() func() string { return m.logging(slog.LevelWarn) }
+
+// logging is saying from a level on.
+func (m *machine) logging(from slog.Level) func() string {
 	var mu sync.Mutex
 	var b strings.Builder
 	m.Log = slog.New(slog.NewMultiHandler(m.Log.Handler(), slog.NewTextHandler(writer(func(p []byte) {
 		mu.Lock()
 		defer mu.Unlock()
 		b.Write(p)
-	}), &slog.HandlerOptions{Level: slog.LevelWarn})))
+	}), &slog.HandlerOptions{Level: from})))
 	return func() string {
 		mu.Lock()
 		defer mu.Unlock()
