@@ -122,6 +122,9 @@ func (p Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err err
 			return nil, err
 		}
 	}
+	if len(res.IPs) > 0 {
+		j.warnShared(br, res.IPs)
+	}
 	if j.DNS != nil {
 		res.DNS = *j.DNS
 	}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -266,4 +267,38 @@ func TestARouteWhoseNextHopIsOnNoWireIsAWarning(t *testing.T) {
 	require.Zero(t, ans.status, "%s", ans.out)
 	require.Contains(t, ans.errs, "the route to 10.6.0.0/16 leads to 10.99.0.1, which is in no subnet of this network")
 	require.Equal(t, 1, strings.Count(ans.errs, "the route to"), ans.errs)
+}
+
+func TestAFarGatewayIsThereForEveryPodHoweverManyComeAndGoAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	conf := w.conf(map[string]any{"ipam": w.leads("10.7.0.0/24 192.168.1.1", "fd00:7::/64 fd00:99::1"), "ipMasq": false})
+	const pods, rounds = 6, 8
+	said := make([]string, pods)
+	var all []*attachment
+	for i := range pods {
+		all = append(all, w.pod("p"+string(rune('0'+i))))
+	}
+	var wg sync.WaitGroup
+	for i, p := range all {
+		wg.Go(func() {
+			for range rounds {
+				ans := p.call(cni.ADD, conf)
+				if ans.status == 0 {
+					p.prev = ans.out
+					ans = p.check(conf)
+				}
+				if ans.status == 0 {
+					ans = p.call(cni.DEL, conf)
+				}
+				if ans.status != 0 {
+					said[i] = string(ans.out)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	require.Equal(t, make([]string, pods), said)
+	require.NotContains(t, nstest.Dump(w.node), "192.168.1.1")
 }

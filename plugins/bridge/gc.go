@@ -24,6 +24,7 @@ func (p Plugin) Status(ctx context.Context, r *cni.Request) error {
 	defer j.close()
 	br, err := bridge.Get(ctx, j.host, j.Bridge)
 	if err == nil {
+		j.warnShared(br, nil)
 		err = j.checkWidth(br)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -97,4 +97,3 @@ func TestAFormerGatewayOfAPodThatWentUnseenGoesWithGCAndWithTheNextADD(t *testin
 		})
 	}
 }
-
