@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -11,7 +12,7 @@ import (
 func laneOf(t *testing.T, name, events string) *lane {
 	t.Helper()
 	l := newLane(name)
-	require.NoError(t, l.read(strings.NewReader(events), io.Discard))
+	require.NoError(t, l.read(strings.NewReader(events), io.Discard, func(string) {}))
 	return l
 }
 
@@ -60,7 +61,7 @@ func printed(rep report) string {
 func TestATestThatOneLaneSkippedAndAnotherRanCountsOnceAsRun(t *testing.T) {
 	t.Parallel()
 	first := laneOf(t, "here", here)
-	require.Equal(t, []selection{{"m/a", "^(TestGRE)$"}}, wantVM(first))
+	require.Equal(t, []selection{{"m/a", "^(TestGRE)$"}}, wantVM(first, "m/a"))
 	rep := merge([]*lane{first, laneOf(t, "vm", vm)}, allow(t, "b TestHardware/* needs a card"), nil)
 	require.Empty(t, rep.failures)
 	require.Equal(t, 3, rep.passed)
@@ -123,7 +124,7 @@ func TestAPackageThatFailsWithoutAFailedTestIsAFailure(t *testing.T) {
 			t.Parallel()
 			var told strings.Builder
 			l := newLane("here")
-			require.NoError(t, l.read(strings.NewReader(events), &told))
+			require.NoError(t, l.read(strings.NewReader(events), &told, func(string) {}))
 			require.Contains(t, told.String(), "leaked: ")
 			failures := merge([]*lane{l}, nil, nil).failures
 			require.Len(t, failures, 1)
@@ -141,7 +142,7 @@ func TestATestThatNeverEndedHasFailedAndIsShown(t *testing.T) {
 {"Action":"run","Package":"m/a","Test":"TestHangs"}
 {"Action":"output","Package":"m/a","Test":"TestHangs","Output":"hanging\n"}
 {"Action":"output","Package":"m/a","Output":"killed\n"}
-{"Action":"fail","Package":"m/a"}`), &told))
+{"Action":"fail","Package":"m/a"}`), &told, func(string) {}))
 	require.Contains(t, told.String(), "hanging\ndid not end\n")
 	require.Contains(t, told.String(), "killed\n")
 	rep := merge([]*lane{l}, nil, nil)
@@ -165,7 +166,7 @@ func TestAnAllowanceWithoutAReasonIsRefused(t *testing.T) {
 
 func TestWhatIsNotAnEventIsAnError(t *testing.T) {
 	t.Parallel()
-	require.ErrorContains(t, newLane("here").read(strings.NewReader("go: no such flag"), io.Discard), "events of here")
+	require.ErrorContains(t, newLane("here").read(strings.NewReader("go: no such flag"), io.Discard, func(string) {}), "events of here")
 }
 
 func TestTheVirtualMachineIsAskedForNoMoreThanWaitsForIt(t *testing.T) {
@@ -179,7 +180,39 @@ func TestTheVirtualMachineIsAskedForNoMoreThanWaitsForIt(t *testing.T) {
 		r.output.WriteString("    a_test.go:7: lane: needs gre, " + inVM + "\n")
 		l.results[id{"m/a", name}] = r
 	}
-	require.Equal(t, []selection{{"m/a", "^(TestA)$/^(x)$"}, {"m/a", "^(TestB)$"}}, wantVM(l), "most tests first")
+	require.Equal(t, []selection{{"m/a", "^(TestB)$"}, {"m/a", "^(TestA)$/^(x)$"}}, wantVM(l, "m/a"))
+	require.Empty(t, wantVM(l, "m/b"))
+}
+
+func TestAPackageIsGivenToTheVirtualMachineAsSoonAsItHasEnded(t *testing.T) {
+	t.Parallel()
+	var ended []string
+	l := newLane("here")
+	g := (&suite{noVM: true}).newGuests(t.Context())
+	require.NoError(t, l.read(strings.NewReader(here), io.Discard, func(pkg string) {
+		ended = append(ended, pkg)
+		if pkg == "m/b" { // nothing there waits for it
+			g.take(l, pkg)
+		}
+	}))
+	require.Equal(t, []string{"m/a", "m/b"}, ended)
+	_, err := g.wait()
+	require.NoError(t, err)
+	g.take(l, "m/a")
+	_, err = g.wait()
+	require.ErrorContains(t, err, "-no-vm")
+}
+
+func TestTheTenSlowestTestsOfAllLanesAreToldWithoutSubtests(t *testing.T) {
+	t.Parallel()
+	var events strings.Builder
+	for i := range 12 {
+		fmt.Fprintf(&events, `{"Action":"pass","Package":"m/a","Test":"Test%d","Elapsed":%d}`, i, i)
+		fmt.Fprintf(&events, `{"Action":"pass","Package":"m/a","Test":"Test%d/sub","Elapsed":99}`, i)
+	}
+	rep := merge([]*lane{laneOf(t, "here", events.String()), laneOf(t, "vm", `{"Action":"pass","Package":"m/b","Test":"TestB","Elapsed":10.5}`)}, nil, nil)
+	require.Len(t, rep.slow, 10)
+	require.Contains(t, printed(rep), "\nSLOW    11.0 s in here: m/a Test11\nSLOW    10.5 s in vm: m/b TestB\nSLOW    10.0 s in here: m/a Test10\n")
 }
 
 func TestPackagesWhoseTestsNeedKubernetesAreParted(t *testing.T) {

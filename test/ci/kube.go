@@ -27,10 +27,10 @@ func (s *suite) split(ctx context.Context) (others, kube []string, err error) {
 	return others, kube, nil
 }
 
-// slow are the ends of the import paths of packages that take minutes.
-var slow = []string{"/test/soak", "/test/crash", "/peer/etcd"}
+// lengthy are the ends of the import paths of packages that take minutes, here or in the virtual machine.
+var lengthy = []string{"/test/crash", "/test/agent", "/overlay", "/test/soak", "/peer/etcd"}
 
-// parted reads lines of a package and what its tests import. The slow ones of the others come first, so that none of them
+// parted reads lines of a package and what its tests import. The lengthy ones of the others come first, so that none of them
 // runs alone in the end.
 func parted(list string) (others, kube []string) {
 	var first []string
@@ -42,7 +42,7 @@ func parted(list string) (others, kube []string) {
 		switch {
 		case slices.ContainsFunc(words[1:], func(w string) bool { return strings.HasSuffix(w, kubetest) }):
 			kube = append(kube, words[0])
-		case slices.ContainsFunc(slow, func(end string) bool { return strings.HasSuffix(words[0], end) }):
+		case slices.ContainsFunc(lengthy, func(end string) bool { return strings.HasSuffix(words[0], end) }):
 			first = append(first, words[0])
 		default:
 			others = append(others, words[0])

@@ -45,6 +45,7 @@ func (i id) compare(o id) int {
 
 type result struct {
 	outcome outcome // empty until the test has ended
+	elapsed float64 // in seconds
 	output  strings.Builder
 }
 
@@ -59,8 +60,8 @@ func newLane(name string) *lane {
 	return &lane{name: name, results: map[id]*result{}, builds: map[string]*strings.Builder{}}
 }
 
-// read takes events until r ends, and tells what has happened to each package when it is over.
-func (l *lane) read(r io.Reader, tell io.Writer) error {
+// read takes events until r ends, and tells what has happened to each package when it is over, ended as well.
+func (l *lane) read(r io.Reader, tell io.Writer, ended func(pkg string)) error {
 	d := json.NewDecoder(r)
 	for {
 		var e event
@@ -74,6 +75,7 @@ func (l *lane) read(r io.Reader, tell io.Writer) error {
 		l.add(e)
 		if e.Test == "" && e.Package != "" && (e.Action == "pass" || e.Action == "fail") {
 			l.tell(e, tell)
+			ended(e.Package)
 		}
 	}
 }
@@ -101,7 +103,7 @@ func (l *lane) add(e event) {
 	case "output":
 		r.output.WriteString(e.Output)
 	case "pass", "fail", "skip":
-		r.outcome = outcome(e.Action)
+		r.outcome, r.elapsed = outcome(e.Action), e.Elapsed
 	}
 	if e.FailedBuild != "" && l.builds[e.FailedBuild] != nil {
 		r.output.WriteString(l.builds[e.FailedBuild].String())

@@ -19,8 +19,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-
-	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -90,17 +88,23 @@ func (s *suite) run(ctx context.Context) (report, error) {
 	if len(kube) > 0 {
 		built = s.buildKube(ctx)
 	}
-	here := newLane("lane here")
+	ctx, cancel := context.WithCancel(ctx)
+	vms := s.newGuests(ctx)
+	defer vms.wait()
+	defer cancel()
+	var lanes []*lane
+	var missing, problems []string
 	if len(others) > 0 {
-		if here, err = s.lane(ctx, "here", nil, slices.Concat(args, others)); err != nil {
+		here, err := s.lane(ctx, "here", nil, slices.Concat(args, others), vms.take)
+		if err != nil {
 			return report{}, err
 		}
+		lanes = append(lanes, here)
 	}
-	lanes, missing, problems := []*lane{here}, []string{}, []string{}
 	if err := built(); err != nil {
 		missing, problems = s.cannot(missing, problems, "needs the programs of Kubernetes", err)
 	} else if len(kube) > 0 {
-		l, err := s.lane(ctx, "kube", nil, slices.Concat(args, kube))
+		l, err := s.lane(ctx, "kube", nil, slices.Concat(args, kube), vms.take)
 		if err != nil {
 			return report{}, err
 		}
@@ -109,13 +113,11 @@ func (s *suite) run(ctx context.Context) (report, error) {
 	if os.Geteuid() != 0 {
 		missing, problems = s.cannot(missing, problems, asRoot, errors.New("this is not root: tests ran in a user namespace, or not at all"))
 	}
-	if wanted := wantVM(here); len(wanted) > 0 {
-		vms, err := s.vmLanes(ctx, wanted)
-		if err != nil {
-			missing, problems = s.cannot(missing, problems, inVM, err)
-		}
-		lanes = append(lanes, vms...)
+	emulated, err := vms.wait()
+	if err != nil {
+		missing, problems = s.cannot(missing, problems, inVM, err)
 	}
+	lanes = append(lanes, emulated...)
 	rep := merge(lanes, allowed, missing)
 	for _, p := range problems {
 		rep.failures = append(rep.failures, failure{what: p})
@@ -138,40 +140,8 @@ func (s *suite) cannot(missing, problems []string, words string, err error) ([]s
 	return append(missing, words), problems
 }
 
-// vmLanes runs what is wanted in the virtual machine, one boot for each package, two at a time. The binaries are static,
-// and without the race detector: emulation is slow enough.
-func (s *suite) vmLanes(ctx context.Context, wanted []selection) ([]*lane, error) {
-	if s.noVM {
-		return nil, errors.New("left out by -no-vm")
-	}
-	bin, err := filepath.Abs(s.vm)
-	if err != nil {
-		return nil, err
-	}
-	build := exec.CommandContext(ctx, "go", "build", "-o", bin, "./test/vm")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("go build ./test/vm: %w\n%s", err, out)
-	}
-	check := exec.CommandContext(ctx, bin, "-check")
-	check.Stdout, check.Stderr = os.Stdout, os.Stdout
-	if err := check.Run(); err != nil {
-		return nil, fmt.Errorf("%s -check: %w", s.vm, err)
-	}
-	lanes := make([]*lane, len(wanted))
-	var g errgroup.Group
-	g.SetLimit(2)
-	for i, w := range wanted {
-		g.Go(func() (err error) {
-			lanes[i], err = s.lane(ctx, fmt.Sprint("vm-", i), []string{"CGO_ENABLED=0"}, []string{"-timeout=30m", "-exec=" + bin, "-run=" + w.run, w.pkg})
-			return err
-		})
-	}
-	err = g.Wait()
-	return lanes, err
-}
-
-func (s *suite) lane(ctx context.Context, name string, env, args []string) (*lane, error) {
+// lane runs go test, and says which package has ended.
+func (s *suite) lane(ctx context.Context, name string, env, args []string, ended func(l *lane, pkg string)) (*lane, error) {
 	l := newLane("lane " + name)
 	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json", "-count=1"}, args...)...)
 	cmd.Env = append(os.Environ(), env...)
@@ -190,7 +160,7 @@ func (s *suite) lane(ctx context.Context, name string, env, args []string) (*lan
 	if err := cmd.Start(); err != nil {
 		return l, err
 	}
-	readErr := l.read(io.TeeReader(stdout, events), os.Stdout)
+	readErr := l.read(io.TeeReader(stdout, events), os.Stdout, func(pkg string) { ended(l, pkg) })
 	err = cmd.Wait()
 	if readErr != nil {
 		return l, readErr

@@ -2,9 +2,9 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"io"
-	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -68,34 +68,52 @@ type report struct {
 	failures []failure
 	skips    []skip
 	notes    []string
+	slow     []slow
+}
+
+// slow is a test, not a subtest, in one lane.
+type slow struct {
+	seconds float64
+	lane    string
+	id
+}
+
+// slowest are the ten slowest tests of all lanes.
+func slowest(lanes []*lane) (all []slow) {
+	for _, l := range lanes {
+		for key, r := range l.results {
+			if key.test != "" && !strings.Contains(key.test, "/") {
+				all = append(all, slow{r.elapsed, l.name, key})
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b slow) int { return cmp.Or(cmp.Compare(b.seconds, a.seconds), a.compare(b.id)) })
+	return all[:min(10, len(all))]
 }
 
 // selection is what the virtual machine is to run of a package: a pattern for -run.
 type selection struct{ pkg, run string }
 
-// wantVM selects the tests that wait for the virtual machine, and as little besides them as patterns allow: emulation is
-// slow. Whole tests and subtests of a package are two selections. The one of most tests comes first, for two run at a time
-// and it is the other processor that is idle while the last one ends.
-func wantVM(l *lane) []selection {
-	whole, nested := map[string][]string{}, map[string][]string{}
-	for _, key := range l.tests("") {
+// wantVM selects the tests of a package that wait for the virtual machine, and as little besides them as patterns allow:
+// emulation is slow. Whole tests and subtests are two selections.
+func wantVM(l *lane, pkg string) (all []selection) {
+	var whole, nested []string
+	for _, key := range l.tests(pkg) {
 		r := l.results[key]
 		if r.outcome != skipped || !strings.Contains(r.reason(), inVM) {
 			continue
 		}
 		if strings.Contains(key.test, "/") {
-			nested[key.pkg] = append(nested[key.pkg], key.test)
+			nested = append(nested, key.test)
 		} else {
-			whole[key.pkg] = append(whole[key.pkg], key.test)
+			whole = append(whole, key.test)
 		}
 	}
-	var all []selection
-	for _, tests := range []map[string][]string{whole, nested} {
-		for _, pkg := range slices.Sorted(maps.Keys(tests)) {
-			all = append(all, selection{pkg, pattern(tests[pkg])})
+	for _, tests := range [][]string{whole, nested} {
+		if len(tests) > 0 {
+			all = append(all, selection{pkg, pattern(tests)})
 		}
 	}
-	slices.SortStableFunc(all, func(a, b selection) int { return len(b.run) - len(a.run) })
 	return all
 }
 
@@ -122,7 +140,7 @@ func pattern(tests []string) string {
 // merge counts each test once: failed if it failed in any lane, else passed if it passed in one. missing are the words
 // of skips whose lane could not run, which is allowed outside of CI.
 func merge(lanes []*lane, allowed []*allowance, missing []string) report {
-	var rep report
+	rep := report{slow: slowest(lanes)}
 	var ids []id
 	for _, l := range lanes {
 		ids = append(ids, l.tests("")...)
@@ -180,6 +198,9 @@ func (rep *report) count(key id, lanes []*lane, allowed []*allowance, missing []
 // are tests and everything else that must not be, so that it says "0 failed" exactly when all is well.
 func (rep *report) print(w io.Writer) {
 	fmt.Fprintf(w, "\n%d tests run\n", rep.passed+rep.failedTests())
+	for _, t := range rep.slow {
+		fmt.Fprintf(w, "SLOW %7.1f s in %s: %s\n", t.seconds, t.lane, t.id)
+	}
 	for _, n := range rep.notes {
 		fmt.Fprintln(w, "NOTE", n)
 	}
