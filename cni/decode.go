@@ -137,6 +137,9 @@ func words(t reflect.Type) string {
 	case reflect.String:
 		return "a string"
 	case reflect.Slice, reflect.Array:
+		if t.Name() != "" || t.Elem().Kind() == reflect.Slice { // a type with a name, a pool of ranges, is itself in a list
+			return "a list of lists"
+		}
 		return "a list"
 	}
 	return "an object"

@@ -37,6 +37,12 @@ func (r *Request) Delegate(typ string) (Plugin, error) {
 	case linked.p != nil:
 		return linked, nil
 	}
+	for _, dir := range r.Path {
+		if st, err := os.Stat(filepath.Join(dir, typ)); err == nil {
+			return nil, Errorf(ErrNotAvailable, "delegate %q: %s is not a program that may be executed (mode %s): make it one with 'chmod +x', or install the plugin anew",
+				typ, filepath.Join(dir, typ), st.Mode())
+		}
+	}
 	return nil, Errorf(ErrNotAvailable, "delegate %q is neither linked in nor in CNI_PATH (%s): install it there or correct the key \"type\"",
 		typ, strings.Join(r.Path, ", "))
 }

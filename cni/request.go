@@ -62,6 +62,9 @@ func (r *Request) checkEnvironment() error {
 	if !ValidIfName(r.IfName) {
 		return Errorf(ErrEnvironment, "CNI_IFNAME=%q; want at most 15 bytes without '/', ':', '%%' and white space", clip(r.IfName))
 	}
+	if r.Verb != DEL && reserved(r.IfName) {
+		return Errorf(ErrEnvironment, "CNI_IFNAME=%s: the kernel keeps this name for the parameters of all interfaces; want another one", r.IfName)
+	}
 	if r.NetNS == "" && r.Verb != DEL {
 		return Errorf(ErrEnvironment, "CNI_NETNS is not set; want the path of the container's network namespace")
 	}
@@ -97,6 +100,9 @@ func ValidIfName(s string) bool {
 	return s != "" && len(s) <= 15 && s != "." && s != ".." && !strings.ContainsFunc(s, unicode.IsSpace) &&
 		!slices.ContainsFunc([]byte(s), func(c byte) bool { return c == '/' || c == ':' || c == '%' || c == 0 || c == 0xa0 })
 }
+
+// reserved reports whether the kernel makes no interface of that name: net/ipv4/conf has directories of it.
+func reserved(ifName string) bool { return ifName == "all" || ifName == "default" }
 
 func clip(s string) string {
 	if len(s) > 64 {

@@ -225,7 +225,7 @@ func (w wireIP) parse(interfaces int) (ip IP, err error) {
 		ip.Gateway = ip.Gateway.Unmap()
 	}
 	ip.Interface = NoInterface
-	if w.Interface != nil {
+	if w.Interface != nil && (interfaces > 0 || *w.Interface < 0) { // some IPAM plugins state one where there is none
 		ip.Interface = *w.Interface
 		if ip.Interface < 0 || ip.Interface >= interfaces {
 			return ip, Errorf(ErrDecode, "result: address %s names interface %d of %d", w.Address, ip.Interface, interfaces)

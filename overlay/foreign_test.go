@@ -46,7 +46,7 @@ func TestForeignObjectsStayAndOneInTheWayIsNamed(t *testing.T) {
 				require.Len(t, refused, 2, "%v", err)
 				require.ErrorContains(t, err, `peer "b": route 10.244.2.0/24`)
 				require.ErrorContains(t, err, "a foreign route 10.244.2.0/24 via 192.0.2.99")
-				require.ErrorContains(t, err, "on eth0 (protocol 4) stands in the way")
+				require.ErrorContains(t, err, "dev eth0 (protocol 4) stands in the way")
 				require.ErrorContains(t, err, `peer "c": route fd00:10:244:3::/64`)
 			}
 			require.Error(t, n.net.Check(t.Context()))

@@ -174,6 +174,14 @@ func ackError(op func() string, h header, body []byte) error {
 	return e
 }
 
+// First is the first refusal in an error of [Conn.Do], for messages of which each needs the one before.
+func First(err error) error {
+	for list, ok := err.(interface{ Unwrap() []error }); ok; list, ok = err.(interface{ Unwrap() []error }) {
+		err = list.Unwrap()[0]
+	}
+	return err
+}
+
 // Except drops from an error of [Conn.Do] the refusals that are one of the targets; nil if nothing remains.
 func Except(err error, targets ...error) error {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {

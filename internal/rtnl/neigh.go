@@ -67,7 +67,11 @@ func (n Neigh) Permanent() bool { return n.State&unix.NUD_PERMANENT != 0 }
 
 // String is the entry in the words of ip-neighbour(8).
 func (n Neigh) String() string {
-	return fmt.Sprintf("neighbour %s lladdr %s dev #%d", n.IP, n.MAC, n.Link)
+	mac := ""
+	if n.MAC != (MAC{}) {
+		mac = " lladdr " + n.MAC.String()
+	}
+	return fmt.Sprintf("neighbour %s%s dev #%d", n.IP, mac, n.Link)
 }
 
 // Neighs lists the entries of a link, of both families.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -84,6 +85,7 @@ func (p Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err err
 	defer u.OnError(ctx, &err)
 
 	br, err := bridge.Ensure(ctx, j.host, j.wanted(r.Network))
+	err = j.checkFiltering(br, err)
 	if err != nil {
 		return nil, config(err, bridge.ErrNotBridge)
 	}
@@ -137,6 +139,18 @@ func (p Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err err
 	return res, err
 }
 
+// checkFiltering names the key of VLANs where the kernel refused, or passed over, the wish for a bridge that filters them.
+func (j *job) checkFiltering(br bridge.State, err error) error {
+	if !j.wanted(j.Network).VLANFiltering || err == nil && br.VLANFiltering || err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+		return err
+	}
+	key := "vlan"
+	if j.VLAN == 0 {
+		key = "vlanTrunk"
+	}
+	return cni.Errorf(cni.ErrConfig, "netconf: key %q: this kernel has no VLAN filtering of bridges (CONFIG_BRIDGE_VLAN_FILTERING); use one that has, or remove the key", key)
+}
+
 // attach makes the pair: the exclusive step that guards all others.
 func (j *job) attach(ctx context.Context, br bridge.State, u *undo.Stack) (veth.Pair, error) {
 	mtu, err := j.hostMTU(br)
@@ -182,7 +196,12 @@ func (j *job) address(ctx context.Context, res *cni.Result, u *undo.Stack) error
 	}
 	got, err := j.ipam.Add(ctx, j.Request)
 	if err != nil {
-		return errors.Join(err, release(context.WithoutCancel(ctx)))
+		back := release(context.WithoutCancel(ctx))
+		var was, is syscall.Errno
+		if errors.As(err, &was) && errors.As(back, &is) && was == is {
+			back = nil // the same cause
+		}
+		return errors.Join(err, back)
 	}
 	u.Push(release)
 	if len(got.IPs) == 0 {

@@ -146,7 +146,9 @@ func (c *conf) checkKeys(*cni.Request) error {
 	bad := func(format string, a ...any) error { return cni.Errorf(cni.ErrConfig, "netconf: "+format, a...) }
 	switch {
 	case !cni.ValidIfName(c.Bridge):
-		return bad(`key "bridge" is %q; want an interface name of at most 15 bytes`, c.Bridge)
+		return bad(`key "bridge" is %q; want at most 15 bytes without '/', ':', '%%' and white space`, c.Bridge)
+	case c.Bridge == "all" || c.Bridge == "default":
+		return bad(`key "bridge" is %q, which the kernel keeps for the parameters of all interfaces; want another name`, c.Bridge)
 	case c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU):
 		return bad(`key "mtu" is %d; want %d to %d, or 0 for the kernel's choice`, c.MTU, minMTU, maxMTU)
 	case c.HairpinMode && c.PromiscMode:

@@ -14,6 +14,7 @@ import (
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/ipam"
 	"github.com/cniblocks/cniblocks/route"
+	"github.com/cniblocks/cniblocks/sysctl"
 )
 
 // checkGateway refuses a gateway that no host can have, or that the pod itself has.
@@ -96,7 +97,7 @@ func (j *job) ensureGateways(ctx context.Context, br bridge.State, port int, res
 		if errors.Is(err, bridge.ErrConflict) {
 			err = cni.Errorf(cni.ErrConfig, `netconf: keys "bridge" and "ipam": %w`, err)
 		}
-		return err
+		return j.withoutIPv6(err)
 	}
 	if len(j.added) > 0 && !br.Ours {
 		if err := bridge.PinMAC(ctx, j.host, br); err != nil {
@@ -109,6 +110,15 @@ func (j *job) ensureGateways(ctx context.Context, br bridge.State, port int, res
 		}
 	}
 	return route.Forward(ctx, j.host, families...)
+}
+
+// withoutIPv6 names the parameter by which IPv6 is switched off on the device of the gateways.
+func (j *job) withoutIPv6(err error) error {
+	key := "net/ipv6/conf/" + j.gateways.Name + "/disable_ipv6"
+	if v, e := sysctl.Get(j.host, key); e != nil || v != "1" {
+		return err
+	}
+	return cni.Errorf(cni.ErrConfig, "IPv6 is switched off on %s: set sysctl %s to 0, or remove the IPv6 range: %w", j.gateways.Name, key, err)
 }
 
 // withdraw takes back the gateways that this ADD added and no other pod uses.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -38,15 +39,19 @@ func (j *job) configure(ctx context.Context, pair veth.Pair, res *cni.Result, ma
 	for _, ip := range res.IPs {
 		msgs = append(msgs, j.newAddr(index, ip))
 	}
+	var routes []route.Route
 	for _, r := range res.Routes {
-		msgs = append(msgs, route.New(index, podRoute(r, res)))
+		if one := podRoute(r, res); !slices.Contains(routes, one) { // stated twice, it is one
+			routes = append(routes, one)
+			msgs = append(msgs, route.New(index, one))
+		}
 	}
 	if err := ctx.Err(); err != nil {
 		return mac, err
 	}
 	if len(msgs) > 0 {
 		if err := c.Do(msgs...); err != nil {
-			return mac, fmt.Errorf("configure %s in %s: %w", j.IfName, j.NetNS, err)
+			return mac, fmt.Errorf("configure %s in %s: %w", j.IfName, j.NetNS, rtnl.First(err))
 		}
 	}
 	if j.EnableDAD {

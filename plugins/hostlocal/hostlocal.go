@@ -6,8 +6,10 @@ package hostlocal
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
+	"syscall"
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/ipam"
@@ -58,7 +60,17 @@ func refusal(r *cni.Request, err error) error {
 	case errors.Is(err, ipam.ErrHeld), errors.Is(err, ipam.ErrTaken), errors.Is(err, ipam.ErrNotOffered):
 		code = cni.ErrConfig
 	}
-	return cni.Errorf(code, "network %q: %w", r.Network, err)
+	return cni.Errorf(code, "network %q: %w", r.Network, fullDisk(err))
+}
+
+// fullDisk names the key if no lease can be written.
+func fullDisk(err error) error {
+	for errno, is := range map[error]string{syscall.ENOSPC: "full", syscall.EDQUOT: "full for this user", syscall.EROFS: "read-only"} {
+		if errors.Is(err, errno) {
+			return fmt.Errorf("the file system of key \"ipam.dataDir\" is %s; make room there, or choose another directory: %w", is, err)
+		}
+	}
+	return err
 }
 
 // Del gives the leases back; it needs no ranges.
