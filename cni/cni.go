@@ -58,6 +58,7 @@ type Request struct {
 	IfName      string
 	Args        string   // CNI_ARGS as it came; see [Request.Arg]
 	Path        []string // CNI_PATH: where other plugins are
+	NodeNetNS   bool     // CNI_NETNS may be the node's own network namespace: CNI_NETNS_OVERRIDE is 1 or true
 
 	Version string // of the configuration; results are given in it
 	Network string // the configuration's name

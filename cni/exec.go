@@ -120,6 +120,9 @@ func (x executable) environment(r *Request, verb Verb) []string {
 			env = append(env, kv)
 		}
 	}
+	if r.NodeNetNS {
+		env = append(env, "CNI_NETNS_OVERRIDE=1")
+	}
 	return append(env, "CNI_COMMAND="+string(verb), "CNI_CONTAINERID="+r.ContainerID, "CNI_NETNS="+r.NetNS,
 		"CNI_IFNAME="+r.IfName, "CNI_ARGS="+r.Args, "CNI_PATH="+strings.Join(r.Path, string(filepath.ListSeparator)))
 }

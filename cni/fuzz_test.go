@@ -113,14 +113,15 @@ func FuzzArgs(f *testing.F) {
 			require.Equal(t, cni.ErrEnvironment, cni.CodeOf(err))
 			return
 		}
-		want := map[string]string{}
+		want, wrong := map[string]string{}, false
 		for _, pair := range strings.Split(args, ";") {
 			k, v, ok := strings.Cut(pair, "=")
-			require.Equal(t, pair != "", ok)
+			wrong = wrong || pair != "" && !ok
 			if _, before := want[k]; ok && !before {
 				want[k] = v
 			}
 		}
+		require.Equal(t, wrong, r.CheckArgs() != nil)
 		for k, v := range want {
 			got, ok := r.Arg(k)
 			require.True(t, ok)

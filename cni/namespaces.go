@@ -22,7 +22,7 @@ func (r *Request) Lend(node, pod *netns.NS) { r.lent = lent{r.NetNS, node, pod} 
 
 // Namespaces opens the network namespace of the node, that of the calling thread, and for ADD and CHECK the container's;
 // for the other verbs, which work without it, pod is nil. A container's namespace that is not there is an
-// [ErrUnknownContainer], one that is none, or the node's own, an [ErrEnvironment]. Both are to be closed.
+// [ErrUnknownContainer], one that is none, or the node's own without [Request.NodeNetNS], an [ErrEnvironment]. Both are to be closed.
 func (r *Request) Namespaces() (node, pod *netns.NS, err error) {
 	attach := r.Verb == ADD || r.Verb == CHECK
 	if l, ok := r.lent.(lent); ok && l.node.Check() == nil && (!attach || l.pod.Check() == nil && l.netNS == r.NetNS) {
@@ -40,8 +40,8 @@ func (r *Request) Namespaces() (node, pod *netns.NS, err error) {
 		err = Errorf(ErrUnknownContainer, "CNI_NETNS: %w", err)
 	case err != nil:
 		err = Errorf(ErrEnvironment, "CNI_NETNS: %w", err)
-	case pod.Same(node):
-		err = Errorf(ErrEnvironment, "CNI_NETNS=%s is the node's own network namespace; want the container's", clip(r.NetNS))
+	case pod.Same(node) && !r.NodeNetNS:
+		err = Errorf(ErrEnvironment, "CNI_NETNS=%s is the node's own network namespace; want the container's, or CNI_NETNS_OVERRIDE=1", clip(r.NetNS))
 	default:
 		return node, pod, nil
 	}

@@ -38,6 +38,15 @@ func TestTheNamespacesOfARequestAreThoseOfNodeAndContainer(t *testing.T) {
 			require.Nil(t, n)
 			require.Nil(t, p)
 		}
+		for value, taken := range map[string]bool{"1": true, "true": true, "TRUE": true, "0": false, "yes": false, "": false} {
+			n, p, err := request(t, cni.ADD, netconf, "CNI_NETNS=/proc/thread-self/ns/net", "CNI_NETNS_OVERRIDE="+value).Namespaces()
+			require.Equal(t, taken, err == nil, "%s: %v", value, err)
+			if taken {
+				require.True(t, p.Same(n), "the node's own, if it is to be")
+				require.NoError(t, p.Close())
+				require.NoError(t, n.Close())
+			}
+		}
 		return nil
 	}))
 }

@@ -2,6 +2,7 @@ package cni
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"path/filepath"
 	"slices"
@@ -21,6 +22,8 @@ func NewRequest(getenv func(string) string, in io.Reader) (*Request, error) {
 		IfName: getenv("CNI_IFNAME"), Args: getenv("CNI_ARGS"), Path: filepath.SplitList(getenv("CNI_PATH")),
 		warnings: &[]string{},
 	}
+	override := getenv("CNI_NETNS_OVERRIDE")
+	r.NodeNetNS = override == "1" || strings.EqualFold(override, "true")
 	if err := r.checkEnvironment(); err != nil {
 		return nil, err
 	}
@@ -70,6 +73,15 @@ func (r *Request) checkEnvironment() error {
 	}
 	if strings.IndexByte(r.NetNS, 0) >= 0 || len(r.NetNS) > 4095 {
 		return Errorf(ErrEnvironment, "CNI_NETNS=%q: not a path", clip(r.NetNS))
+	}
+	return nil
+}
+
+// CheckArgs fails if CNI_ARGS is not pairs of key and value. It is for plugins that read some, see [Request.Arg]: to others
+// it does not matter, nor does it to a verb other than ADD and CHECK, for what was added must go.
+func (r *Request) CheckArgs() error {
+	if r.Verb != ADD && r.Verb != CHECK {
+		return nil
 	}
 	for pair := range strings.SplitSeq(r.Args, ";") {
 		if pair != "" && !strings.Contains(pair, "=") {
@@ -153,7 +165,8 @@ func (r *Request) readConfig() error {
 	}
 	since := map[Verb]string{CHECK: "0.4.0", STATUS: "1.1.0", GC: "1.1.0"}[r.Verb]
 	if since != "" && !atLeast(c.Version, since) {
-		return Errorf(ErrVersion, "netconf: key \"cniVersion\" is %q; %s needs %s", c.Version, r.Verb, since)
+		return &Error{Code: ErrVersion, Msg: "config version does not allow " + string(r.Verb), // as the specification's library says it
+			Details: fmt.Sprintf("netconf: key \"cniVersion\" is %q; %s needs %s", c.Version, r.Verb, since)}
 	}
 	if r.Verb == GC {
 		if err := r.checkValid(); err != nil {

@@ -2,6 +2,7 @@ package cni_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -65,13 +66,36 @@ func TestAnEnvironmentThatIsWrongIsRefusedWithItsVariable(t *testing.T) {
 		{cni.CHECK, "CNI_NETNS", "CNI_NETNS is not set"},
 		{cni.ADD, "CNI_NETNS=/a\x00b", "not a path"},
 		{cni.ADD, "CNI_NETNS=/" + long, "not a path"},
-		{cni.ADD, "CNI_ARGS=IP", `CNI_ARGS: "IP" is no KEY=VALUE`},
-		{cni.ADD, "CNI_ARGS=A=1;" + long, "is no KEY=VALUE"},
 	} {
 		_, err := cni.NewRequest(environ(c.verb, c.changes), strings.NewReader(netconf))
 		require.ErrorContains(t, err, c.says)
 		require.Equal(t, cni.ErrEnvironment, cni.CodeOf(err), c.says)
 		require.Less(t, len(err.Error()), 400)
+	}
+}
+
+func TestCNIARGSIsRefusedOnlyByWhoReadsItAndOnlyWhereSomethingIsMade(t *testing.T) {
+	t.Parallel()
+	for args, says := range map[string]string{"IP": `CNI_ARGS: "IP" is no KEY=VALUE`, "A=1;" + strings.Repeat("x", 300): "is no KEY=VALUE"} {
+		for _, verb := range []cni.Verb{cni.ADD, cni.CHECK, cni.DEL, cni.STATUS, cni.GC} {
+			err := request(t, verb, netconf, "CNI_ARGS="+args).CheckArgs()
+			if verb != cni.ADD && verb != cni.CHECK {
+				require.NoError(t, err)
+				continue
+			}
+			require.ErrorContains(t, err, says)
+			require.Equal(t, cni.ErrEnvironment, cni.CodeOf(err))
+			require.Less(t, len(err.Error()), 400)
+		}
+	}
+}
+
+func TestAnErrorThatScriptsLookForBeginsAsThatOfTheSpecificationsLibrary(t *testing.T) {
+	t.Parallel()
+	for verb, since := range map[cni.Verb]string{cni.CHECK: "0.4.0", cni.STATUS: "1.1.0", cni.GC: "1.1.0"} {
+		_, err := cni.NewRequest(environ(verb), strings.NewReader(`{"cniVersion": "0.3.1", "name": "net"}`))
+		require.EqualError(t, err, fmt.Sprintf(`config version does not allow %s; netconf: key "cniVersion" is "0.3.1"; %[1]s needs %s`, verb, since))
+		require.Equal(t, cni.ErrVersion, cni.CodeOf(err))
 	}
 }
 

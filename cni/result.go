@@ -121,7 +121,7 @@ func (r *Result) Encode(version string) ([]byte, error) {
 		parsed, err = parsed.GetAsVersion(version)
 	}
 	if err != nil {
-		return nil, Errorf(ErrVersion, "result in CNI version %s: %w", version, err)
+		return nil, &Error{Code: ErrVersion, Msg: err.Error(), Details: fmt.Sprintf("the result has no form in CNI %s, which is the netconf's \"cniVersion\"", version), err: err}
 	}
 	return json.Marshal(parsed)
 }

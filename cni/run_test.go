@@ -134,7 +134,8 @@ func TestAnADDWhoseResultTheVersionCannotSayIsTakenBack(t *testing.T) {
 	p := fake{del: func(_ context.Context, r *cni.Request) error { dels = append(dels, r); return nil }}
 	a := run(t, p, environ(cni.ADD), `{"cniVersion": "0.2.0", "name": "net"}`)
 	require.Equal(t, []any{1, cni.ErrVersion}, []any{a.status, a.Code})
-	require.Contains(t, a.Msg, "result in CNI version 0.2.0")
+	require.Equal(t, "cannot convert: no valid IP addresses", a.Msg)
+	require.Contains(t, a.Details, "no form in CNI 0.2.0")
 	require.Len(t, dels, 1)
 	require.Equal(t, cni.DEL, dels[0].Verb)
 }

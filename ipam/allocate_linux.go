@@ -152,7 +152,7 @@ func (t *transaction) ownLeases() error {
 		t.known = t.known || len(slots) > 0
 		for _, e := range slots {
 			f, err := t.readLease(e.addr)
-			if errors.Is(err, fs.ErrNotExist) || err == nil && (f.kind != lease || f.owner != o) {
+			if errors.Is(err, fs.ErrNotExist) || err == nil && !f.of(o) {
 				continue
 			}
 			if err != nil {

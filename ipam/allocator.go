@@ -32,11 +32,11 @@ func assign(pools []Pool, wanted []netip.Addr) ([]netip.Addr, error) {
 		i := slices.IndexFunc(pools, func(p Pool) bool { _, ok := p.Range(a); return ok })
 		switch {
 		case i < 0:
-			return nil, fmt.Errorf("%s: %w: it is in no range of this network (%s)", a, ErrNotOffered, join(pools))
+			return nil, &NotOfferedError{a, "it is in no range of this network (" + join(pools) + ")"}
 		case isGateway(pools, a):
-			return nil, fmt.Errorf("%s: %w: it is the gateway", a, ErrNotOffered)
+			return nil, &NotOfferedError{a, "it is the gateway"}
 		case want[i].IsValid() && want[i] != a:
-			return nil, fmt.Errorf("%s: %w: range set %d (%s) gives one address and %s is asked of it too", a, ErrNotOffered, i, pools[i], want[i])
+			return nil, &NotOfferedError{a, fmt.Sprintf("range set %d (%s) gives one address and %s is asked of it too", i, pools[i], want[i])}
 		}
 		want[i] = a
 	}

@@ -95,7 +95,7 @@ func (s *session) checkOne(o Owner, a netip.Addr) error {
 		return sentinel.Errorf(fs.ErrNotExist, "%s is leased to nobody", a)
 	case err != nil:
 		return err
-	case f.kind != lease || f.owner != o && f.owner != o.container():
+	case !f.of(o):
 		return f.holder(a)
 	}
 	old, err := s.reclaimable(a, f)
@@ -203,25 +203,41 @@ func (d Dir) Holder(a netip.Addr) (Owner, error) {
 	return f.owner, err
 }
 
-// release removes the leases of exactly this owner and returns how many there were.
+// release removes the leases of this owner and returns how many there were. Those that were made for it and name its
+// container alone by now go if there are no others.
 func (s *session) release(o Owner) (n int, err error) {
 	slots, err := s.remembered(o)
 	if err != nil || len(slots) == 0 {
 		return 0, err
 	}
 	var errs []error
-	for _, sl := range slots {
-		f, err := s.readLease(sl.addr)
-		if err == nil && f.kind == lease && f.owner == o {
-			n++
-			err = s.remove(sl.addr)
-		}
+	note := func(err error) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
+	var shortened []netip.Addr
+	for _, sl := range slots {
+		f, err := s.readLease(sl.addr)
+		note(err)
+		switch {
+		case err != nil || !f.of(o):
+		case f.owner != o:
+			shortened = append(shortened, sl.addr)
+		default:
+			n++
+			note(s.remove(sl.addr))
+		}
+	}
+	if n == 0 && errs == nil {
+		for _, a := range shortened {
+			n++
+			note(s.remove(a))
+		}
+		shortened = nil
+	}
 	if errs == nil {
-		return n, s.forget(o, func(slot) bool { return true })
+		return n, s.forget(o, func(sl slot) bool { return !slices.Contains(shortened, sl.addr) })
 	}
 	return n, errors.Join(errs...)
 }

@@ -317,3 +317,33 @@ func TestManyLeasesOfOneOwnerKeepTheOthersFast(t *testing.T) {
 	require.Len(t, files(t, a.Dir), 1)
 	require.True(t, audit(t, a.Dir))
 }
+
+// TestALeaseThatIsShortenedInPlaceIsReleased: a file that is written over changes no directory, so the index goes on.
+func TestALeaseThatIsShortenedInPlaceIsReleased(t *testing.T) {
+	t.Parallel()
+	shorten := func(a Allocator, addr string) {
+		require.NoError(t, os.WriteFile(filepath.Join(a.leaseDir(), addr), []byte("alice"), 0o600))
+	}
+	a := Allocator{newDir(t), []Pool{pool("10.1.0.0/24"), pool("fd00::/64")}}
+	got := allocate(t, a, alice)
+	allocate(t, a, bob)
+	for _, addr := range got {
+		shorten(a, addr)
+	}
+	require.NoError(t, a.Check(t.Context(), alice, addrs(got...)...))
+	require.NoError(t, a.Check(t.Context(), alice))
+	_, err := a.Allocate(t.Context(), alice)
+	require.ErrorIs(t, err, ErrHeld)
+	require.NoError(t, a.Release(t.Context(), alice))
+	require.Len(t, files(t, a.Dir), 2, "bob's")
+	require.True(t, audit(t, a.Dir))
+	allocate(t, a, alice)
+
+	one := Allocator{newDir(t), []Pool{pool("10.1.0.0/24"), pool("fd00::/64")}}
+	got = allocate(t, one, alice)
+	shorten(one, got[0])
+	require.NoError(t, one.Release(t.Context(), alice))
+	require.Equal(t, map[string]string{got[0]: "alice"}, files(t, one.Dir), "one that names the interface is there")
+	require.NoError(t, one.Release(t.Context(), alice))
+	require.Empty(t, files(t, one.Dir))
+}

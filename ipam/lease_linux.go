@@ -58,6 +58,10 @@ func (s *session) readLease(a netip.Addr) (file, error) {
 	return f, nil
 }
 
+// of reports whether it is a lease of this owner. One that only names the container is, where the index says so: somebody
+// wrote it over in place.
+func (f file) of(o Owner) bool { return f.kind == lease && (f.owner == o || f.owner == o.container()) }
+
 // holder describes who has the address that f is the lease file of.
 func (f file) holder(a netip.Addr) error {
 	switch f.kind {

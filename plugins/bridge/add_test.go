@@ -399,3 +399,23 @@ func TestTheNodeCanAskForNeighboursWhenTheFirstADDReturns(t *testing.T) {
 		reach(t, w.node, ip.Address.Addr())
 	}
 }
+
+// TestAContainerInTheNodesOwnNamespaceIsTakenWhereThatIsAskedFor: as CNI_NETNS_OVERRIDE does with the specification's library.
+func TestAContainerInTheNodesOwnNamespaceIsTakenWhereThatIsAskedFor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	conf := w.conf(map[string]any{"isDefaultGateway": nil, "isGateway": nil})
+	a := &attachment{w: w, id: "c1", name: "eth9", pod: w.node, args: ""}
+	ans := a.call(cni.ADD, conf)
+	require.Equal(t, 1, ans.status)
+	require.Contains(t, string(ans.out), "CNI_NETNS_OVERRIDE=1")
+	w.override = "1"
+	res := a.add(conf)
+	require.Equal(t, "eth9", res.Interfaces[2].Name)
+	require.Len(t, res.IPs, 2)
+	require.Zero(t, a.check(conf).status, "%s", a.check(conf).out)
+	a.args = "none"
+	a.del(conf)
+	require.NotContains(t, nstest.DumpLinks(w.node), "eth9")
+	require.NoFileExists(t, filepath.Join(w.dir, "testnet", "10.1.2.2"))
+}

@@ -237,6 +237,9 @@ func firstError(errs ...error) error {
 
 // readMAC takes the address from where the reference does: the last of CNI_ARGS, args.cni and runtimeConfig wins.
 func (c *conf) readMAC(r *cni.Request) (err error) {
+	if err := r.CheckArgs(); err != nil {
+		return err
+	}
 	arg, _ := r.Arg("MAC")
 	for _, m := range []struct{ key, value string }{{"CNI_ARGS MAC", arg}, {"args.cni.mac", c.Args.CNI.MAC}, {"runtimeConfig.mac", c.RuntimeConfig.MAC}} {
 		if m.value == "" {

@@ -31,6 +31,7 @@ type world struct {
 	node, outside *netns.NS
 	dir           string // leases
 	delegates     cni.Delegates
+	override      string // CNI_NETNS_OVERRIDE
 }
 
 var outside4, outside6 = netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::2")
@@ -104,7 +105,7 @@ func (w *world) call(verb cni.Verb, id, ns, ifName, args, conf string) answer {
 
 func (w *world) callContext(ctx context.Context, verb cni.Verb, id, ns, ifName, args, conf string) (ans answer) {
 	env := map[string]string{"CNI_COMMAND": string(verb), "CNI_CONTAINERID": id, "CNI_NETNS": ns, "CNI_IFNAME": ifName,
-		"CNI_ARGS": args, "CNI_PATH": filepath.Join(w.dir, "bin")}
+		"CNI_ARGS": args, "CNI_PATH": filepath.Join(w.dir, "bin"), "CNI_NETNS_OVERRIDE": w.override}
 	var out, errs bytes.Buffer
 	err := w.node.Do(func() error {
 		ans.status = cni.Run(ctx, bridge.Plugin{}, w.delegates, func(k string) string { return env[k] },

@@ -134,13 +134,17 @@ func (c *conf) oldVersions(version string) error {
 		n[p[0].Subnet.Addr().Is4()]++
 	}
 	if (version == "0.1.0" || version == "0.2.0") && (n[true] > 1 || n[false] > 1) {
-		return cni.Errorf(cni.ErrConfig, `netconf: key "cniVersion" is %q, which knows one address of each family; want 0.3.0 or later, or fewer ranges`, version)
+		return &cni.Error{Code: cni.ErrConfig, Msg: "CNI version " + version + " does not support more than 1 address per family", // as the reference says it
+			Details: `netconf: key "cniVersion": want 0.3.0 or later, or fewer ranges`}
 	}
 	return nil
 }
 
 // readWanted collects the addresses that are asked for: CNI_ARGS IP, args.cni.ips, runtimeConfig.ips.
 func (c *conf) readWanted(r *cni.Request) error {
+	if err := r.CheckArgs(); err != nil {
+		return err
+	}
 	if s, ok := r.Arg("IP"); ok && s != "" {
 		var a address
 		if err := a.UnmarshalText([]byte(s)); err != nil {

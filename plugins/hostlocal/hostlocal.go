@@ -54,10 +54,13 @@ func (Plugin) Add(ctx context.Context, r *cni.Request) (*cni.Result, error) {
 // of the configuration.
 func refusal(r *cni.Request, err error) error {
 	code := cni.CodeOf(err)
+	var wish *ipam.NotOfferedError
 	switch {
+	case errors.As(err, &wish): // it begins as the reference's does
+		return cni.Errorf(cni.ErrConfig, "failed to allocate all requested IPs: %s: network %q: %w", wish.Addr, r.Network, err)
 	case errors.Is(err, ipam.ErrExhausted):
 		code = cni.ErrTryAgain
-	case errors.Is(err, ipam.ErrHeld), errors.Is(err, ipam.ErrTaken), errors.Is(err, ipam.ErrNotOffered):
+	case errors.Is(err, ipam.ErrHeld), errors.Is(err, ipam.ErrTaken):
 		code = cni.ErrConfig
 	}
 	return cni.Errorf(code, "network %q: %w", r.Network, fullDisk(err))

@@ -372,3 +372,36 @@ func FuzzAConfigurationIsReadOrRefused(f *testing.F) {
 		require.False(t, slices.ContainsFunc(c.pools, func(p ipam.Pool) bool { return len(p) == 0 }))
 	})
 }
+
+func TestAnErrorThatScriptsLookForBeginsAsTheReferences(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ version, keys, says string }{
+		"a wish":               {"1.0.0", `"ipam": {"type": "host-local", "dataDir": "DATA", "subnet": "10.1.0.0/24"}, "runtimeConfig": {"ips": ["10.9.9.9"]}`, "failed to allocate all requested IPs: 10.9.9.9"},
+		"two of a family":      {"0.2.0", `"ipam": {"type": "host-local", "dataDir": "DATA", "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}]]}`, "CNI version 0.2.0 does not support more than 1 address per family"},
+		"a verb that is newer": {"0.3.1", `"ipam": {"type": "host-local", "dataDir": "DATA", "subnet": "10.1.0.0/24"}`, "config version does not allow CHECK"},
+	} {
+		verb := "ADD"
+		if strings.HasSuffix(c.says, "CHECK") {
+			verb = "CHECK"
+		}
+		for who, run := range map[string]func(*testing.T, string, call) answer{"ours": ours, "the reference": theirs} {
+			a := run(t, t.TempDir(), call{verb: verb, config: `{"cniVersion": "` + c.version + `", "name": "net", "type": "x", ` + c.keys + `}`})
+			require.True(t, a.failed, name)
+			var e struct{ Msg string }
+			require.NoError(t, json.Unmarshal([]byte(a.out), &e))
+			require.True(t, strings.HasPrefix(e.Msg, c.says), "%s, %s: %s", name, who, e.Msg)
+		}
+	}
+}
+
+func TestCNIARGSThatNobodyCanReadKeepsNoDELFromSucceeding(t *testing.T) {
+	t.Parallel()
+	data := t.TempDir()
+	c := call{verb: "ADD", config: `{"cniVersion": "1.0.0", "name": "net", "type": "x", "ipam": {"type": "host-local", "dataDir": "DATA", "subnet": "10.1.0.0/24"}}`}
+	require.False(t, ours(t, data, c).failed)
+	c.verb, c.args = "DEL", "none"
+	require.False(t, ours(t, data, c).failed)
+	require.NoFileExists(t, filepath.Join(data, "net", "10.1.0.2"))
+	c.verb = "ADD"
+	require.Equal(t, int(cni.ErrEnvironment), ours(t, data, c).code(t), "an ADD reads it")
+}

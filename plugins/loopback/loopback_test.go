@@ -128,3 +128,14 @@ func TestANamespaceThatIsNoneIsAClearError(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatNobodyReadsKeepsNothingFromWorking(t *testing.T) {
+	t.Parallel()
+	pod := newPod(t)
+	for _, verb := range []cni.Verb{cni.ADD, cni.CHECK, cni.DEL} {
+		env := map[string]string{"CNI_COMMAND": string(verb), "CNI_CONTAINERID": "c1", "CNI_NETNS": path(pod), "CNI_IFNAME": "lo",
+			"CNI_PATH": "/nowhere", "CNI_ARGS": "none"}
+		var out, errs bytes.Buffer
+		require.Zero(t, cni.Run(t.Context(), loopback.Plugin{}, nil, func(k string) string { return env[k] }, strings.NewReader(conf), &out, &errs), errs.String())
+	}
+}
