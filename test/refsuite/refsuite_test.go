@@ -1,0 +1,170 @@
+//go:build linux
+
+package refsuite_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/cniblocks/cniblocks/internal/binaries"
+	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/internal/reference"
+	"github.com/cniblocks/cniblocks/test/internal/node"
+)
+
+func TestMain(m *testing.M) {
+	node.Init()
+	nstest.Main(m, binaries.Remove)
+}
+
+// suite is a plugin with its tests, and what may differ.
+type suite struct {
+	plugin, pkg string
+	needs       []string // other plugins
+	differs     []difference
+}
+
+// difference is a spec that passes with the reference's file and fails with ours.
+type difference struct {
+	spec     string   // its name without the version
+	versions []string // of CNI that it fails in
+	why      string
+}
+
+const (
+	names     = "names of firewall objects"
+	linkLocal = "a bridge gets its link-local address with its first carrier, not before"
+	mustFail  = "it wants a DEL to fail"
+)
+
+var (
+	all      = []string{"0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"}
+	multiple = all[2:] // those whose results have several addresses
+)
+
+var suites = []suite{
+	{plugin: "loopback", pkg: "plugins/main/loopback"},
+	{plugin: "host-local", pkg: "plugins/ipam/host-local"},
+	{plugin: "bridge", pkg: "plugins/main/bridge", needs: []string{"host-local"}, differs: []difference{
+		{"bridge Operations configures mac spoof-check (no mac spoofing)", all, names},
+		{`bridge Operations configures a bridge and ipMasq rules with ipMasqBackend ""`, multiple, names},
+		{`bridge Operations configures a bridge and ipMasq rules with ipMasqBackend "iptables"`, multiple, names},
+		{`bridge Operations configures a bridge and ipMasq rules with ipMasqBackend "nftables"`, multiple, names},
+		{"bridge Operations should set the container veth peer state down", multiple, linkLocal},
+		{"bridge Operations (3) configures and deconfigures a bridge and veth with default route with ADD/DEL", all[:2], mustFail},
+	}},
+}
+
+var version = regexp.MustCompile(`\[([0-9.]+)\] `)
+
+// expected finds why a spec may differ.
+func (s suite) expected(name string) (why string) {
+	v := version.FindStringSubmatch(name)
+	for _, d := range s.differs {
+		if v != nil && slices.Contains(d.versions, v[1]) && version.ReplaceAllString(name, "") == d.spec {
+			return d.why
+		}
+	}
+	return ""
+}
+
+type spec struct {
+	Name, State, Why string
+	At               int
+	Applies          bool
+}
+
+func (s spec) passed() bool { return s.State == "passed" }
+
+func TestOfTheReferencesSpecsThatItsOwnFilesPassOursFailOnlyTheListed(t *testing.T) {
+	node.NeedRealRoot(t)
+	own, err := binaries.Build()
+	require.NoError(t, err)
+	for _, s := range suites {
+		t.Run(s.plugin, func(t *testing.T) {
+			t.Parallel()
+			binary, err := compile(s.plugin, s.pkg)
+			require.NoError(t, err)
+			theirs, err := reference.Build(append(s.needs, s.plugin)...)
+			require.NoError(t, err)
+			want, have := run(t, binary, theirs), run(t, binary, own)
+			compare(t, s, want, have)
+		})
+	}
+}
+
+func compare(t *testing.T, s suite, want, have []spec) {
+	t.Helper()
+	require.Equal(t, len(want), len(have))
+	var applies, passWant, passHave int
+	var internals []string
+	for i, w := range want {
+		h := have[i]
+		require.Equal(t, w.Name, h.Name)
+		if !w.Applies {
+			internals = append(internals, w.Name)
+			continue
+		}
+		applies++
+		if h.passed() {
+			passHave++
+		}
+		if !w.passed() {
+			t.Logf("fails with the reference's own file: %s: %s", w.Name, short(w.Why))
+			continue
+		}
+		passWant++
+		switch why := s.expected(w.Name); {
+		case h.passed() && why != "":
+			t.Errorf("is listed as different, and is not: %s", h.Name)
+		case h.passed():
+		case why != "":
+			t.Logf("differs, %s: %s", why, h.Name)
+		default:
+			t.Errorf("passes with the reference's file and fails with ours, line %d: %s\n%s", h.At, h.Name, h.Why)
+		}
+	}
+	require.NotZero(t, passWant, "the harness is wrong, if the reference's own file passes nothing")
+	t.Logf("%s: of %d specs the reference's file passes %d, ours %d; %d of internal functions are not applicable:\n  %s",
+		s.plugin, applies, passWant, passHave, len(internals), strings.Join(internals, "\n  "))
+}
+
+// short is a failure in one line.
+func short(s string) string {
+	s = strings.Join(strings.Fields(s), " ")
+	return s[:min(len(s), 200)]
+}
+
+// run runs the specs on a node of their own, in a fixed order.
+func run(t *testing.T, binary, plugins string) (specs []spec) {
+	t.Helper()
+	n := node.New(t)
+	report := filepath.Join(t.TempDir(), "report")
+	out, err := n.Run([]string{binEnv + "=" + plugins, reportEnv + "=" + report, "PATH=" + plugins + ":" + os.Getenv("PATH")},
+		binary, "-ginkgo.seed=1", "-ginkgo.no-color", "-test.timeout=20m")
+	var exit *exec.ExitError
+	require.True(t, err == nil || errors.As(err, &exit), "%v", err)
+	f, openErr := os.Open(report)
+	require.NoError(t, openErr, "%v\n%s", err, out)
+	defer f.Close()
+	for d := json.NewDecoder(f); ; {
+		var s spec
+		if err := d.Decode(&s); err == io.EOF {
+			break
+		} else {
+			require.NoError(t, err)
+		}
+		specs = append(specs, s)
+	}
+	return specs
+}
