@@ -63,10 +63,14 @@ type Agent struct {
 	DataDir  string // kept over reboots; "": [overlay.DefaultKeyDir]
 	LeaseDir string // where host-local keeps the leases of all networks; "": /var/lib/cni/networks
 
+	// SysctlDir is where the machine's /proc/sys/net can be written, if it is in another place, as in a container.
+	SysctlDir string
+
 	SubnetEnv string   // path of flannel's file, which the agent then writes; "": none
 	Conflist  Conflist // what to put in place when all is ready
 
 	Resync time.Duration // between two looks at everything; 0: 3 minutes
+	Look   time.Duration // between two looks at what the kernel announces to nobody; 0: 2 s
 	Grace  time.Duration // how long the store may take before the agent starts with what is on disk; 0: 1 s
 	Buffer int           // bytes of the kernel that its announcements may wait in; 0: 32 MiB
 	Log    *slog.Logger  // nil: none
@@ -130,6 +134,7 @@ func (a *Agent) fill() {
 	a.LeaseDir = cmp.Or(a.LeaseDir, "/var/lib/cni/networks")
 	a.Resync = cmp.Or(a.Resync, 3*time.Minute)
 	a.Grace = cmp.Or(a.Grace, time.Second)
+	a.Look = cmp.Or(a.Look, heartbeat)
 	if a.Log == nil {
 		a.Log = slog.New(slog.DiscardHandler)
 	}

@@ -4,32 +4,23 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/cniblocks/cniblocks/internal/nft"
 	"github.com/cniblocks/cniblocks/internal/snat"
+	"github.com/cniblocks/cniblocks/internal/xtables"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/netns"
-	"github.com/cniblocks/cniblocks/peer"
-	"github.com/cniblocks/cniblocks/route"
 )
 
-// firewall lets packets of pods through: forwarding, SNAT, the way past a FORWARD policy that drops. When all is in place
+// firewall lets packets of pods through: SNAT, the way past a FORWARD policy that drops. When all is in place
 // it writes nothing.
 func (r *runner) firewall(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute) // for the programs, which wait for each other
 	defer cancel()
-	var families []route.Family
-	for _, f := range peer.Families {
-		if len(r.self.PodsOf(f)) > 0 {
-			families = append(families, map[peer.Family]route.Family{peer.IPv4: route.IPv4, peer.IPv6: route.IPv6}[f])
-		}
-	}
-	if err := route.Forward(ctx, r.NS, families...); err != nil {
-		return err
-	}
 	if err := r.masquerade(ctx); err != nil {
 		return err
 	}
@@ -51,7 +42,11 @@ func (r *runner) masquerade(ctx context.Context) error {
 		for _, n := range append(ranges, r.allPrefixes()...) {
 			pods = append(pods, masq.RangeOf(n))
 		}
-		return masq.Forward{NS: r.NS}.Ensure(ctx, r.Network, pods)
+		f := masq.Forward{NS: r.NS}
+		if r.stands(f.Check(ctx, r.Network, pods)) {
+			return nil
+		}
+		return f.Ensure(ctx, r.Network, pods)
 	}
 	rule, err := snat.Open(ctx, r.NS, r.SNAT.Backend, p)
 	if err != nil {
@@ -59,12 +54,16 @@ func (r *runner) masquerade(ctx context.Context) error {
 	}
 	network := r.allPrefixes()
 	rule.Pass = network
+	smaller := r.named == nil || slices.ContainsFunc(r.named, func(n netip.Prefix) bool { return !slices.Contains(network, n) })
+	r.shrink = r.shrink || smaller
+	if r.stands(rule.Check(ctx, p)) && !r.shrink {
+		r.named = append([]netip.Prefix{}, network...)
+		return nil
+	}
 	changed, err := rule.Ensure(ctx, p)
 	if changed && err == nil {
 		r.st.firewalls.Add(1)
 	}
-	smaller := r.named == nil || slices.ContainsFunc(r.named, func(n netip.Prefix) bool { return !slices.Contains(network, n) })
-	r.shrink = r.shrink || smaller
 	if err == nil && r.shrink {
 		err = r.forgetRanges(ctx, rule, p)
 	}
@@ -72,6 +71,14 @@ func (r *runner) masquerade(ctx context.Context) error {
 		r.shrink, r.named = false, append([]netip.Prefix{}, network...)
 	}
 	return err
+}
+
+// stands reports whether the firewall is as a look at it says. If it is not, the node is not ready until it is.
+func (r *runner) stands(wrong error) bool {
+	if wrong != nil && r.mended {
+		r.st.set(troubleFirewall, fmt.Errorf("being put back: %w", wrong))
+	}
+	return wrong == nil && r.mended
 }
 
 // forgetRanges takes earlier ranges of this node out of the SNAT, and leaves the single addresses that plugins put there.
@@ -110,6 +117,19 @@ func (m *nftMonitor) close() {
 	if m != nil {
 		_ = m.Close()
 	}
+}
+
+// askLegacy has the loop look at the firewall after a change of the legacy tables, which nobody announces.
+func (r *runner) askLegacy() {
+	at, err := xtables.Fingerprint(r.NS)
+	if err != nil {
+		r.log.Debug("the legacy tables cannot be read", "error", err)
+		return
+	}
+	if at != r.legacy {
+		r.due.firewall = r.due.firewall || r.mended
+	}
+	r.legacy = at
 }
 
 // watchNFT has the loop look at the firewall after a change, though not for each of many.

@@ -33,6 +33,7 @@ func (a *Agent) metrics() []byte {
 	s, k := a.Status(), &a.st
 	var p page
 	p.gauge("cniblocks_ready", "1 if this node is as it should be.", b2f(s.Ready))
+	p.counter("cniblocks_ready_withdrawn_total", "How often readiness ended, for however short a time.", float64(s.Withdrawn.Times))
 	p.gauge("cniblocks_peers", "Nodes in the last list, this one among them.", float64(s.Peers))
 	p.gauge("cniblocks_peers_refused", "Peers that are left out, or a part of whom is.", float64(len(s.Refused)))
 	p.gauge("cniblocks_routes", "Routes of ours in the kernel.", float64(s.Routes))

@@ -19,6 +19,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/internal/boot"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/internal/xtables"
 	"github.com/cniblocks/cniblocks/node"
 	"github.com/cniblocks/cniblocks/overlay"
 	"github.com/cniblocks/cniblocks/peer"
@@ -33,6 +34,7 @@ type runner struct {
 	inbox chan func()
 	kick  chan struct{} // the kernel has changed by another's hand
 	ask   chan struct{} // for the layout again: the store answers
+	alert chan struct{} // parameters or rules have changed
 	wg    sync.WaitGroup
 	clerk *clerk // speaks to the Registrar; nil without one
 
@@ -55,8 +57,12 @@ type runner struct {
 	memory   memory
 	boot     string
 
-	nets    atomic.Pointer[[]*carrier] // read by the monitor's goroutine too
-	unbuilt atomic.Bool                // they are not those of what this node is now, since they could not be made
+	nets    atomic.Pointer[[]*carrier]   // read by the monitor's goroutine too
+	unbuilt atomic.Bool                  // they are not those of what this node is now, since they could not be made
+	heeded  atomic.Pointer[map[int]bool] // links whose parameters count; so is this
+	upkeep  upkeep
+	legacy  uint64 // what xtables.Fingerprint said last
+
 	due     due
 	retry   *time.Timer
 	backoff time.Duration
@@ -80,8 +86,11 @@ type due struct {
 }
 
 func newRunner(a *Agent) (*runner, error) {
-	r := &runner{Agent: a, log: a.Log, inbox: make(chan func()), kick: make(chan struct{}, 1), ask: make(chan struct{}, 1), retry: time.NewTimer(time.Hour)}
+	r := &runner{Agent: a, log: a.Log, inbox: make(chan func()), kick: make(chan struct{}, 1), ask: make(chan struct{}, 1),
+		alert: make(chan struct{}, 1), retry: time.NewTimer(time.Hour)}
 	r.retry.Stop()
+	r.upkeep = upkeep{truces: map[string]*truce{}, nfcall: map[string]string{}, refused: map[string]bool{}, again: time.NewTimer(time.Hour)}
+	r.upkeep.again.Stop()
 	var err error
 	if r.conn, err = rtnl.Open(a.NS); err != nil {
 		return nil, err
@@ -91,6 +100,9 @@ func newRunner(a *Agent) (*runner, error) {
 	}
 	if r.nft, err = openNFT(a.NS); err != nil {
 		r.log.Debug("nftables is not watched", "error", err)
+	}
+	if r.legacy, err = xtables.Fingerprint(a.NS); err != nil {
+		r.log.Debug("the legacy tables cannot be read", "error", err)
 	}
 	r.nets.Store(&[]*carrier{})
 	if r.boot, err = boot.ID(); err != nil {
@@ -122,7 +134,7 @@ func (r *runner) start(ctx context.Context, f func(context.Context)) {
 	}()
 }
 
-// heartbeat is how often the loop says that it lives.
+// heartbeat is how often the loop says that it lives, and looks at what nobody announces.
 const heartbeat = 2 * time.Second
 
 // Reasons of repairs that the kernel did not ask for.
@@ -150,9 +162,10 @@ func (r *runner) run(parent context.Context) error {
 	defer grace.Stop()
 	resync := time.NewTicker(r.Resync)
 	defer resync.Stop()
-	beat := time.NewTicker(heartbeat)
+	beat := time.NewTicker(r.Look)
 	defer beat.Stop()
 	defer r.retry.Stop()
+	defer r.upkeep.again.Stop()
 	r.due.endpoints = true
 	for {
 		if ctx.Err() == nil {
@@ -181,8 +194,17 @@ func (r *runner) run(parent context.Context) error {
 		case <-resync.C:
 			r.all(whyResync)
 			r.retire()
+		case <-r.alert:
+			r.waits = waits
+			r.heard(ctx)
+		case <-r.upkeep.again.C:
+			r.waits = waits
+			_ = r.keepUp(ctx) // it is in the status
 		case <-beat.C:
 			r.waits, r.filed = waits, nil
+			_ = r.keepUp(ctx)
+			r.askLegacy()
+			r.askTunnels()
 			r.reconsider()
 		}
 	}
@@ -204,13 +226,20 @@ func (r *runner) because(why string) {
 // sleeps through all else.
 func (r *runner) watchKernel(ctx context.Context) {
 	for {
-		why, lost := "", false
+		why, lost, alert := "", false, false
 		err := r.mon.Receive(func(e *rtnl.Event) {
 			switch {
 			case e.Subject == rtnl.Lost:
-				lost = true
-			case why == "" && r.concerns(e):
-				why = words(e)
+				lost, alert = true, true
+				return
+			case r.heed(e):
+				alert = true
+			}
+			if why == "" && r.concerns(e) {
+				why = about(e)
+				if r.harms(e) {
+					r.st.hurt(why)
+				}
 			}
 		})
 		if errors.Is(err, os.ErrClosed) || ctx.Err() != nil {
@@ -223,7 +252,10 @@ func (r *runner) watchKernel(ctx context.Context) {
 				return
 			case <-time.After(time.Second):
 			}
-			lost = true
+			lost, alert = true, true
+		}
+		if alert {
+			poke(r.alert)
 		}
 		if lost {
 			r.st.lostEvents.Add(1)
@@ -265,7 +297,22 @@ func (r *runner) concerns(e *rtnl.Event) bool {
 	return false
 }
 
-func words(e *rtnl.Event) string {
+// harms reports whether it was something of ours that another program changed, and not the underlay.
+func (r *runner) harms(e *rtnl.Event) bool {
+	switch e.Subject {
+	case rtnl.LinkEvent:
+		return slices.ContainsFunc(*r.nets.Load(), func(c *carrier) bool {
+			return c.Owns(e.Link.Index) || c.Tunnel.Bridge != "" && c.Tunnel.Bridge == e.Link.Name
+		})
+	case rtnl.AddrEvent:
+		return slices.ContainsFunc(*r.nets.Load(), func(c *carrier) bool { return c.Owns(e.Addr.Link) })
+	case rtnl.RouteEvent:
+		return e.Route.Proto == overlay.Proto
+	}
+	return e.Subject == rtnl.NeighEvent || e.Subject == rtnl.FDBEvent
+}
+
+func about(e *rtnl.Event) string {
 	did := "changed"
 	if e.Gone {
 		did = "removed"

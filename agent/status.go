@@ -37,6 +37,8 @@ type Status struct {
 	ErrorAt  *time.Time   `json:"lastErrorAt,omitempty"`
 	Started  time.Time    `json:"started"`
 	LostRuns int64        `json:"rangesLost"` // how often the ranges were lost
+
+	Withdrawn Withdrawn `json:"withdrawn"`
 }
 
 // TunnelStatus is one encapsulation as it stands.
@@ -67,6 +69,13 @@ type Repairs struct {
 	LastAt *time.Time `json:"lastAt,omitempty"`
 }
 
+// Withdrawn is how often readiness ended, for however short a time: who asks now and then does not see that.
+type Withdrawn struct {
+	Times  int64      `json:"times"`
+	Last   string     `json:"last,omitempty"` // why
+	LastAt *time.Time `json:"lastAt,omitempty"`
+}
+
 // trouble is a kind of thing that can be wrong.
 type trouble uint8
 
@@ -81,6 +90,8 @@ const (
 	troubleNetwork                 // devices, routes, entries
 	troubleFirewall                // SNAT, forwarding
 	troubleFiles                   // node file and such
+	troubleHarm                    // what another program did, until it is mended
+	troubleNeeds                   // parameters of the kernel, routing rules
 	troubleChanged                 // how the network is built, since the start
 	troubles
 )
@@ -101,6 +112,7 @@ type statusKeeper struct {
 	wrong     [troubles]string
 	bad       [troubles]time.Time // since when
 	isSet     bool
+	was       bool // ready
 	toldOnce  bool
 	needsTold bool // there is a Registrar
 	disk      bool
@@ -126,6 +138,23 @@ func (k *statusKeeper) set(t trouble, err error) {
 		k.bad[t] = time.Now()
 	}
 	k.wrong[t] = said
+	k.observe()
+}
+
+// observe notes an end of readiness, which may be over before anybody asks.
+func (k *statusKeeper) observe() {
+	ok, _ := k.ready()
+	if k.was && !ok {
+		w := &k.s.Withdrawn
+		now := time.Now()
+		w.Times, w.LastAt = w.Times+1, &now
+		for t, s := range k.wrong {
+			if s != "" && !harmless[trouble(t)] {
+				w.Last = s
+			}
+		}
+	}
+	k.was = ok
 }
 
 // said is what is wrong, "" if nothing is.
@@ -175,6 +204,7 @@ func (k *statusKeeper) with(f func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	f()
+	k.observe()
 }
 
 // complete says that the kernel and the files have been right once.
@@ -196,6 +226,20 @@ func (k *statusKeeper) noteCause(why string, lost bool) {
 			k.cause = why
 		}
 		k.causeLost = k.causeLost || lost
+	})
+}
+
+// hurt withdraws readiness until healed.
+func (k *statusKeeper) hurt(why string) {
+	k.with(func() { k.wrong[troubleHarm] = why + " by another program, and is being mended" })
+}
+
+// healed ends what was heard before the last repair began.
+func (k *statusKeeper) healed() {
+	k.with(func() {
+		if k.cause == "" {
+			k.wrong[troubleHarm] = ""
+		}
 	})
 }
 

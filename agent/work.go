@@ -63,6 +63,7 @@ func (r *runner) carry(ctx context.Context, d due) {
 	case d.set && !d.repair:
 		err = r.setAll(ctx)
 	case d.repair:
+		_ = r.keepUp(ctx) // an address, say, is refused where IPv6 is off
 		if d.set {
 			peers := r.peers()
 			for _, c := range *r.nets.Load() {
@@ -75,6 +76,10 @@ func (r *runner) carry(ctx context.Context, d due) {
 		return
 	}
 	r.st.set(troubleNetwork, err)
+	r.st.healed()
+	if d.build || d.repair || d.firewall || !r.mended {
+		err = errors.Join(err, r.keepUp(ctx)) // of new devices too
+	}
 	if err == nil && (d.firewall || !r.mended) {
 		err = r.firewall(ctx)
 		if ctx.Err() != nil {

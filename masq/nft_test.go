@@ -339,3 +339,25 @@ func TestPacketsThatKubeProxyMarkedAreLeftToIt(t *testing.T) {
 		require.NotContains(t, strings.ReplaceAll(text, "MASQUERADE --random-fully", ""), "MASQUERADE")
 	}
 }
+
+func TestWhatKeepsOurRulesFromBeingReachedIsReportedAndMended(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.NFT)
+	for harm, said := range map[string]string{
+		"add table inet cniblocks { flags dormant; }":                       "table inet cniblocks is dormant",
+		"chain inet cniblocks postrouting { policy drop; }":                 "the policy of chain postrouting of table inet cniblocks is drop",
+		"insert rule inet cniblocks postrouting accept":                     "a rule that is not ours",
+		"insert rule inet cniblocks postrouting ip saddr @src4-pods accept": "a rule that is not ours",
+	} {
+		ns := nstest.New(t)
+		p := dual("pods")
+		b := NFT{ns}
+		require.NoError(t, b.Ensure(t.Context(), p))
+		want := ruleset(t, ns)
+		run(t, ns, "nft", harm)
+		require.ErrorContains(t, b.Check(t.Context(), p), said, harm)
+		require.NoError(t, b.Ensure(t.Context(), p), harm)
+		require.NoError(t, b.Check(t.Context(), p), harm)
+		require.Equal(t, want, ruleset(t, ns), harm)
+	}
+}

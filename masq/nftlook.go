@@ -51,7 +51,7 @@ func (b NFT) look(p Policy, also ...nft.Request) (wrong []string, answered []nft
 		return nil, nil, err
 	}
 	var (
-		reqs  = append([]nft.Request{nft.GetChain(inet(), postrouting)}, also...)
+		reqs  = append([]nft.Request{nft.GetTable(inet()), nft.GetChain(inet(), postrouting)}, also...)
 		asked []question
 		large []question
 		rules []nft.Rule
@@ -78,14 +78,20 @@ func (b NFT) look(p Policy, also ...nft.Request) (wrong []string, answered []nft
 	if err != nil {
 		return nil, nil, err
 	}
+	dormant, answers := answers[0].Dormant(), answers[1:]
 	answered = answers[1 : 1+len(also)]
 	if len(rules) == 0 {
 		return nil, answered, nil
 	}
 	if err := chainFault(answers[0]); errors.Is(err, fs.ErrNotExist) {
 		return []string{err.Error()}, answered, nil
+	} else if errors.Is(err, errPolicy) {
+		wrong = append(wrong, err.Error())
 	} else if err != nil {
 		return nil, answered, err
+	}
+	if dormant {
+		wrong = append(wrong, "table "+inet().Title()+" is dormant")
 	}
 	for i, q := range asked {
 		wrong = append(wrong, q.faults(answers[1+len(also)+i])...)
@@ -111,7 +117,10 @@ func (f family) questions(network string, h half) (out []question) {
 	return append(out, question{set: names.except, spans: h.except})
 }
 
-// chainFault is [fs.ErrNotExist] if the chain is to be made, and another error if it is not ours to change.
+var errPolicy = fmt.Errorf("the policy of chain %s of table %s is drop", postrouting, inet().Title())
+
+// chainFault is [fs.ErrNotExist] if the chain is to be made, errPolicy if its policy is to be set, and another error if it
+// is not ours to change.
 func chainFault(a nft.Answer) error {
 	if errors.Is(a.Err, fs.ErrNotExist) {
 		return sentinel.Errorf(fs.ErrNotExist, "chain %s of table %s is missing", postrouting, inet().Title())
@@ -120,7 +129,11 @@ func chainFault(a nft.Answer) error {
 		return a.Err
 	}
 	for _, have := range a.Chains(nft.INet) {
-		if want := natChain(); have != want {
+		want := natChain()
+		if want.Policy = nft.Drop; have == want {
+			return errPolicy
+		}
+		if have != natChain() {
 			return fmt.Errorf("chain %s of table %s is not the NAT chain that cniblocks makes (type nat hook postrouting "+
 				"priority srcnat; policy accept): delete it with `nft delete table %[2]s`", postrouting, inet().Title())
 		}
@@ -170,8 +183,13 @@ func (q question) compare(have []nft.Element) (wrong []string) {
 	return wrong
 }
 
-// ruleFaults wants each rule exactly once.
+// ruleFaults wants each rule exactly once, and none that bears no mark.
 func ruleFaults(want, have []nft.Rule) (wrong []string) {
+	for _, h := range have {
+		if strange(h) {
+			wrong = append(wrong, fmt.Sprintf("a rule that is not ours in chain %s of table %s does: %s", postrouting, inet().Title(), h.Exprs))
+		}
+	}
 	for _, w := range want {
 		text, n := w.Exprs.String(), 0
 		for _, h := range have {
@@ -186,6 +204,9 @@ func ruleFaults(want, have []nft.Rule) (wrong []string) {
 	}
 	return wrong
 }
+
+// strange reports whether a rule in the chain was put there by another program: it could decide before ours.
+func strange(r nft.Rule) bool { return !strings.HasPrefix(r.Comment, mark+" ") }
 
 func sameRule(a, b nft.Rule) bool {
 	return a.Comment == b.Comment && a.Exprs.String() == b.Exprs.String()

@@ -29,13 +29,16 @@ func (b NFT) update(ctx context.Context, network string, target func(family, hal
 		return b.fail(network, err)
 	}
 	return b.fail(network, c.Update(ctx, func(batch *nft.Batch) error {
-		answers, err := c.Query(nft.GetChain(inet(), postrouting), nft.DumpRules(inet(), postrouting))
+		answers, err := c.Query(nft.GetChain(inet(), postrouting), nft.DumpRules(inet(), postrouting), nft.GetTable(inet()))
 		if err != nil {
 			return err
 		}
 		fresh := chainFault(answers[0])
-		if fresh != nil && !errors.Is(fresh, fs.ErrNotExist) {
+		if fresh != nil && !errors.Is(fresh, fs.ErrNotExist) && !errors.Is(fresh, errPolicy) {
 			return fresh
+		}
+		if answers[2].Dormant() {
+			batch.WakeTable(inet())
 		}
 		sets, err := c.Sets(inet())
 		if err != nil {
@@ -55,6 +58,15 @@ func (b NFT) update(ctx context.Context, network string, target func(family, hal
 			batch.AddChain(natChain())
 		}
 		var gone int
+		for _, rule := range rules {
+			planned := slices.ContainsFunc(plans, func(p plan) bool {
+				return slices.ContainsFunc(p.have.rules, func(r nft.Rule) bool { return r.Handle == rule.Handle })
+			})
+			if strange(rule) && !planned {
+				batch.DelRule(rule)
+				gone++
+			}
+		}
 		for _, p := range plans {
 			gone += p.apply(batch)
 		}

@@ -3,6 +3,7 @@
 package overlay
 
 import (
+	"errors"
 	"net/netip"
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
@@ -26,8 +27,39 @@ func (n *Node) Concerns(e *rtnl.Event) bool {
 		return entryConcerns(n.want.neighs, &e.Neigh, e.Gone, n.onDevice(e.Neigh.Link) && e.Neigh.Proto == Proto, sameNeigh)
 	case rtnl.FDBEvent:
 		return n.onDevice(e.FDB.Link) && !e.FDB.Learned && entryConcerns(n.want.fdbs, &e.FDB, e.Gone, e.FDB.Extern, sameFDB)
+	case rtnl.ConfEvent:
+		return false // no part of the list
 	}
 	return true
+}
+
+// Unheard says how the kernel differs from the last list in what it announces to nobody: the key, the port and the peers of
+// WireGuard. Their endpoints are left out, since they follow a peer that moves.
+func (n *Node) Unheard() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	t, ok := n.d.(tunneler)
+	if !ok || !n.applied {
+		return nil
+	}
+	peers, right, err := t.readTunnel(n)
+	if err != nil {
+		return err
+	}
+	anywhere := judgeTunnel
+	anywhere.same = func(h, w *tunnelPeer) bool {
+		return h.key == w.key && h.keepalive == w.keepalive && h.allowed == w.allowed
+	}
+	c := changes{tunnelDevice: !right}
+	c.setTunnel, c.delTunnel = n.want.tunnel.compare(anywhere, peers)
+	return errors.Join(c.words(names(nil))...)
+}
+
+// Owns reports whether a link is one of this node's devices.
+func (n *Node) Owns(link int) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.onDevice(link)
 }
 
 // Links are the indices of this node's devices that stand.

@@ -97,6 +97,11 @@ func (n *Node) ensureDevices(ctx context.Context, want []device) (links []rtnl.L
 	for _, d := range want {
 		i := slices.IndexFunc(links, func(l rtnl.Link) bool { return l.Name == d.name })
 		if i < 0 {
+			for _, l := range links {
+				if n.renamed(l, d, want) {
+					msgs = append(msgs, rtnl.DelLinkIndex(l.Index))
+				}
+			}
 			remade = append(remade, d)
 			continue
 		}
@@ -141,6 +146,18 @@ func (n *Node) ensureDevices(ctx context.Context, want []device) (links []rtnl.L
 		}
 	}
 	return n.conn.Links("")
+}
+
+// renamed reports whether a link is what another program made of a device by giving it another name: it bears this network's
+// mark alone, and holds the place of the wanted one.
+func (n *Node) renamed(l rtnl.Link, d device, want []device) bool {
+	who, t := marked(l), l.Tunnel()
+	switch d.tunnel.(type) {
+	case rtnl.VXLAN, rtnl.Geneve, rtnl.GRE, rtnl.IPTunnel:
+		return len(who) == 1 && who[0] == n.o.Network && t == d.tunnel && excludes(t, d.tunnel) &&
+			!slices.ContainsFunc(want, func(w device) bool { return w.name == l.Name })
+	}
+	return false
 }
 
 // mend is what is to be changed of a link that is the right one. Its MTU is settled when the paths are known.

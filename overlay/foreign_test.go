@@ -229,3 +229,20 @@ func TestAnOverlayAboveHostGWOfTheSameNetworkLeaveEachOtherAlone(t *testing.T) {
 	require.NoError(t, near.Close(t.Context()))
 	same(t, before, c.dumps(), "after both went")
 }
+
+func TestADeviceThatWasGivenAnotherNameIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.VXLAN)
+	c := newCluster(t, 2)
+	n := c.nodes[0]
+	n.open(t, overlay.VXLAN{})
+	require.NoError(t, n.net.Set(t.Context(), c.peers()))
+	before := routes(t, n.ns)
+	own, err := n.net.Ensure(t.Context())
+	require.NoError(t, err)
+	ip(t, n.ns, "link set "+own.Devices[0]+" down name other")
+	require.NoError(t, n.net.Repair(t.Context()))
+	require.NotContains(t, ip(t, n.ns, "link show"), "other")
+	require.Equal(t, before, routes(t, n.ns))
+	require.NoError(t, n.net.Check(t.Context()))
+}

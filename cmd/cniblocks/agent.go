@@ -116,7 +116,7 @@ func (s *settings) run(ctx context.Context, w io.Writer) error {
 	a := &agent.Agent{NS: ns, Network: s.network, Name: s.node,
 		Endpoints: agent.Endpoints{Addrs: s.nodeIP, Interface: s.iface.Regexp, CanReach: s.canReach},
 		SNAT:      agent.SNAT{Families: masq.Families(s.ipMasq), Backend: s.ipMasqBackend, Except: s.ipMasqExcept},
-		Adopt:     s.adopt, StateDir: s.stateDir, DataDir: s.dataDir, LeaseDir: s.leaseDir,
+		Adopt:     s.adopt, StateDir: s.stateDir, DataDir: s.dataDir, LeaseDir: s.leaseDir, SysctlDir: s.sysctlDir,
 		Conflist: agent.Conflist{From: s.conflistFrom, To: s.conflistTo}, Resync: s.resync, Log: s.logger(w)}
 	end, err := s.open(a)
 	if err != nil {

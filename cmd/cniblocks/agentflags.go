@@ -48,7 +48,7 @@ type settings struct {
 
 	subnetFile, conflistFrom, conflistTo, listen string
 	adopt                                        bool
-	stateDir, dataDir, leaseDir                  string
+	stateDir, dataDir, leaseDir, sysctlDir       string
 	resync                                       time.Duration
 	logLevel                                     slog.Level
 	logFormat                                    string
@@ -111,6 +111,7 @@ func (s *settings) declare(o *options) {
 	o.StringVar(&s.stateDir, "state-dir", node.DefaultStateDir, "`DIR` for what lasts until the next boot")
 	o.StringVar(&s.dataDir, "data-dir", overlay.DefaultKeyDir, "`DIR` for what is kept")
 	o.StringVar(&s.leaseDir, "lease-dir", "/var/lib/cni/networks", "`DIR` in which host-local keeps its leases")
+	o.StringVar(&s.sysctlDir, "sysctl-dir", "", "`DIR` where the machine's /proc/sys/net can be written, in a container where that is read-only")
 	o.DurationVar(&s.resync, "resync", 3*time.Minute, "`TIME` between two looks at everything")
 	o.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "the `LEVEL` debug, info, warn or error")
 	o.StringVar(&s.logFormat, "log-format", "text", "the `FORM` text or json")

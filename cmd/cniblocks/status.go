@@ -147,6 +147,9 @@ func tell(out io.Writer, s agent.Status) {
 	if s.Repairs.LastAt != nil && s.Repairs.Event+s.Repairs.Lost > 0 {
 		line("", "last %s ago: %s", time.Since(*s.Repairs.LastAt).Round(time.Second), s.Repairs.Last)
 	}
+	if s.Withdrawn.LastAt != nil {
+		line("not ready", "%d times since it started; last %s ago: %s", s.Withdrawn.Times, time.Since(*s.Withdrawn.LastAt).Round(time.Second), oneLine(s.Withdrawn.Last))
+	}
 	if s.ErrorAt != nil {
 		line("last error", "%s ago: %s", time.Since(*s.ErrorAt).Round(time.Second), oneLine(s.Error))
 	}

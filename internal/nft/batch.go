@@ -44,6 +44,13 @@ func (b *Batch) AddTable(t Table) {
 	b.add(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, t.Family, t.attrs(unix.NFTA_TABLE_NAME), "add table %s", t.Title())
 }
 
+// WakeTable switches the chains of a table on.
+func (b *Batch) WakeTable(t Table) {
+	a := t.attrs(unix.NFTA_TABLE_NAME)
+	a.u32(unix.NFTA_TABLE_FLAGS, 0)
+	b.add(unix.NFT_MSG_NEWTABLE, 0, t.Family, a, "wake table %s", t.Title())
+}
+
 // DelTable removes a table and what is in it.
 func (b *Batch) DelTable(t Table) {
 	b.add(unix.NFT_MSG_DELTABLE, 0, t.Family, t.attrs(unix.NFTA_TABLE_NAME), "delete table %s", t.Title())

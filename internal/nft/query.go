@@ -9,6 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// GetTable asks for a table.
+func GetTable(t Table) Request {
+	return Request{typ: unix.NFT_MSG_GETTABLE, family: t.Family, attrs: t.attrs(unix.NFTA_TABLE_NAME), rows: 1}
+}
+
+// Dormant reports of an answer to [GetTable] whether the table's chains are switched off.
+func (a Answer) Dormant() bool {
+	return len(a.rows) > 0 && getU32(a.rows[0], unix.NFTA_TABLE_FLAGS)&unix.NFT_TABLE_F_DORMANT != 0
+}
+
 // GetChain asks for a chain.
 func GetChain(t Table, name string) Request {
 	var a attrs

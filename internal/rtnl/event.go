@@ -18,6 +18,7 @@ const (
 	RuleEvent
 	NeighEvent
 	FDBEvent
+	ConfEvent
 )
 
 // Event is one announcement of the kernel. The field of its subject is set.
@@ -31,7 +32,21 @@ type Event struct {
 	Route Route
 	Neigh Neigh
 	FDB   FDB
+	Conf  Conf
 }
+
+// Conf says that parameters of IPv4 or IPv6 are other ones (netconf): forwarding, rp_filter, proxy_arp, proxy_ndp or
+// ignore_routes_with_linkdown of a link. The kernel tells of no others below /proc/sys/net.
+type Conf struct {
+	Family uint8
+	Link   int // [AllLinks] and [DefaultLinks] stand for no link
+}
+
+// The names of parameters that are no link's.
+const (
+	AllLinks     = -1 // NETCONFA_IFINDEX_ALL
+	DefaultLinks = -2 // NETCONFA_IFINDEX_DEFAULT
+)
 
 // parseEvent reads an announcement. It reports false for one that no subject fits.
 func parseEvent(e *Event, typ uint16, port uint32, body []byte) bool {
@@ -54,6 +69,9 @@ func parseEvent(e *Event, typ uint16, port uint32, body []byte) bool {
 	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
 		e.Subject, e.Gone = RuleEvent, typ == unix.RTM_DELRULE
 		ok = true
+	case unix.RTM_NEWNETCONF:
+		e.Subject = ConfEvent
+		e.Conf, ok = parseConf(body)
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		e.Gone = typ == unix.RTM_DELNEIGH
 		if e.FDB, ok = parseFDB(body); ok {
@@ -64,4 +82,17 @@ func parseEvent(e *Event, typ uint16, port uint32, body []byte) bool {
 		ok = e.Neigh.IP.IsValid()
 	}
 	return ok
+}
+
+func parseConf(body []byte) (c Conf, ok bool) {
+	if len(body) < netconfLen {
+		return c, false
+	}
+	c.Family = body[0]
+	for t, v := range attrs(body[netconfLen:]) {
+		if t == netconfIndex {
+			c.Link, ok = int(int32(u32of(v))), true
+		}
+	}
+	return c, ok
 }

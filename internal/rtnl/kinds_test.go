@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
@@ -127,4 +128,32 @@ func TestRoutesAreFoundAsTheKernelWouldSendAndAsTheyStandInTheTable(t *testing.T
 	plain, err = c.OnlyDefaultRules()
 	require.NoError(t, err)
 	require.False(t, plain)
+}
+
+func TestADefaultRuleThatWasRemovedCanBeMadeAgainAndARuleThatChoosesIsNotPlain(t *testing.T) {
+	t.Parallel()
+	ns := nstest.New(t)
+	c, err := rtnl.Open(ns)
+	require.NoError(t, err)
+	before, err := c.Rules()
+	require.NoError(t, err)
+	main := rtnl.Rule{Family: unix.AF_INET, Priority: 32766, Table: unix.RT_TABLE_MAIN, Plain: true}
+	require.Contains(t, before, main)
+	h := nstest.Netlink(t, ns)
+	gone := netlink.NewRule()
+	gone.Priority, gone.Table, gone.Family = 32766, unix.RT_TABLE_MAIN, unix.AF_INET
+	require.NoError(t, h.RuleDel(gone))
+	chooses := netlink.NewRule()
+	chooses.Priority, chooses.Table, chooses.Family, chooses.SuppressPrefixlen = 100, unix.RT_TABLE_MAIN, unix.AF_INET, 0
+	require.NoError(t, h.RuleAdd(chooses))
+	rules, err := c.Rules()
+	require.NoError(t, err)
+	require.NotContains(t, rules, main)
+	require.Contains(t, rules, rtnl.Rule{Family: unix.AF_INET, Priority: 100, Table: unix.RT_TABLE_MAIN})
+	require.NoError(t, h.RuleDel(chooses))
+	require.NoError(t, c.Do(rtnl.AddRule(main)))
+	rules, err = c.Rules()
+	require.NoError(t, err)
+	require.ElementsMatch(t, before, rules)
+	require.ErrorIs(t, c.Do(rtnl.AddRule(main)), fs.ErrExist)
 }

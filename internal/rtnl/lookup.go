@@ -5,6 +5,7 @@ package rtnl
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -12,8 +13,15 @@ import (
 
 const (
 	rtmFIBMatch = 0x2000 // RTM_F_FIB_MATCH
-	fraPriority = 6      // FRA_PRIORITY
-	fraTable    = 15     // FRA_TABLE
+
+	ruleLen        = 12 // struct fib_rule_hdr
+	ruleToTable    = 1  // FR_ACT_TO_TBL
+	ruleInvert     = 2  // FIB_RULE_INVERT
+	fraPriority    = 6  // FRA_PRIORITY
+	fraFlow        = 11
+	fraSuppressLen = 14 // FRA_SUPPRESS_PREFIXLEN
+	fraTable       = 15
+	fraProtocol    = 21
 )
 
 // RouteTo asks which way a packet to dst goes from here; got is called with the answer, whose Dst is dst and whose Type
@@ -42,36 +50,61 @@ func lookup(dst netip.Addr, flags uint32, got func(Route)) *Msg {
 	return m
 }
 
-// OnlyDefaultRules reports whether the routing rules are the kernel's own, so that local, main and default decide alone
-// (ip-rule(8)).
-func (c *Conn) OnlyDefaultRules() (bool, error) {
-	plain := true
-	m := newMsg(unix.RTM_GETRULE, 0, "list rules", make([]byte, 12))
-	_, err := dump(c, m, func(b []byte) (struct{}, bool, error) {
-		if len(b) < 12 {
-			return struct{}{}, false, fmt.Errorf("malformed rule")
+// Rule is a routing rule (ip-rule(8)).
+type Rule struct {
+	Family   uint8 // unix.AF_INET or AF_INET6
+	Priority uint32
+	Table    uint32 // that it looks into; 0 if it does something else
+	Plain    bool   // it is for all packets, and takes whatever the table says
+}
+
+// Rules lists the routing rules of IPv4 and IPv6.
+func (c *Conn) Rules() ([]Rule, error) {
+	m := newMsg(unix.RTM_GETRULE, 0, "list rules", make([]byte, ruleLen))
+	return dump(c, m, func(b []byte) (Rule, bool, error) {
+		if len(b) < ruleLen {
+			return Rule{}, false, fmt.Errorf("malformed rule")
 		}
-		prio, table := uint32(0), uint32(b[4])
-		for t, v := range attrs(b[12:]) {
+		r := Rule{Family: b[0], Table: uint32(b[4]), Plain: b[1] == 0 && b[2] == 0 && b[3] == 0 && native.Uint32(b[8:])&ruleInvert == 0}
+		for t, v := range attrs(b[ruleLen:]) {
 			switch t {
 			case fraPriority:
-				prio = u32of(v)
+				r.Priority = u32of(v)
 			case fraTable:
-				table = u32of(v)
+				r.Table = u32of(v)
+			case fraSuppressLen:
+				r.Plain = r.Plain && u32of(v) == ^uint32(0)
+			case fraProtocol, fraFlow:
+			default:
+				r.Plain = false
 			}
 		}
-		switch {
-		case b[0] != unix.AF_INET && b[0] != unix.AF_INET6: // the multicast families have rules of their own
-		case b[1] != 0 || b[2] != 0 || b[3] != 0:
-			plain = false
-		case prio == 0 && table == unix.RT_TABLE_LOCAL, prio == 32766 && table == unix.RT_TABLE_MAIN,
-			prio == 32767 && table == unix.RT_TABLE_DEFAULT:
-		default:
-			plain = false
+		if b[7] != ruleToTable {
+			r.Table, r.Plain = 0, false
 		}
-		return struct{}{}, false, nil
+		return r, r.Family == unix.AF_INET || r.Family == unix.AF_INET6, nil // the multicast families have rules of their own
 	})
-	return plain, err
+}
+
+// AddRule makes a plain rule that looks into a table.
+func AddRule(r Rule) *Msg {
+	b := make([]byte, ruleLen)
+	b[0], b[7] = r.Family, ruleToTable
+	m := newMsg(unix.RTM_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, fmt.Sprintf("add the rule %d that looks into table %d", r.Priority, r.Table), b)
+	m.u32(fraPriority, r.Priority)
+	m.u32(fraTable, r.Table)
+	return m
+}
+
+// OnlyDefaultRules reports whether the routing rules are the kernel's own, so that local, main and default decide alone.
+func (c *Conn) OnlyDefaultRules() (bool, error) {
+	rules, err := c.Rules()
+	foreign := slices.ContainsFunc(rules, func(r Rule) bool {
+		r.Family = 0
+		return r != Rule{Table: unix.RT_TABLE_LOCAL, Plain: true} && r != Rule{Priority: 32766, Table: unix.RT_TABLE_MAIN, Plain: true} &&
+			r != Rule{Priority: 32767, Table: unix.RT_TABLE_DEFAULT, Plain: true}
+	})
+	return !foreign, err
 }
 
 // GetLinkIndex asks for an interface by index; got is called with it. None of that index is [io/fs.ErrNotExist].

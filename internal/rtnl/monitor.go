@@ -16,14 +16,15 @@ import (
 
 // monitorGroups are those of rtnetlink(7) whose announcements become events. FDB entries come with the neighbours.
 var monitorGroups = []uint{unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
-	unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_RULE}
+	unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_RULE,
+	unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF}
 
 // MonitorBuffer is what announcements may wait in, in bytes of kernel memory that is used only while they do: enough for
 // those of 10 000 peers that are set at once.
 const MonitorBuffer = 32 << 20
 
 // Monitor receives the kernel's announcements about a namespace: links, addresses, routes, rules, neighbours, FDB
-// entries.
+// entries, parameters of IP.
 //
 // What nobody asks for is left out in the kernel, where it costs next to nothing: changes that this process itself made
 // through [Conn] (but not to FDB entries, of which the kernel does not say whose they are), routes of table local, and

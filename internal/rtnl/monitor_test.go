@@ -16,6 +16,7 @@ import (
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/sysctl"
 )
 
 // listen collects the events of a namespace; the function returns those until nothing came for a while.
@@ -158,4 +159,41 @@ func TestAMonitorSaysThatAnnouncementsWereLost(t *testing.T) {
 
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+func TestAMonitorTellsThatForwardingOfAllOrOfALinkChanged(t *testing.T) {
+	t.Parallel()
+	ns, other := nstest.New(t), nstest.New(t)
+	nstest.Link(t, nstest.End{NS: ns, Name: "eth0"}, nstest.End{NS: other, Name: "eth0"})
+	l, err := nstest.Netlink(t, ns).LinkByName("eth0")
+	require.NoError(t, err)
+	m, err := rtnl.OpenMonitor(ns, 0)
+	require.NoError(t, err)
+	next := listen(t, m)
+	confs := func() (all []rtnl.Conf) {
+		for _, e := range next() {
+			if e.Subject == rtnl.ConfEvent {
+				all = append(all, e.Conf)
+			}
+		}
+		return all
+	}
+	index := l.Attrs().Index
+	for _, c := range []struct {
+		key  string
+		want rtnl.Conf
+	}{
+		{"net/ipv4/ip_forward", rtnl.Conf{Family: unix.AF_INET, Link: rtnl.AllLinks}},
+		{"net/ipv4/conf/default/rp_filter", rtnl.Conf{Family: unix.AF_INET, Link: rtnl.DefaultLinks}},
+		{"net/ipv4/conf/eth0/proxy_arp", rtnl.Conf{Family: unix.AF_INET, Link: index}},
+		{"net/ipv6/conf/all/forwarding", rtnl.Conf{Family: unix.AF_INET6, Link: rtnl.AllLinks}},
+		{"net/ipv6/conf/eth0/proxy_ndp", rtnl.Conf{Family: unix.AF_INET6, Link: index}},
+	} {
+		v, err := sysctl.Get(ns, c.key)
+		require.NoError(t, err)
+		nstest.Sysctl(t, ns, c.key, map[string]string{"0": "1", "1": "0", "2": "0"}[v])
+		require.Contains(t, confs(), c.want, c.key)
+	}
+	nstest.Sysctl(t, ns, "net/ipv4/conf/eth0/arp_ignore", "1")
+	require.Empty(t, confs(), "of others the kernel tells nothing")
 }

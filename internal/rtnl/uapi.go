@@ -2,7 +2,7 @@
 
 package rtnl
 
-// What golang.org/x/sys/unix lacks of linux/if_link.h, if_bridge.h, if_addr.h, netlink.h, rtnetlink.h and lwtunnel.h.
+// What golang.org/x/sys/unix lacks of linux/if_link.h, if_bridge.h, if_addr.h, netlink.h, rtnetlink.h, netconf.h and lwtunnel.h.
 const (
 	nlaTypeMask = 0x3fff
 
@@ -27,6 +27,9 @@ const (
 	vlanEntry      = 1   // BRIDGE_VLANDB_ENTRY
 	vlanEntryInfo  = 1   // BRIDGE_VLANDB_ENTRY_INFO
 	vlanEntryRange = 2   // BRIDGE_VLANDB_ENTRY_RANGE
+
+	netconfLen   = 4 // struct netconfmsg, padded
+	netconfIndex = 1 // NETCONFA_IFINDEX
 
 	lwtunnelIP  = 2 // LWTUNNEL_ENCAP_IP
 	lwtunnelIP6 = 4 // LWTUNNEL_ENCAP_IP6

@@ -183,3 +183,56 @@ func (l *Legacy) ForwardDrops() bool {
 	}
 	return int32(binary.NativeEndian.Uint32(l.blob[verdict:])) == -1 // -NF_DROP - 1
 }
+
+// Fingerprint tells states of the legacy tables filter and nat of both families apart, whatever their rules have counted.
+// It is cheap where there are none: the kernel announces no change of theirs.
+func Fingerprint(ns *netns.NS) (uint64, error) {
+	sum := uint64(offset64)
+	for _, f := range []Family{4, 6} {
+		tables, err := legacyTables(ns, f)
+		if err != nil {
+			return 0, err
+		}
+		for _, name := range []string{"filter", "nat"} {
+			if !slices.Contains(tables, name) {
+				continue
+			}
+			l, err := ReadLegacy(ns, f, name)
+			if err != nil {
+				return 0, err
+			}
+			sum = l.hash(hash(hash(sum, []byte(name)), []byte(f.prefix())))
+		}
+	}
+	return sum, nil
+}
+
+// FNV-1a.
+const (
+	offset64 = 14695981039346656037
+	prime64  = 1099511628211
+)
+
+func hash(sum uint64, b []byte) uint64 {
+	for _, c := range b {
+		sum = (sum ^ uint64(c)) * prime64
+	}
+	return sum
+}
+
+// hash leaves out the counters of each entry, two numbers of 64 bits on eight bytes behind target_offset, next_offset and
+// comefrom.
+func (l *Legacy) hash(sum uint64) uint64 {
+	for b := l.blob; ; {
+		counters := (l.family.targetOffset() + 8 + 7) &^ 7
+		if len(b) < counters+16 {
+			return hash(sum, b)
+		}
+		next := int(binary.NativeEndian.Uint16(b[l.family.targetOffset()+2:]))
+		if next < counters+16 || next > len(b) {
+			return hash(sum, b)
+		}
+		sum = hash(hash(sum, b[:counters]), b[counters+16:next])
+		b = b[next:]
+	}
+}

@@ -5,6 +5,7 @@ package xtables
 import (
 	"errors"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -167,4 +168,45 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%q reads as %+v, and that as %+v", line, m, again)
 		}
 	})
+}
+
+func TestAFingerprintChangesWithRulesAndPoliciesAndNotWithCounters(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.IPTables, nstest.IP6Tables)
+	ns := nstest.New(t)
+	take := func() uint64 {
+		t.Helper()
+		sum, err := Fingerprint(ns)
+		require.NoError(t, err)
+		return sum
+	}
+	seen := map[uint64]string{take(): "nothing"}
+	for _, f := range []Family{4, 6} {
+		for _, args := range []string{"-P FORWARD DROP", "-A OUTPUT -j ACCEPT", "-I OUTPUT 1 -p udp -j ACCEPT", "-N OURS", "-A FORWARD -j OURS", "-t nat -A POSTROUTING -j ACCEPT"} {
+			iptables(t, ns, f, args)
+			sum := take()
+			require.Equal(t, "", seen[sum], "%s %s", f.prefix(), args)
+			seen[sum] = f.prefix() + args
+		}
+	}
+	before := take()
+	counted := func() string {
+		var out []byte
+		require.NoError(t, ns.Do(func() (err error) {
+			out, err = exec.Command("iptables-legacy", "-w", "-nvxL", "OUTPUT").Output()
+			return err
+		}))
+		return string(out)
+	}
+	was := counted()
+	require.NoError(t, ns.Do(func() error {
+		c, err := net.Dial("udp4", "127.0.0.1:9")
+		if err == nil {
+			_, err = c.Write([]byte("counts"))
+			c.Close()
+		}
+		return err
+	}))
+	require.NotEqual(t, was, counted())
+	require.Equal(t, before, take())
 }
