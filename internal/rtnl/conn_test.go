@@ -63,7 +63,7 @@ func TestAStreamOfMessagesNamesEachThatFails(t *testing.T) {
 		}
 	})
 	for i := 7; i < n; i += every {
-		require.ErrorContains(t, err, "add "+route(i).String())
+		require.ErrorContains(t, err, "add "+rtnl.WithNames(route(i).String(), func(int) string { return "" }))
 	}
 	ours, err := c.Routes(rtnl.RouteFilter{Proto: 117})
 	require.NoError(t, err)
