@@ -8,7 +8,6 @@ package bridge
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -116,10 +115,7 @@ func create(ctx context.Context, ns *netns.NS, want Bridge) error {
 		return err
 	}
 	b := rtnl.Bridge{Name: want.Name, MTU: want.MTU, VLANFiltering: want.VLANFiltering, Group: Group}
-	if _, err := rand.Read(b.MAC[:]); err != nil {
-		return err
-	}
-	b.MAC[0] = b.MAC[0]&^1 | 2 // locally administered, unicast
+	b.MAC = rtnl.RandomMAC()
 	if err := c.Do(rtnl.NewBridge(b)); err != nil {
 		return rtnl.Except(err, fs.ErrExist) // another ADD was faster
 	}

@@ -3,6 +3,7 @@
 package overlay
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 
@@ -42,7 +43,7 @@ func (n *Node) Unheard() error {
 	if !ok || !n.applied {
 		return nil
 	}
-	peers, right, err := t.readTunnel(n)
+	peers, right, err := t.readTunnel(context.Background(), n)
 	if err != nil {
 		return err
 	}

@@ -194,8 +194,8 @@ func (n *Node) addrs(have []rtnl.Addr) (set, remove []rtnl.Addr) {
 }
 
 // diff reads the kernel and compares.
-func (n *Node) diff(links []rtnl.Link) (c changes, refused []error, err error) {
-	k, err := n.read()
+func (n *Node) diff(ctx context.Context, links []rtnl.Link) (c changes, refused []error, err error) {
+	k, err := n.read(ctx)
 	if err != nil {
 		return c, nil, err
 	}

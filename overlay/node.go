@@ -67,8 +67,8 @@ type driver interface {
 
 // tunneler is a driver with state that rtnetlink does not hold.
 type tunneler interface {
-	readTunnel(n *Node) (peers []tunnelPeer, right bool, err error) // right: the device itself
-	applyTunnel(n *Node, c *changes) error
+	readTunnel(ctx context.Context, n *Node) (peers []tunnelPeer, right bool, err error) // right: the device itself
+	applyTunnel(ctx context.Context, n *Node, c *changes) error
 }
 
 func (n *Node) open() (err error) {
@@ -190,7 +190,7 @@ func (n *Node) pass(ctx context.Context) error {
 		n.forget()
 		return err
 	}
-	c, refused, err := n.diff(links)
+	c, refused, err := n.diff(ctx, links)
 	if err != nil {
 		n.forget()
 		return err
@@ -208,7 +208,7 @@ func (n *Node) pass(ctx context.Context) error {
 }
 
 // Check implements [Network].
-func (n *Node) Check(context.Context) error {
+func (n *Node) Check(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err := n.open(); err != nil {
@@ -218,7 +218,7 @@ func (n *Node) Check(context.Context) error {
 	if err != nil {
 		return err
 	}
-	c, refused, err := n.diff(links)
+	c, refused, err := n.diff(ctx, links)
 	if err != nil {
 		return err
 	}
@@ -240,7 +240,7 @@ func (n *Node) apply(ctx context.Context, c *changes) error {
 	}
 	err := n.conn.Stream(c.additions())
 	if t, ok := n.d.(tunneler); ok && (c.tunnelDevice || len(c.setTunnel)+len(c.delTunnel) > 0) {
-		err = errors.Join(err, t.applyTunnel(n, c))
+		err = errors.Join(err, t.applyTunnel(ctx, n, c))
 	}
 	err = errors.Join(err, gone(n.conn.Stream(c.removals())))
 	if err != nil {

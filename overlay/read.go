@@ -3,6 +3,7 @@
 package overlay
 
 import (
+	"context"
 	"errors"
 	"slices"
 
@@ -11,7 +12,7 @@ import (
 
 // read dumps what the comparison needs. Many routes are read beside many entries: the kernel lists them without the lock
 // that it holds for the others.
-func (n *Node) read() (k *kernel, err error) {
+func (n *Node) read(ctx context.Context) (k *kernel, err error) {
 	const many = 1000
 	k = &n.dump
 	k.tunnel, k.tunnelWrong = nil, false
@@ -30,7 +31,7 @@ func (n *Node) read() (k *kernel, err error) {
 	}
 	if t, ok := n.d.(tunneler); ok {
 		right := false
-		k.tunnel, right, err = t.readTunnel(n)
+		k.tunnel, right, err = t.readTunnel(ctx, n)
 		k.tunnelWrong = !right
 	}
 	return k, err

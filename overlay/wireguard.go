@@ -36,6 +36,7 @@ type wireguard struct {
 	WireGuard
 	o   *Options
 	key privateKey // zero until it is needed
+	own peer.PublicKey
 }
 
 func (w WireGuard) driver(o *Options) (driver, error) {
@@ -67,6 +68,7 @@ func (w *wireguard) devices(n *Node) (_ []device, err error) {
 		if w.key, err = loadKey(w.KeyDir, n.o.Network); err != nil {
 			return nil, err
 		}
+		w.own = w.key.public()
 	}
 	return []device{{name: n.o.named("wg"), over: n.o.families()[0], tunnel: rtnl.WireGuard{}}}, nil
 }
@@ -93,7 +95,7 @@ func (w *wireguard) plan(n *Node, p *peer.Peer, to *plan) error {
 	if key == (peer.PublicKey{}) {
 		return fmt.Errorf("it has no public key: run \"cniblocks wireguard pubkey %s\" there, and state what it prints as \"publicKey\"", n.o.Network)
 	}
-	if own := w.key.public(); key == own {
+	if key == w.own {
 		return fmt.Errorf("its public key %s is this node's own: a copied machine keeps its original's; remove %s on one of them", key, keyFile(w.KeyDir, n.o.Network))
 	}
 	n.deviceRoutes(p, n.links[n.devices[0].name], n.devices[0].over, to)
@@ -112,7 +114,7 @@ func (w *wireguard) reach(n *Node) (peer.Reach, error) {
 	r := n.plainReach("wireguard")
 	for _, e := range []*peer.Endpoint{&r.V4, &r.V6} {
 		if e.Addr.IsValid() {
-			e.Port, e.PublicKey = w.Port, w.key.public()
+			e.Port, e.PublicKey = w.Port, w.own
 		}
 	}
 	return r, nil

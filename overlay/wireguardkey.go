@@ -4,8 +4,6 @@ package overlay
 
 import (
 	"bytes"
-	"crypto/ecdh"
-	"crypto/rand"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -17,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/internal/wg"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
@@ -33,11 +32,7 @@ func (privateKey) String() string { return "(private key)" }
 func (k privateKey) GoString() string { return k.String() }
 
 func (k privateKey) public() peer.PublicKey {
-	p, err := ecdh.X25519().NewPrivateKey(k[:])
-	if err != nil {
-		return peer.PublicKey{}
-	}
-	return peer.PublicKey(p.PublicKey().Bytes())
+	return wg.PublicKey(k)
 }
 
 // PublicKey is the public key of this node in a network. The private key is made if there is none.
@@ -117,10 +112,22 @@ func nameless(dir string) (f *os.File, name string, err error) {
 	return f, f.Name(), nil
 }
 
+// draw asks the kernel for random bytes, and waits until it has some.
+func draw(b []byte) error {
+	for len(b) > 0 {
+		n, err := unix.Getrandom(b, 0)
+		if err != nil && err != unix.EINTR {
+			return fmt.Errorf("getrandom: %w", err)
+		}
+		b = b[max(n, 0):]
+	}
+	return nil
+}
+
 // makeKey writes a new key so that it is there whole or not at all, after a loss of power too.
 func makeKey(path string) error {
 	var k privateKey
-	if _, err := rand.Read(k[:]); err != nil {
+	if err := draw(k[:]); err != nil {
 		return err
 	}
 	k[0] &= 248 // RFC 7748, section 5

@@ -3,13 +3,14 @@ package peer
 import (
 	"encoding/base64"
 	"fmt"
-	"net"
+
+	"github.com/cniblocks/cniblocks/internal/mac"
 )
 
 // MAC is an Ethernet address. The zero value means that there is none.
 type MAC [6]byte
 
-// ParseMAC reads six octets in any form that [net.ParseMAC] takes. The all-zero and group addresses are errors: no
+// ParseMAC reads six octets with colons or hyphens between them, or in any other form that [net.ParseMAC] takes. The all-zero and group addresses are errors: no
 // device has them.
 func ParseMAC(s string) (MAC, error) {
 	m, wrong, remedy := parseMAC(s)
@@ -20,8 +21,8 @@ func ParseMAC(s string) (MAC, error) {
 }
 
 func parseMAC(s string) (m MAC, wrong, remedy string) {
-	hw, err := net.ParseMAC(s)
-	if err != nil || len(hw) != len(m) {
+	hw, ok := mac.Parse(s)
+	if !ok {
 		return m, "is not a MAC address", "write six octets such as 0a:58:0a:f4:01:02"
 	}
 	if m = MAC(hw); !m.unicast() {
@@ -37,7 +38,7 @@ func (m MAC) String() string {
 	if m == (MAC{}) {
 		return ""
 	}
-	return net.HardwareAddr(m[:]).String()
+	return mac.String(m)
 }
 
 // MarshalText is [MAC.String].

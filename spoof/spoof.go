@@ -7,12 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	hwaddr "github.com/cniblocks/cniblocks/internal/mac"
 	"github.com/cniblocks/cniblocks/internal/nft"
 	"github.com/cniblocks/cniblocks/netns"
 )
@@ -62,7 +62,7 @@ func (p Port) validate() error {
 	return nil
 }
 
-func (p Port) mac() string { return net.HardwareAddr(p.MAC[:]).String() }
+func (p Port) mac() string { return hwaddr.String(p.MAC) }
 
 // portKey pads the name with zeros.
 func portKey(name string) string { return name + strings.Repeat("\x00", unix.IFNAMSIZ-len(name)) }
@@ -78,11 +78,11 @@ func (p Port) pairElement() nft.Element {
 // fromElement reads a port from its element in the set of ports.
 func fromElement(e nft.Element) (p Port, ok bool) {
 	mac, owner, _ := strings.Cut(e.Comment, " ")
-	hw, err := net.ParseMAC(mac)
-	if err != nil || len(hw) != len(p.MAC) {
+	hw, ok := hwaddr.Parse(mac)
+	if !ok {
 		return p, false
 	}
-	return Port{Name: strings.TrimRight(e.Key, "\x00"), MAC: [6]byte(hw), Owner: owner}, true
+	return Port{Name: strings.TrimRight(e.Key, "\x00"), MAC: hw, Owner: owner}, true
 }
 
 // Allow guards the port. A port of that name that was guarded before has only the new address from now on. It is

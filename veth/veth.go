@@ -11,7 +11,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base32"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -91,10 +90,10 @@ func CreateOn(ctx context.Context, p Pair, master int) (Pair, error) {
 	}
 	drawn := p.Host.MAC == MAC{}
 	if drawn {
-		p.Host.MAC = randomMAC()
+		p.Host.MAC = rtnl.RandomMAC()
 	}
 	if p.Pod.MAC == (MAC{}) { // drawn here, so that nobody has to ask for it
-		p.Pod.MAC = randomMAC()
+		p.Pod.MAC = rtnl.RandomMAC()
 	}
 	var made rtnl.Link
 	msgs := []*rtnl.Msg{rtnl.NewVeth(rtnl.End{Name: p.Host.Name, MAC: p.Host.MAC, MTU: p.Host.MTU},
@@ -125,14 +124,6 @@ func CreateOn(ctx context.Context, p Pair, master int) (Pair, error) {
 		return p, errors.Join(err, c.Do(rtnl.DelLink(p.Host.Name)))
 	}
 	return p, nil
-}
-
-// randomMAC is a station's, locally administered. Nobody else's pair has it.
-func randomMAC() (m MAC) {
-	binary.NativeEndian.PutUint32(m[2:], rand.Uint32())
-	binary.NativeEndian.PutUint16(m[:], uint16(rand.Uint32()))
-	m[0] = m[0]&^1 | 2
-	return m
 }
 
 // check refuses what the kernel would take for a pattern, or for a wish to choose a name itself, and what it would refuse

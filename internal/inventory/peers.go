@@ -4,16 +4,17 @@ package inventory
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"io/fs"
 	"net/netip"
-	"os"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/wgctrl"
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/internal/wg"
 	"github.com/cniblocks/cniblocks/route"
 )
 
@@ -25,7 +26,7 @@ type way struct {
 
 // readPeers finds out of the kernel which nodes this one sends to: by routes of ours, by the FDB of devices that carry
 // Ethernet, by the peers of WireGuard.
-func (r *reader) readPeers(routes []rtnl.Route) error {
+func (r *reader) readPeers(ctx context.Context, routes []rtnl.Route) error {
 	var errs []error
 	ways := map[int]way{}
 	for i := range r.n.Devices {
@@ -39,7 +40,7 @@ func (r *reader) readPeers(routes []rtnl.Route) error {
 			ways[d.Index] = w
 			errs = append(errs, err)
 		case "wireguard":
-			errs = append(errs, r.readWireGuard(d))
+			errs = append(errs, r.readWireGuard(ctx, d))
 		}
 		if t, ok := r.link(d.Index).Tunnel().(rtnl.GRE); ok && t.Tap && t.Remote.IsValid() {
 			r.peer(r.networkOf(d.Name), d.Name, t.Remote)
@@ -104,36 +105,22 @@ func (r *reader) readWay(d *Device) (way, error) {
 	return w, errors.Join(err, err2)
 }
 
-func (r *reader) readWireGuard(d *Device) error {
-	return r.NS.Do(func() error {
-		c, err := wgctrl.New()
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		dev, err := c.Device(d.Name)
-		if errors.Is(err, fs.ErrPermission) || errors.Is(err, os.ErrNotExist) {
-			return nil // links and routes can be read by everybody
-		}
-		if err != nil {
-			return err
-		}
-		d.Detail = udpPort(dev.ListenPort)
-		for _, p := range dev.Peers {
-			n := Peer{Network: r.networkOf(d.Name), Device: d.Name, Pods: []netip.Prefix{}}
-			if p.Endpoint != nil {
-				n.Endpoint = p.Endpoint.AddrPort().Addr().Unmap()
-			}
-			for _, a := range p.AllowedIPs {
-				if ip, ok := netip.AddrFromSlice(a.IP); ok {
-					ones, _ := a.Mask.Size()
-					n.Pods = append(n.Pods, netip.PrefixFrom(ip.Unmap(), ones))
-				}
-			}
-			r.n.Peers = append(r.n.Peers, n)
-		}
-		return nil
-	})
+func (r *reader) readWireGuard(ctx context.Context, d *Device) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	dev, err := wg.Read(ctx, r.NS, d.Name)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
+		return nil // links and routes can be read by everybody
+	}
+	if err != nil {
+		return err
+	}
+	d.Detail = udpPort(int(dev.Port))
+	for _, p := range dev.Peers {
+		r.n.Peers = append(r.n.Peers, Peer{Network: r.networkOf(d.Name), Device: d.Name, Endpoint: p.Endpoint.Addr(),
+			Pods: append([]netip.Prefix{}, p.AllowedIPs...)})
+	}
+	return nil
 }
 
 // peer is the one at an endpoint, that is known already or new.

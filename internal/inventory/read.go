@@ -63,7 +63,7 @@ func Read(ctx context.Context, o Options) (*Node, error) {
 	r.readDevices()
 	r.try("pods", func() error { return r.readAttachments(ctx) })
 	r.readPorts()
-	r.try("routes", r.readRoutes)
+	r.try("routes", func() error { return r.readRoutes(ctx) })
 	r.readForwarding()
 	r.try("firewall", func() error { return r.readFirewall(ctx) })
 	r.settleLeases()
@@ -128,7 +128,7 @@ func (r *reader) readForwarding() {
 	r.n.ForwardIPv4, r.n.ForwardIPv6 = on(route.IPv4), on(route.IPv6)
 }
 
-func (r *reader) readRoutes() error {
+func (r *reader) readRoutes(ctx context.Context) error {
 	all, err := r.c.Routes(rtnl.RouteFilter{})
 	if err != nil {
 		return err
@@ -141,7 +141,7 @@ func (r *reader) readRoutes() error {
 		}
 	}
 	r.readTunnels()
-	err = r.readPeers(all)
+	err = r.readPeers(ctx, all)
 	r.readUplinks(all)
 	return err
 }
