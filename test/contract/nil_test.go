@@ -69,6 +69,7 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		"bridge.Ensure":            func() error { return second(bridge.Ensure(ctx, ns, bridge.Bridge{Name: "br0"})) },
 		"bridge.Get":               func() error { return second(bridge.Get(ctx, ns, "br0")) },
 		"bridge.PinMAC":            func() error { return bridge.PinMAC(ctx, ns, bridge.State{}) },
+		"bridge.Widen":             func() error { return bridge.Widen(ctx, ns, "br0", 1500) },
 		"bridge.SetPort":           func() error { return bridge.SetPort(ctx, ns, 1, bridge.Port{}) },
 		"bridge.VLANGateway":       func() error { return second(bridge.VLANGateway(ctx, ns, bridge.State{Name: "br0"}, 5, "", false)) },
 		"masq.Conflicts":           func() error { return second(masq.Conflicts(ctx, ns, policy, ranges)) },
