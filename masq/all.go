@@ -131,7 +131,7 @@ func conflicts(p Policy, ranges []Range, o Policy) (out []string) {
 		ours, theirs := p.half(f), o.half(f)
 		all := theirs.sources
 		for a := range theirs.pods {
-			all = append(all, Range{a, a})
+			all = append(all, Range{Start: a, End: a})
 		}
 		shared, ok := newSpans(own...).overlap(newSpans(all...))
 		switch {

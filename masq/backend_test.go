@@ -177,7 +177,7 @@ func TestManyWritersAtOnceNeverLoseOrDoubleARule(t *testing.T) {
 		policy := func(i int) Policy {
 			p := dual(fmt.Sprintf("net%d", i%3))
 			at := netip.AddrFrom4([4]byte{10, 2, byte(i), 1})
-			p.Sources = append(p.Sources, Range{at, at})
+			p.Sources = append(p.Sources, Range{Start: at, End: at})
 			return p
 		}
 		var wg sync.WaitGroup
@@ -204,9 +204,9 @@ func TestABadPolicyIsRefusedBeforeAnythingIsChanged(t *testing.T) {
 		for want, p := range map[string]Policy{
 			"no name":                {},
 			"both addresses":         {Network: "n", Sources: []Range{{}}},
-			"one family":             {Network: "n", Sources: []Range{{a("10.0.0.1"), a("fd00::1")}}},
-			"10.0.0.2-10.0.0.1":      {Network: "n", Sources: []Range{{a("10.0.0.2"), a("10.0.0.1")}}},
-			"neither IPv4 within":    {Network: "n", Sources: []Range{{a("::ffff:10.0.0.1"), a("::ffff:10.0.0.2")}}},
+			"one family":             {Network: "n", Sources: []Range{{Start: a("10.0.0.1"), End: a("fd00::1")}}},
+			"10.0.0.2-10.0.0.1":      {Network: "n", Sources: []Range{{Start: a("10.0.0.2"), End: a("10.0.0.1")}}},
+			"neither IPv4 within":    {Network: "n", Sources: []Range{{Start: a("::ffff:10.0.0.1"), End: a("::ffff:10.0.0.2")}}},
 			"excepted destination":   {Network: "n", Except: []netip.Prefix{{}}},
 			"no owner":               {Network: "n", Pods: []Pod{{"", a("10.0.0.1")}}},
 			"pod c: range fe80::1%e": {Network: "n", Pods: []Pod{{"c", a("fe80::1%e")}}},

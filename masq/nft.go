@@ -25,11 +25,11 @@ type NFT struct{ NS *netns.NS }
 const postrouting = "postrouting"
 
 // inet is the table of all networks.
-func inet() nft.Table { return nft.Table{Family: nft.INet, Name: mark} }
+func ourTable() nft.Table { return nft.Table{Family: nft.INet, Name: mark} }
 
 func natChain() nft.Chain {
 	const srcnat = 100 // NF_IP_PRI_NAT_SRC
-	return nft.Chain{Table: inet(), Name: postrouting, Hook: nft.Hook{
+	return nft.Chain{Table: ourTable(), Name: postrouting, Hook: nft.Hook{
 		Type: "nat", Num: nft.Postrouting, Priority: srcnat, Policy: nft.Accept,
 	}}
 }
@@ -67,13 +67,13 @@ func (f family) sets(network string) setNames {
 func (n setNames) all() []string { return []string{n.src, n.except, n.pods} }
 
 func (f family) set(name string, interval bool) nft.Set {
-	return nft.Set{Table: inet(), Name: name, Key: f.key(), Interval: interval}
+	return nft.Set{Table: ourTable(), Name: name, Key: f.key(), Interval: interval}
 }
 
 // rule masquerades what comes from a set.
 func (f family) rule(network, from string) nft.Rule {
 	p := f.proto()
-	return nft.Rule{Table: inet(), Chain: postrouting, Comment: commentFor(network), Exprs: nft.Exprs{}.Family(p).
+	return nft.Rule{Table: ourTable(), Chain: postrouting, Comment: commentFor(network), Exprs: nft.Exprs{}.Family(p).
 		Source(p).In(from).
 		Destination(p).NotIn(f.sets(network).except).
 		Unmarked(KubeMark).
@@ -207,7 +207,7 @@ func (b NFT) has(sets ...string) (bool, error) {
 	}
 	var reqs []nft.Request
 	for _, s := range sets {
-		reqs = append(reqs, nft.GetSet(inet(), s))
+		reqs = append(reqs, nft.GetSet(ourTable(), s))
 	}
 	answers, err := c.Query(reqs...)
 	for _, a := range answers {

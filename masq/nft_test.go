@@ -162,7 +162,7 @@ func TestThousandsOfRangesAllArrive(t *testing.T) {
 	p := Policy{Network: "pods"}
 	at := netip.MustParseAddr("10.0.0.0")
 	for range 2500 {
-		p.Sources = append(p.Sources, Range{at, at})
+		p.Sources = append(p.Sources, Range{Start: at, End: at})
 		at = at.Next().Next()
 	}
 	require.NoError(t, NFT{ns}.Ensure(t.Context(), p))
@@ -282,7 +282,7 @@ func TestConcurrentEnsureNeverLosesOrDoublesARule(t *testing.T) {
 			defer own.Close()
 			p := dual(fmt.Sprintf("net%d", i%4))
 			at := netip.AddrFrom4([4]byte{10, 2, byte(i), 1})
-			p.Sources = append(p.Sources, Range{at, at})
+			p.Sources = append(p.Sources, Range{Start: at, End: at})
 			errs[i] = NFT{own}.Ensure(t.Context(), p)
 		})
 	}
@@ -294,7 +294,7 @@ func TestConcurrentEnsureNeverLosesOrDoublesARule(t *testing.T) {
 	for i := range n {
 		p := dual(fmt.Sprintf("net%d", i%4))
 		at := netip.AddrFrom4([4]byte{10, 2, byte(i), 1})
-		p.Sources = append(p.Sources, Range{at, at})
+		p.Sources = append(p.Sources, Range{Start: at, End: at})
 		require.NoError(t, NFT{ns}.Check(t.Context(), p))
 	}
 }

@@ -51,7 +51,7 @@ func (b NFT) look(p Policy, also ...nft.Request) (wrong []string, answered []nft
 		return nil, nil, err
 	}
 	var (
-		reqs  = append([]nft.Request{nft.GetTable(inet()), nft.GetChain(inet(), postrouting)}, also...)
+		reqs  = append([]nft.Request{nft.GetTable(ourTable()), nft.GetChain(ourTable(), postrouting)}, also...)
 		asked []question
 		large []question
 		rules []nft.Rule
@@ -64,7 +64,7 @@ func (b NFT) look(p Policy, also ...nft.Request) (wrong []string, answered []nft
 		rules = append(rules, f.rules(p.Network, h)...)
 		for _, q := range f.questions(p.Network, h) {
 			if keys := q.keys(); len(keys) <= askAtMost {
-				reqs = append(reqs, nft.GetElements(inet(), q.set, keys...))
+				reqs = append(reqs, nft.GetElements(ourTable(), q.set, keys...))
 				asked = append(asked, q)
 			} else {
 				large = append(large, q)
@@ -74,7 +74,7 @@ func (b NFT) look(p Policy, also ...nft.Request) (wrong []string, answered []nft
 	if len(rules) == 0 && len(also) == 0 {
 		return nil, nil, nil
 	}
-	answers, err := c.Query(append(reqs, nft.DumpRules(inet(), postrouting))...)
+	answers, err := c.Query(append(reqs, nft.DumpRules(ourTable(), postrouting))...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -91,13 +91,13 @@ func (b NFT) look(p Policy, also ...nft.Request) (wrong []string, answered []nft
 		return nil, answered, err
 	}
 	if dormant {
-		wrong = append(wrong, "table "+inet().Title()+" is dormant")
+		wrong = append(wrong, "table "+ourTable().Title()+" is dormant")
 	}
 	for i, q := range asked {
 		wrong = append(wrong, q.faults(answers[1+len(also)+i])...)
 	}
 	for _, q := range large {
-		have, err := c.Elements(inet(), q.set)
+		have, err := c.Elements(ourTable(), q.set)
 		if err != nil {
 			return nil, answered, err
 		}
@@ -117,13 +117,13 @@ func (f family) questions(network string, h half) (out []question) {
 	return append(out, question{set: names.except, spans: h.except})
 }
 
-var errPolicy = fmt.Errorf("the policy of chain %s of table %s is drop", postrouting, inet().Title())
+var errPolicy = fmt.Errorf("the policy of chain %s of table %s is drop", postrouting, ourTable().Title())
 
 // chainFault is [fs.ErrNotExist] if the chain is to be made, errPolicy if its policy is to be set, and another error if it
 // is not ours to change.
 func chainFault(a nft.Answer) error {
 	if errors.Is(a.Err, fs.ErrNotExist) {
-		return sentinel.Errorf(fs.ErrNotExist, "chain %s of table %s is missing", postrouting, inet().Title())
+		return sentinel.Errorf(fs.ErrNotExist, "chain %s of table %s is missing", postrouting, ourTable().Title())
 	}
 	if a.Err != nil {
 		return a.Err
@@ -135,7 +135,7 @@ func chainFault(a nft.Answer) error {
 		}
 		if have != natChain() {
 			return fmt.Errorf("chain %s of table %s is not the NAT chain that cniblocks makes (type nat hook postrouting "+
-				"priority srcnat; policy accept): delete it with `nft delete table %[2]s`", postrouting, inet().Title())
+				"priority srcnat; policy accept): delete it with `nft delete table %[2]s`", postrouting, ourTable().Title())
 		}
 	}
 	return nil
@@ -158,12 +158,12 @@ func (q question) faults(a nft.Answer) (wrong []string) {
 			last, ok = next()
 		}
 		if !ok || first.End || first != last || first.Key > string(r.Start.AsSlice()) {
-			return append(wrong, fmt.Sprintf("set %s of table %s lacks %s", q.set, inet().Title(), r))
+			return append(wrong, fmt.Sprintf("set %s of table %s lacks %s", q.set, ourTable().Title(), r))
 		}
 	}
 	for _, addr := range q.addrs() {
 		if e, ok := next(); !ok || e.Key != string(addr.AsSlice()) || e.Comment != q.pods[addr] {
-			return append(wrong, fmt.Sprintf("set %s of table %s lacks %s of %s", q.set, inet().Title(), addr, q.pods[addr]))
+			return append(wrong, fmt.Sprintf("set %s of table %s lacks %s of %s", q.set, ourTable().Title(), addr, q.pods[addr]))
 		}
 	}
 	return wrong
@@ -172,12 +172,12 @@ func (q question) faults(a nft.Answer) (wrong []string) {
 // compare judges all elements of a set.
 func (q question) compare(have []nft.Element) (wrong []string) {
 	for _, r := range q.spans.minus(toSpans(have)) {
-		wrong = append(wrong, fmt.Sprintf("set %s of table %s lacks %s", q.set, inet().Title(), r))
+		wrong = append(wrong, fmt.Sprintf("set %s of table %s lacks %s", q.set, ourTable().Title(), r))
 	}
 	pods := toPods(have)
 	for _, addr := range q.addrs() {
 		if pods[addr] != q.pods[addr] {
-			wrong = append(wrong, fmt.Sprintf("set %s of table %s lacks %s of %s", q.set, inet().Title(), addr, q.pods[addr]))
+			wrong = append(wrong, fmt.Sprintf("set %s of table %s lacks %s of %s", q.set, ourTable().Title(), addr, q.pods[addr]))
 		}
 	}
 	return wrong
@@ -187,7 +187,7 @@ func (q question) compare(have []nft.Element) (wrong []string) {
 func ruleFaults(want, have []nft.Rule) (wrong []string) {
 	for _, h := range have {
 		if strange(h) {
-			wrong = append(wrong, fmt.Sprintf("a rule that is not ours in chain %s of table %s does: %s", postrouting, inet().Title(), h.Exprs))
+			wrong = append(wrong, fmt.Sprintf("a rule that is not ours in chain %s of table %s does: %s", postrouting, ourTable().Title(), h.Exprs))
 		}
 	}
 	for _, w := range want {
@@ -199,7 +199,7 @@ func ruleFaults(want, have []nft.Rule) (wrong []string) {
 		}
 		if n != 1 {
 			wrong = append(wrong, fmt.Sprintf("%d rules instead of 1 with comment %q in chain %s of table %s masquerade set %s", n, w.Comment,
-				postrouting, inet().Title(), w.Exprs.Set()))
+				postrouting, ourTable().Title(), w.Exprs.Set()))
 		}
 	}
 	return wrong
@@ -221,7 +221,7 @@ func (b NFT) list(without string) ([]Policy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("SNAT by nftables: %w", err)
 	}
-	rules, err := c.Rules(inet(), postrouting)
+	rules, err := c.Rules(ourTable(), postrouting)
 	if err != nil {
 		return nil, fmt.Errorf("SNAT by nftables: %w", err)
 	}
@@ -250,11 +250,11 @@ func (b NFT) list(without string) ([]Policy, error) {
 
 // readRule adds what a rule masquerades to its network's halves.
 func readRule(c *nft.Conn, sets []string, halves map[family]half) error {
-	from, err := c.Elements(inet(), sets[0])
+	from, err := c.Elements(ourTable(), sets[0])
 	if err != nil {
 		return err
 	}
-	except, err := c.Elements(inet(), sets[1])
+	except, err := c.Elements(ourTable(), sets[1])
 	if err != nil {
 		return err
 	}

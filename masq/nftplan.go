@@ -29,7 +29,7 @@ func (b NFT) update(ctx context.Context, network string, target func(family, hal
 		return b.fail(network, err)
 	}
 	return b.fail(network, c.Update(ctx, func(batch *nft.Batch) error {
-		answers, err := c.Query(nft.GetChain(inet(), postrouting), nft.DumpRules(inet(), postrouting), nft.GetTable(inet()))
+		answers, err := c.Query(nft.GetChain(ourTable(), postrouting), nft.DumpRules(ourTable(), postrouting), nft.GetTable(ourTable()))
 		if err != nil {
 			return err
 		}
@@ -38,9 +38,9 @@ func (b NFT) update(ctx context.Context, network string, target func(family, hal
 			return fresh
 		}
 		if answers[2].Dormant() {
-			batch.WakeTable(inet())
+			batch.WakeTable(ourTable())
 		}
-		sets, err := c.Sets(inet())
+		sets, err := c.Sets(ourTable())
 		if err != nil {
 			return err
 		}
@@ -54,7 +54,7 @@ func (b NFT) update(ctx context.Context, network string, target func(family, hal
 			plans = append(plans, plan{f, network, have, target(f, have.half)})
 		}
 		if fresh != nil && slices.ContainsFunc(plans, func(p plan) bool { return !p.want.empty() }) {
-			batch.AddTable(inet())
+			batch.AddTable(ourTable())
 			batch.AddChain(natChain())
 		}
 		var gone int
@@ -94,7 +94,7 @@ func (f family) read(c *nft.Conn, network string, rules []nft.Rule, sets []nft.S
 			continue
 		}
 		r.sets[s.Name] = true
-		list, err := c.Elements(inet(), s.Name)
+		list, err := c.Elements(ourTable(), s.Name)
 		if err != nil {
 			return r, err
 		}
@@ -138,7 +138,7 @@ func (p plan) apply(b *nft.Batch) (deleted int) {
 		deleted++
 	}
 	for _, s := range p.have.wrong {
-		b.DelSet(inet(), s)
+		b.DelSet(ourTable(), s)
 	}
 	p.elements(b, names.src, true, fromSpans(p.have.sources), fromSpans(p.want.sources))
 	p.elements(b, names.pods, false, fromPods(p.have.pods), fromPods(p.want.pods))
@@ -156,15 +156,15 @@ func (p plan) apply(b *nft.Batch) (deleted int) {
 func (p plan) elements(b *nft.Batch, set string, interval bool, have, want [][]nft.Element) {
 	if len(want) == 0 {
 		if p.have.sets[set] {
-			b.DelSet(inet(), set)
+			b.DelSet(ourTable(), set)
 		}
 		return
 	}
 	if !p.have.sets[set] {
 		b.AddSet(p.family.set(set, interval))
 	}
-	b.DelElements(inet(), set, difference(have, want))
-	b.AddElements(inet(), set, difference(want, have))
+	b.DelElements(ourTable(), set, difference(have, want))
+	b.AddElements(ourTable(), set, difference(want, have))
 }
 
 // difference is the elements of groups in a that are not in b.
@@ -190,14 +190,14 @@ func dropIfLast(c *nft.Conn, b *nft.Batch, sets []nft.Set, plans []plan) error {
 	if err != nil {
 		return err
 	}
-	others := slices.ContainsFunc(chains, func(ch nft.Chain) bool { return ch.Table == inet() && ch.Name != postrouting })
+	others := slices.ContainsFunc(chains, func(ch nft.Chain) bool { return ch.Table == ourTable() && ch.Name != postrouting })
 	for _, s := range sets {
 		ours := slices.ContainsFunc(plans, func(p plan) bool { return slices.Contains(p.family.sets(p.network).all(), s.Name) })
 		others = others || !ours
 	}
-	b.DelChain(inet(), postrouting)
+	b.DelChain(ourTable(), postrouting)
 	if !others {
-		b.DelTable(inet())
+		b.DelTable(ourTable())
 	}
 	return nil
 }
@@ -237,7 +237,7 @@ func toSpans(list []nft.Element) spans {
 			continue
 		}
 		if open.IsValid() && open.Less(at) {
-			out = append(out, Range{open, at.Prev()})
+			out = append(out, Range{Start: open, End: at.Prev()})
 		}
 		open = netip.Addr{}
 		if !e.End {
@@ -245,7 +245,7 @@ func toSpans(list []nft.Element) spans {
 		}
 	}
 	if open.IsValid() {
-		out = append(out, Range{open, RangeOf(netip.PrefixFrom(open, 0)).End})
+		out = append(out, Range{Start: open, End: RangeOf(netip.PrefixFrom(open, 0)).End})
 	}
 	return newSpans(out...)
 }

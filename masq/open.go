@@ -122,7 +122,7 @@ func (b NFT) open(err error) error {
 func (b NFT) inUse() bool {
 	c, err := nft.Open(b.NS)
 	if err == nil {
-		_, err = c.Chain(inet(), postrouting)
+		_, err = c.Chain(ourTable(), postrouting)
 	}
 	return err == nil
 }

@@ -42,7 +42,7 @@ func (p Policy) validate() error {
 		return errors.New("SNAT: the network has no name")
 	}
 	for _, r := range p.Sources {
-		if err := r.validate(); err != nil {
+		if err := r.Validate(); err != nil {
 			return fmt.Errorf("SNAT of network %q: %w", p.Network, err)
 		}
 	}
@@ -55,7 +55,7 @@ func (p Policy) validate() error {
 		if pod.Owner == "" {
 			return fmt.Errorf("SNAT of network %q: the pod with address %s has no owner", p.Network, pod.Addr)
 		}
-		if err := (Range{pod.Addr, pod.Addr}).validate(); err != nil {
+		if err := (Range{Start: pod.Addr, End: pod.Addr}).Validate(); err != nil {
 			return fmt.Errorf("SNAT of network %q: pod %s: %w", p.Network, pod.Owner, err)
 		}
 	}
@@ -173,7 +173,7 @@ func policyOf(network string, halves map[family]half) Policy {
 		h := halves[f]
 		p.Sources = append(p.Sources, h.sources...)
 		for _, e := range h.except.prefixes() {
-			if !RangeOf(e).overlaps(f.multicast()) {
+			if !RangeOf(e).Overlaps(f.multicast()) {
 				p.Except = append(p.Except, e)
 			}
 		}

@@ -1,50 +1,17 @@
 package masq
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/cniblocks/cniblocks/inet"
 )
 
 // Range is the addresses from Start to End, both included.
-type Range struct{ Start, End netip.Addr }
+type Range = inet.Range
 
 // RangeOf is the range of all addresses of a prefix.
-func RangeOf(p netip.Prefix) Range {
-	p = p.Masked()
-	end := p.Addr().AsSlice()
-	for i := p.Bits(); i < p.Addr().BitLen(); i++ {
-		end[i/8] |= 0x80 >> (i % 8)
-	}
-	last, _ := netip.AddrFromSlice(end)
-	return Range{Start: p.Addr(), End: last}
-}
-
-// String writes the range as iptables(8) does, a single address alone.
-func (r Range) String() string {
-	if r.Start == r.End {
-		return r.Start.String()
-	}
-	return r.Start.String() + "-" + r.End.String()
-}
-
-func (r Range) validate() error {
-	switch {
-	case !r.Start.IsValid() || !r.End.IsValid():
-		return fmt.Errorf("range %s: both addresses must be set", r)
-	case r.Start.BitLen() != r.End.BitLen():
-		return fmt.Errorf("range %s: both addresses must be of one family", r)
-	case r.Start.Is4In6() || r.End.Is4In6() || r.Start.Zone() != "" || r.End.Zone() != "":
-		return fmt.Errorf("range %s: addresses must be plain, neither IPv4 within IPv6 nor with a zone", r)
-	case r.End.Less(r.Start):
-		return fmt.Errorf("range %s: the first address must not be above the last", r)
-	}
-	return nil
-}
-
-func (r Range) overlaps(o Range) bool {
-	return r.Start.BitLen() == o.Start.BitLen() && !r.End.Less(o.Start) && !o.End.Less(r.Start)
-}
+func RangeOf(p netip.Prefix) Range { return inet.RangeOf(p) }
 
 // spans is a set of addresses of one family: ranges in order that neither overlap nor touch.
 type spans []Range
@@ -85,7 +52,7 @@ func (s spans) cover(r Range) bool {
 func (s spans) overlap(o spans) (Range, bool) {
 	for _, r := range s {
 		for _, other := range o {
-			if r.overlaps(other) {
+			if r.Overlaps(other) {
 				return r, true
 			}
 		}

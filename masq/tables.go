@@ -33,10 +33,10 @@ func filterShape() shape {
 func writeNAT(network string, h half) (rules []xtables.Match) {
 	rules = append(rules, xtables.Match{Mark: KubeMark, Comment: commentFor(network), Target: "RETURN"})
 	for _, r := range h.except {
-		rules = append(rules, xtables.Match{Dst: r.pair(), Comment: commentFor(network), Target: "RETURN"})
+		rules = append(rules, xtables.Match{Dst: pair(r), Comment: commentFor(network), Target: "RETURN"})
 	}
 	for _, s := range h.origins(network) {
-		rules = append(rules, xtables.Match{Src: s.pair(), Comment: s.comment, Target: "MASQUERADE", Random: true})
+		rules = append(rules, xtables.Match{Src: pair(s.Range), Comment: s.comment, Target: "MASQUERADE", Random: true})
 	}
 	return rules
 }
@@ -45,8 +45,8 @@ func writeNAT(network string, h half) (rules []xtables.Match) {
 func writeFilter(network string, h half) (rules []xtables.Match) {
 	for _, s := range h.origins(network) {
 		rules = append(rules,
-			xtables.Match{Src: s.pair(), Comment: s.comment, Target: "ACCEPT"},
-			xtables.Match{Dst: s.pair(), Established: true, Comment: s.comment, Target: "ACCEPT"})
+			xtables.Match{Src: pair(s.Range), Comment: s.comment, Target: "ACCEPT"},
+			xtables.Match{Dst: pair(s.Range), Established: true, Comment: s.comment, Target: "ACCEPT"})
 	}
 	return rules
 }
@@ -64,19 +64,19 @@ func (h half) origins(network string) (out []origin) {
 		out = append(out, origin{r, commentFor(network)})
 	}
 	for _, a := range slices.SortedFunc(maps.Keys(h.pods), netip.Addr.Compare) {
-		out = append(out, origin{Range{a, a}, commentFor(network) + podWord + h.pods[a]})
+		out = append(out, origin{Range{Start: a, End: a}, commentFor(network) + podWord + h.pods[a]})
 	}
 	return out
 }
 
-func (r Range) pair() [2]netip.Addr { return [2]netip.Addr{r.Start, r.End} }
+func pair(r Range) [2]netip.Addr { return [2]netip.Addr{r.Start, r.End} }
 
 func readNAT(network string, rules []xtables.Match) half {
 	h := half{pods: map[netip.Addr]string{}}
 	for _, r := range rules {
 		h.readOrigin(network, r)
 		if !r.Src[0].IsValid() && r.Dst[0].IsValid() {
-			h.except = append(h.except, Range{r.Dst[0], r.Dst[1]})
+			h.except = append(h.except, Range{Start: r.Dst[0], End: r.Dst[1]})
 		}
 	}
 	h.sources, h.except = newSpans(h.sources...), newSpans(h.except...)
@@ -99,7 +99,7 @@ func (h *half) readOrigin(network string, r xtables.Match) {
 	if owner, ok := strings.CutPrefix(r.Comment, commentFor(network)+podWord); ok {
 		h.pods[r.Src[0]] = owner
 	} else {
-		h.sources = append(h.sources, Range{r.Src[0], r.Src[1]})
+		h.sources = append(h.sources, Range{Start: r.Src[0], End: r.Src[1]})
 	}
 }
 

@@ -71,7 +71,7 @@ func (w world) seenFrom(t testing.TB, to netip.Addr) netip.Addr {
 }
 
 func rng(first, last string) Range {
-	return Range{netip.MustParseAddr(first), netip.MustParseAddr(last)}
+	return Range{Start: netip.MustParseAddr(first), End: netip.MustParseAddr(last)}
 }
 
 // dual is a policy for the pod of a world.

@@ -91,7 +91,7 @@ func checkEndpoint(f Family, e Endpoint) Problems {
 			found = append(found, w)
 		}
 	}
-	if e.MAC != (MAC{}) && !e.MAC.unicast() {
+	if e.MAC != (MAC{}) && !e.MAC.Unicast() {
 		found = append(found, problem("mac", e.MAC.String(), "is a group address, which no device has", "state the MAC of the node's tunnel device"))
 	}
 	if e.VNI > MaxVNI {

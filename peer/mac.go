@@ -2,56 +2,24 @@ package peer
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 
-	"github.com/cniblocks/cniblocks/internal/mac"
+	"github.com/cniblocks/cniblocks/inet"
 )
 
 // MAC is an Ethernet address. The zero value means that there is none.
-type MAC [6]byte
-
-// ParseMAC reads six octets with colons or hyphens between them, or in any other form that [net.ParseMAC] takes. The all-zero and group addresses are errors: no
-// device has them.
-func ParseMAC(s string) (MAC, error) {
-	m, wrong, remedy := parseMAC(s)
-	if wrong != "" {
-		return MAC{}, fmt.Errorf("%s %s: %s", quote(s), wrong, remedy)
-	}
-	return m, nil
-}
+type MAC = inet.MAC
 
 func parseMAC(s string) (m MAC, wrong, remedy string) {
-	hw, ok := mac.Parse(s)
-	if !ok {
+	m, err := inet.ParseMAC(s)
+	switch {
+	case errors.Is(err, inet.ErrGroup):
+		return m, "is a group or the all-zero address, which no device has", "state the MAC of the node's tunnel device"
+	case err != nil:
 		return m, "is not a MAC address", "write six octets such as 0a:58:0a:f4:01:02"
 	}
-	if m = MAC(hw); !m.unicast() {
-		return MAC{}, "is a group or the all-zero address, which no device has", "state the MAC of the node's tunnel device"
-	}
 	return m, "", ""
-}
-
-func (m MAC) unicast() bool { return m != MAC{} && m[0]&1 == 0 }
-
-// String is the canonical form, six lower-case octets with colons; the zero value is the empty string.
-func (m MAC) String() string {
-	if m == (MAC{}) {
-		return ""
-	}
-	return mac.String(m)
-}
-
-// MarshalText is [MAC.String].
-func (m MAC) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
-
-// UnmarshalText is [ParseMAC], where no text at all is the zero value.
-func (m *MAC) UnmarshalText(text []byte) (err error) {
-	if len(text) == 0 {
-		*m = MAC{}
-		return nil
-	}
-	*m, err = ParseMAC(string(text))
-	return err
 }
 
 // PublicKey is a WireGuard public key, a point on Curve25519 (RFC 7748). The zero value means that there is none.

@@ -13,42 +13,25 @@ import (
 	"crypto/sha256"
 	"net/netip"
 	"slices"
+
+	"github.com/cniblocks/cniblocks/inet"
 )
 
 // Family is a version of the Internet protocol. Where a value is kept per family, the family is that of the underlay,
 // whatever the pods speak that are carried over it.
-type Family uint8
+type Family = inet.Family
 
-// The two families. The zero Family is neither.
+// The two families.
 const (
-	IPv4 Family = 4
-	IPv6 Family = 6
+	IPv4 = inet.IPv4
+	IPv6 = inet.IPv6
 )
 
 // Families are both, in the order in which they are listed everywhere.
-var Families = [...]Family{IPv4, IPv6}
+var Families = inet.Families
 
 // FamilyOf is the family of an address. An IPv4 address mapped into IPv6 is of neither, as is the zero Addr.
-func FamilyOf(a netip.Addr) Family {
-	switch {
-	case a.Is4():
-		return IPv4
-	case a.Is6() && !a.Is4In6():
-		return IPv6
-	}
-	return 0
-}
-
-// String is "ipv4" or "ipv6", as in the documents.
-func (f Family) String() string {
-	switch f {
-	case IPv4:
-		return "ipv4"
-	case IPv6:
-		return "ipv6"
-	}
-	return "no family"
-}
+func FamilyOf(a netip.Addr) Family { return inet.FamilyOf(a) }
 
 // Peer is one node as the others see it. In its Pods the order of the ranges counts: the first one of a family holds the
 // node's own address ([NodeAddr]).

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
@@ -26,7 +27,7 @@ func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 // full is a peer that has published everything.
 func full(t testing.TB) peer.Peer {
 	t.Helper()
-	mac, err := peer.ParseMAC("0a:58:0a:f4:01:02")
+	mac, err := inet.ParseMAC("0a:58:0a:f4:01:02")
 	require.NoError(t, err)
 	key, err := peer.ParsePublicKey("AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=")
 	require.NoError(t, err)
@@ -143,34 +144,6 @@ func TestEndpointsAndRangesAreFoundByFamily(t *testing.T) {
 	require.Equal(t, prefixes("10.1.0.0/24", "10.0.0.0/24"), p.PodsOf(peer.IPv4))
 	require.Equal(t, prefixes("fd00::/64", "fd01::/64"), p.PodsOf(peer.IPv6))
 	require.Empty(t, p.PodsOf(0))
-}
-
-func TestOnlyUnicastMACsAreRead(t *testing.T) {
-	t.Parallel()
-	for s, want := range map[string]string{
-		"0a:58:0a:f4:01:02": "0a:58:0a:f4:01:02",
-		"0A-58-0A-F4-01-02": "0a:58:0a:f4:01:02",
-		"0a58.0af4.0102":    "0a:58:0a:f4:01:02",
-	} {
-		m, err := peer.ParseMAC(s)
-		require.NoError(t, err, s)
-		require.Equal(t, want, m.String())
-	}
-	const form = "is not a MAC address: write six octets such as 0a:58:0a:f4:01:02"
-	const group = "is a group or the all-zero address, which no device has: state the MAC of the node's tunnel device"
-	for s, want := range map[string]string{
-		"":                        form,
-		"0a:58:0a:f4:01":          form,
-		"0a:58:0a:f4:01:02:03:04": form, // EUI-64
-		"zz:58:0a:f4:01:02":       form,
-		"00:00:00:00:00:00":       group,
-		"ff:ff:ff:ff:ff:ff":       group,
-		"01:00:5e:00:00:01":       group,
-	} {
-		m, err := peer.ParseMAC(s)
-		require.EqualError(t, err, fmt.Sprintf("%q %s", s, want))
-		require.Zero(t, m)
-	}
 }
 
 func TestMACsAndKeysAreTexts(t *testing.T) {

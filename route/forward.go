@@ -9,38 +9,32 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/sysctl"
 )
 
 // Family is an address family.
-type Family uint8
+type Family = inet.Family
 
 // The two families.
 const (
-	IPv4 Family = unix.AF_INET
-	IPv6 Family = unix.AF_INET6
+	IPv4 = inet.IPv4
+	IPv6 = inet.IPv6
 )
 
-func (f Family) forwarding() string {
-	if f == IPv4 {
+func forwarding(f inet.Family) string {
+	if f == inet.IPv4 {
 		return "net/ipv4/ip_forward"
 	}
 	return "net/ipv6/conf/all/forwarding"
 }
 
-func (f Family) String() string {
-	if f == IPv4 {
-		return "IPv4"
-	}
-	return "IPv6"
-}
-
 // Forward lets ns forward packets of the families. It writes under a lock and only what is off: several writers at once
 // can leave forwarding off on single devices for good. A link whose default route comes from router advertisements keeps
 // it: the kernel would drop it unless accept_ra is 2 (ip-sysctl, accept_ra).
-func Forward(ctx context.Context, ns *netns.NS, families ...Family) error {
+func Forward(ctx context.Context, ns *netns.NS, families ...inet.Family) error {
 	if CheckForward(ctx, ns, families...) == nil {
 		return nil
 	}
@@ -53,12 +47,12 @@ func Forward(ctx context.Context, ns *netns.NS, families ...Family) error {
 		if CheckForward(ctx, ns, f) == nil {
 			continue
 		}
-		if f == IPv6 {
+		if f == inet.IPv6 {
 			if err := keepAdvertised(ns); err != nil {
 				return err
 			}
 		}
-		if err := sysctl.Ensure(ns, sysctl.Var{Key: f.forwarding(), Value: "1"}); err != nil {
+		if err := sysctl.Ensure(ns, sysctl.Var{Key: forwarding(f), Value: "1"}); err != nil {
 			return fmt.Errorf("switch on %s forwarding: %w", f, err)
 		}
 	}
@@ -66,14 +60,14 @@ func Forward(ctx context.Context, ns *netns.NS, families ...Family) error {
 }
 
 // CheckForward fails with [ErrNotForwarding] if ns does not forward packets of one of the families.
-func CheckForward(_ context.Context, ns *netns.NS, families ...Family) error {
+func CheckForward(_ context.Context, ns *netns.NS, families ...inet.Family) error {
 	for _, f := range families {
-		v, err := sysctl.Get(ns, f.forwarding())
+		v, err := sysctl.Get(ns, forwarding(f))
 		if err != nil {
 			return err
 		}
 		if v == "0" {
-			return fmt.Errorf("%s: %w: sysctl %s is 0", f, ErrNotForwarding, f.forwarding())
+			return fmt.Errorf("%s: %w: sysctl %s is 0", f, ErrNotForwarding, forwarding(f))
 		}
 	}
 	return nil

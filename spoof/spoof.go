@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	hwaddr "github.com/cniblocks/cniblocks/internal/mac"
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/nft"
 	"github.com/cniblocks/cniblocks/netns"
 )
@@ -20,7 +20,7 @@ import (
 // Port is a port of a bridge and the one source address that its frames may have.
 type Port struct {
 	Name  string // of the interface, at most 15 bytes
-	MAC   [6]byte
+	MAC   inet.MAC
 	Owner string // whose port it is, for Retain: the link's alias. One of more than 230 bytes is kept as its beginning and a hash
 }
 
@@ -54,21 +54,19 @@ func (p Port) validate() error {
 	switch {
 	case p.Name == "" || len(p.Name) >= unix.IFNAMSIZ:
 		return fmt.Errorf("spoof check: port name %q: want 1 to %d bytes", p.Name, unix.IFNAMSIZ-1)
-	case p.MAC == [6]byte{} || p.MAC[0]&1 != 0:
-		return fmt.Errorf("spoof check of port %s: MAC address %s: want one that an interface can have", p.Name, p.mac())
+	case !p.MAC.Unicast():
+		return fmt.Errorf("spoof check of port %s: MAC address %s: want one that an interface can have", p.Name, p.MAC)
 	case p.Owner == "":
 		return fmt.Errorf("spoof check of port %s: it has no owner", p.Name)
 	}
 	return nil
 }
 
-func (p Port) mac() string { return hwaddr.String(p.MAC) }
-
 // portKey pads the name with zeros.
 func portKey(name string) string { return name + strings.Repeat("\x00", unix.IFNAMSIZ-len(name)) }
 
 func (p Port) portElement() nft.Element {
-	return nft.Element{Key: portKey(p.Name), Comment: p.mac() + " " + nft.Label(p.Owner, maxOwner)}
+	return nft.Element{Key: portKey(p.Name), Comment: p.MAC.String() + " " + nft.Label(p.Owner, maxOwner)}
 }
 
 func (p Port) pairElement() nft.Element {
@@ -78,8 +76,8 @@ func (p Port) pairElement() nft.Element {
 // fromElement reads a port from its element in the set of ports.
 func fromElement(e nft.Element) (p Port, ok bool) {
 	mac, owner, _ := strings.Cut(e.Comment, " ")
-	hw, ok := hwaddr.Parse(mac)
-	if !ok {
+	hw, err := inet.ParseMAC(mac)
+	if err != nil {
 		return p, false
 	}
 	return Port{Name: strings.TrimRight(e.Key, "\x00"), MAC: hw, Owner: owner}, true
@@ -153,10 +151,10 @@ func (p Port) look(c *nft.Conn) (st state, err error) {
 	port := answers[1].Elements()
 	st.absent = len(port) == 0
 	if st.absent || port[0] != p.portElement() {
-		st.wrong = append(st.wrong, fmt.Sprintf("set %s of table %s lacks it with %s of %s", portSet, table().Title(), p.mac(), p.Owner))
+		st.wrong = append(st.wrong, fmt.Sprintf("set %s of table %s lacks it with %s of %s", portSet, table().Title(), p.MAC.String(), p.Owner))
 	}
 	if len(answers[2].Elements()) == 0 {
-		st.wrong = append(st.wrong, fmt.Sprintf("set %s of table %s lacks it with %s", pairSet, table().Title(), p.mac()))
+		st.wrong = append(st.wrong, fmt.Sprintf("set %s of table %s lacks it with %s", pairSet, table().Title(), p.MAC.String()))
 	}
 	return st, nil
 }

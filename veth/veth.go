@@ -21,16 +21,17 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/internal/sentinel"
 	"github.com/cniblocks/cniblocks/netns"
 )
 
 // MAC is an Ethernet address; the zero value is the kernel's choice. [ParseMAC] reads one.
-type MAC = rtnl.MAC
+type MAC = inet.MAC
 
 // ParseMAC reads six octets; the all-zero and group addresses are errors.
-func ParseMAC(s string) (MAC, error) { return rtnl.ParseMAC(s) }
+func ParseMAC(s string) (MAC, error) { return inet.ParseMAC(s) }
 
 // End is one end of a pair.
 type End struct {

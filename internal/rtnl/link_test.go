@@ -183,20 +183,6 @@ func TestANameThatNoInterfaceCanHaveIsNotThere(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
 
-func TestParseMACTakesAStationsAddressOnly(t *testing.T) {
-	t.Parallel()
-	for _, s := range []string{"0a:58:0a:f4:01:02", "0A-58-0A-F4-01-02", "0a58.0af4.0102"} {
-		m, err := rtnl.ParseMAC(s)
-		require.NoError(t, err)
-		require.Equal(t, "0a:58:0a:f4:01:02", m.String())
-	}
-	for _, s := range []string{"", "0a:58", "00:00:00:00:00:00", "01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff", "0a:58:0a:f4:01:02:03:04", "x"} {
-		_, err := rtnl.ParseMAC(s)
-		require.ErrorContains(t, err, "MAC address", s)
-	}
-	require.Empty(t, rtnl.MAC{}.String())
-}
-
 func TestAListenerHearsOfTheLinkThatGoesAndOfNoOther(t *testing.T) {
 	t.Parallel()
 	ns, c, _ := world(t)

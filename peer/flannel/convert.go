@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
@@ -124,7 +125,7 @@ func (e *end) read(backend, key string, data Raw) error {
 	}
 	var err error
 	if in.VtepMAC != nil && backend == VXLAN {
-		if e.MAC, err = peer.ParseMAC(*in.VtepMAC); err != nil {
+		if e.MAC, err = inet.ParseMAC(*in.VtepMAC); err != nil {
 			return problem(key+".VtepMAC", quote(*in.VtepMAC), "is not the MAC of a device", "restart the agent of that node; it publishes the MAC of its device")
 		}
 	}
