@@ -1,13 +1,11 @@
 //go:build linux
 
-// Package addr keeps the addresses of a link as they should be.
+// Package addr adds, reads and checks the addresses of a link (ip-address(8)). Those that it adds bear [link.Proto].
 package addr
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
 	"slices"
 	"strings"
@@ -15,64 +13,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
 )
 
-// Proto is the protocol number that marks addresses as ours, where the kernel keeps one (Linux 5.18).
-const Proto = 117
-
-// Ensure adds the prefixes to the link that do not stand there, each with its host bits as the address and its length as
-// that of the connected subnet. IPv6 addresses are usable at once, without duplicate address detection (RFC 4862,
-// section 5.4). Other addresses stay. A link that is not there is [io/fs.ErrNotExist]. An IPv6 address that stands there
-// with another length is [io/fs.ErrExist]: the kernel has each only once.
-func Ensure(ctx context.Context, ns *netns.NS, link string, prefixes ...netip.Prefix) error {
-	c, l, have, err := list(ns, link, prefixes)
-	if err != nil {
-		return err
-	}
-	var msgs []*rtnl.Msg
-	for _, p := range prefixes {
-		if !slices.Contains(have, p) {
-			msgs = append(msgs, New(l.Index, p))
-		}
-	}
-	if err := ctx.Err(); err != nil || len(msgs) == 0 {
-		return err
-	}
-	err = c.Do(msgs...)
-	if !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	if missing := Check(ctx, ns, link, prefixes...); missing != nil { // else another program was faster
-		return errors.Join(missing, err)
-	}
-	return rtnl.Except(err, fs.ErrExist)
-}
-
-// Remove takes prefixes off the link; what is not there is no error.
-func Remove(ctx context.Context, ns *netns.NS, link string, prefixes ...netip.Prefix) error {
-	c, l, have, err := list(ns, link, prefixes)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	var msgs []*rtnl.Msg
-	for _, p := range prefixes {
-		if slices.Contains(have, p) {
-			msgs = append(msgs, rtnl.DelAddr(rtnl.Addr{Link: l.Index, Prefix: p}))
-		}
-	}
-	if err := ctx.Err(); err != nil || len(msgs) == 0 {
-		return err
-	}
-	return rtnl.Except(c.Do(msgs...), fs.ErrNotExist)
-}
-
 // Check fails if some of the prefixes do not stand on the link, and names them.
-func Check(_ context.Context, ns *netns.NS, link string, prefixes ...netip.Prefix) error {
-	_, _, have, err := list(ns, link, prefixes)
+func Check(_ context.Context, ns *netns.NS, name string, prefixes ...netip.Prefix) error {
+	for _, p := range prefixes {
+		if err := check(p); err != nil {
+			return err
+		}
+	}
+	have, err := list(ns, name)
 	if err != nil {
 		return err
 	}
@@ -86,42 +38,60 @@ func Check(_ context.Context, ns *netns.NS, link string, prefixes ...netip.Prefi
 	case 0:
 		return nil
 	case 1:
-		return fmt.Errorf("address %s is missing on %s, which has %v", missing[0], link, have)
+		return fmt.Errorf("address %s is missing on %s, which has %v", missing[0], name, have)
 	}
-	return fmt.Errorf("addresses %s are missing on %s, which has %v", strings.Join(missing, ", "), link, have)
+	return fmt.Errorf("addresses %s are missing on %s, which has %v", strings.Join(missing, ", "), name, have)
 }
 
-// New is the message that adds a prefix to a link, for callers that batch.
-func New(link int, p netip.Prefix) *rtnl.Msg {
-	a := rtnl.Addr{Link: link, Prefix: p, Proto: Proto}
+// Add is the change that adds a prefix to a link, given by its index, for [link.Apply]. An IPv6 address is usable at once,
+// without duplicate address detection (RFC 4862, section 5.4). A prefix that stands there is [io/fs.ErrExist].
+func Add(index int, p netip.Prefix) link.Change {
+	var flags uint32
 	if p.Addr().Is6() {
-		a.Flags = unix.IFA_F_NODAD
+		flags = unix.IFA_F_NODAD
 	}
-	return rtnl.NewAddr(a)
+	return add(index, p, flags)
 }
 
-// list returns what the link has, for callers that are to compare it with the prefixes.
-func list(ns *netns.NS, link string, prefixes []netip.Prefix) (*rtnl.Conn, rtnl.Link, []netip.Prefix, error) {
-	for _, p := range prefixes {
-		if !p.IsValid() || p.Addr().Is4In6() {
-			return nil, rtnl.Link{}, nil, fmt.Errorf("address %s of %s: want an address with a prefix length, such as 192.0.2.1/24 or 2001:db8::1/64", p, link)
-		}
+// AddDetected is [Add] where the kernel asks first whether another station has the IPv6 address, which takes a second or
+// two: see [Settle].
+func AddDetected(index int, p netip.Prefix) link.Change { return add(index, p, 0) }
+
+func add(index int, p netip.Prefix, flags uint32) link.Change {
+	if err := check(p); err != nil {
+		return link.Malformed(err)
 	}
+	return rtnl.NewAddr(rtnl.Addr{Link: index, Prefix: p, Proto: link.Proto, Flags: flags})
+}
+
+func check(p netip.Prefix) error {
+	if !p.IsValid() || p.Addr().Is4In6() {
+		return fmt.Errorf("address %s: want an address with a prefix length, such as 192.0.2.1/24 or 2001:db8::1/64", p)
+	}
+	return nil
+}
+
+// List yields the addresses of a link with their prefix lengths, of both families.
+func List(ctx context.Context, ns *netns.NS, name string) ([]netip.Prefix, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return list(ns, name)
+}
+
+func list(ns *netns.NS, name string) ([]netip.Prefix, error) {
 	c, err := rtnl.Open(ns)
 	if err != nil {
-		return nil, rtnl.Link{}, nil, err
+		return nil, err
 	}
-	l, err := c.LinkByName(link)
+	l, err := c.LinkByName(name)
 	if err != nil {
-		return nil, l, nil, err
+		return nil, err
 	}
 	addrs, err := c.Addrs(l.Index)
-	if err != nil {
-		return nil, l, nil, err
-	}
 	have := make([]netip.Prefix, len(addrs))
 	for i, a := range addrs {
 		have[i] = a.Prefix
 	}
-	return c, l, have, nil
+	return have, err
 }

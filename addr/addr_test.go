@@ -14,7 +14,9 @@ import (
 	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/ping"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/sysctl"
 )
 
 func prefixes(list ...string) (out []netip.Prefix) {
@@ -33,37 +35,40 @@ func linked(t *testing.T) (ns *netns.NS) {
 	return ns
 }
 
-func TestEnsureAddsWhatIsMissingAndLeavesTheRest(t *testing.T) {
+// added adds prefixes to eth0 of ns, all in one call.
+func added(t *testing.T, ns *netns.NS, prefixes ...netip.Prefix) error {
+	t.Helper()
+	l, err := link.Get(t.Context(), ns, "eth0")
+	require.NoError(t, err)
+	var changes []link.Change
+	for _, p := range prefixes {
+		changes = append(changes, addr.Add(l.Index, p))
+	}
+	return link.Apply(t.Context(), ns, changes...)
+}
+
+func TestWhatIsAddedStandsBesideTheRest(t *testing.T) {
 	t.Parallel()
 	ns := linked(t)
 	nstest.AddAddrs(t, ns, "eth0", "198.51.100.1/24")
 	want := prefixes("192.0.2.1/24", "192.0.2.77/32", "2001:db8::1/64")
 	require.Error(t, addr.Check(t.Context(), ns, "eth0", want...))
-	require.NoError(t, addr.Ensure(t.Context(), ns, "eth0", want...))
+	require.NoError(t, added(t, ns, want...))
 	nstest.Settle(t, ns)
 	before := nstest.Dump(ns)
-	require.NoError(t, addr.Ensure(t.Context(), ns, "eth0", want...), "again")
+	require.ErrorIs(t, added(t, ns, want...), fs.ErrExist)
 	require.Equal(t, before, nstest.Dump(ns))
-	require.NoError(t, addr.Check(t.Context(), ns, "eth0", append(want, prefixes("198.51.100.1/24")...)...))
-
-	h := nstest.Netlink(t, ns)
-	l, err := h.LinkByName("eth0")
+	all := append(want, prefixes("198.51.100.1/24")...)
+	require.NoError(t, addr.Check(t.Context(), ns, "eth0", all...))
+	list, err := addr.List(t.Context(), ns, "eth0")
 	require.NoError(t, err)
-	list, err := h.AddrList(l, unix.AF_UNSPEC)
-	require.NoError(t, err)
-	seen := map[string]bool{}
-	for _, a := range list {
-		seen[a.IPNet.String()] = true
-	}
-	for _, w := range append(want, prefixes("198.51.100.1/24")...) {
-		require.True(t, seen[w.String()], w)
-	}
+	require.Subset(t, list, all)
 }
 
 func TestAnIPv6AddressIsUsableAtOnce(t *testing.T) {
 	t.Parallel()
 	ns := linked(t)
-	require.NoError(t, addr.Ensure(t.Context(), ns, "eth0", prefixes("2001:db8::1/64")...))
+	require.NoError(t, added(t, ns, prefixes("2001:db8::1/64")...))
 	h := nstest.Netlink(t, ns)
 	l, err := h.LinkByName("eth0")
 	require.NoError(t, err)
@@ -72,28 +77,30 @@ func TestAnIPv6AddressIsUsableAtOnce(t *testing.T) {
 	for _, a := range list {
 		if a.IP.IsGlobalUnicast() {
 			require.Zero(t, a.Flags&unix.IFA_F_TENTATIVE, a.IPNet)
+			require.EqualValues(t, link.Proto, a.Protocol)
 		}
 	}
 	require.NoError(t, nstest.Ping(t.Context(), ns, netip.MustParseAddr("2001:db8::2"), ping.Options{From: netip.MustParseAddr("2001:db8::1")}))
 }
 
-func TestRemoveTakesOffWhatIsThere(t *testing.T) {
+func TestAnAddressThatAnotherStationHasIsFoundWhereItIsLookedFor(t *testing.T) {
 	t.Parallel()
 	ns := linked(t)
-	nstest.Settle(t, ns)
-	before := nstest.Dump(ns)
-	want := prefixes("192.0.2.1/24", "2001:db8::1/64")
-	require.NoError(t, addr.Ensure(t.Context(), ns, "eth0", want...))
-	require.NoError(t, addr.Remove(t.Context(), ns, "eth0", append(want, prefixes("203.0.113.1/24")...)...))
-	require.Equal(t, before, nstest.Dump(ns))
-	require.NoError(t, addr.Remove(t.Context(), ns, "eth0", want...))
-	require.NoError(t, addr.Remove(t.Context(), ns, "nowhere", want...))
+	require.NoError(t, sysctl.Ensure(ns, sysctl.Var{Key: "net/ipv6/conf/eth0/accept_dad", Value: "1"}))
+	l, err := link.Get(t.Context(), ns, "eth0")
+	require.NoError(t, err)
+	require.NoError(t, link.Apply(t.Context(), ns, addr.AddDetected(l.Index, netip.MustParsePrefix("2001:db8::9/64"))))
+	require.NoError(t, addr.Settle(t.Context(), ns, l.Index))
+	require.NoError(t, link.Apply(t.Context(), ns, addr.AddDetected(l.Index, netip.MustParsePrefix("2001:db8::2/64"))))
+	err = addr.Settle(t.Context(), ns, l.Index)
+	require.ErrorIs(t, err, addr.ErrDuplicate)
+	require.ErrorContains(t, err, "2001:db8::2")
 }
 
 func TestCheckNamesTheAddressThatIsMissing(t *testing.T) {
 	t.Parallel()
 	ns := linked(t)
-	require.NoError(t, addr.Ensure(t.Context(), ns, "eth0", prefixes("192.0.2.1/24")...))
+	require.NoError(t, added(t, ns, prefixes("192.0.2.1/24")...))
 	err := addr.Check(t.Context(), ns, "eth0", prefixes("192.0.2.1/24", "192.0.2.1/25")...)
 	require.ErrorContains(t, err, "address 192.0.2.1/25 is missing on eth0, which has [192.0.2.1/24")
 	require.NoError(t, addr.Check(t.Context(), ns, "eth0"))
@@ -102,17 +109,19 @@ func TestCheckNamesTheAddressThatIsMissing(t *testing.T) {
 func TestALinkThatIsNotThereIsErrNotExist(t *testing.T) {
 	t.Parallel()
 	ns := nstest.New(t)
-	require.ErrorIs(t, addr.Ensure(t.Context(), ns, "nowhere", prefixes("192.0.2.1/24")...), fs.ErrNotExist)
 	require.ErrorIs(t, addr.Check(t.Context(), ns, "nowhere", prefixes("192.0.2.1/24")...), fs.ErrNotExist)
+	_, err := addr.List(t.Context(), ns, "nowhere")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.ErrorIs(t, link.Apply(t.Context(), ns, addr.Add(4711, netip.MustParsePrefix("192.0.2.1/24"))), fs.ErrNotExist)
 }
 
 func TestAnIPv6AddressOfAnotherLengthStandsInTheWay(t *testing.T) {
 	t.Parallel()
 	ns := linked(t)
-	require.NoError(t, addr.Ensure(t.Context(), ns, "eth0", prefixes("2001:db8::1/64")...))
-	err := addr.Ensure(t.Context(), ns, "eth0", prefixes("2001:db8::1/128", "192.0.2.1/24")...)
+	require.NoError(t, added(t, ns, prefixes("2001:db8::1/64")...))
+	err := added(t, ns, prefixes("2001:db8::1/128", "192.0.2.1/24")...)
 	require.ErrorIs(t, err, fs.ErrExist)
-	require.ErrorContains(t, err, "2001:db8::1/128 is missing on eth0, which has")
+	require.ErrorContains(t, err, "2001:db8::1/128")
 	require.NoError(t, addr.Check(t.Context(), ns, "eth0", prefixes("2001:db8::1/64", "192.0.2.1/24")...), "the others are there")
 }
 
@@ -121,15 +130,12 @@ func TestNothingIsChangedForABadPrefixOrAContextThatEnded(t *testing.T) {
 	ns := linked(t)
 	nstest.Settle(t, ns)
 	before := nstest.Dump(ns)
-	require.ErrorContains(t, addr.Ensure(t.Context(), ns, "eth0", netip.MustParsePrefix("192.0.2.1/24"), netip.Prefix{}), "want an address with a prefix length")
+	for _, bad := range []netip.Prefix{{}, netip.MustParsePrefix("::ffff:192.0.2.1/120")} {
+		require.ErrorContains(t, added(t, ns, netip.MustParsePrefix("192.0.2.1/24"), bad), "want an address with a prefix length")
+		require.ErrorContains(t, addr.Check(t.Context(), ns, "eth0", bad), "want an address with a prefix length")
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.ErrorIs(t, addr.Ensure(ctx, ns, "eth0", prefixes("192.0.2.1/24")...), context.Canceled)
-	require.NoError(t, addr.Ensure(t.Context(), ns, "eth0"))
-	for _, bad := range []netip.Prefix{{}, netip.MustParsePrefix("::ffff:192.0.2.1/120")} {
-		for name, f := range map[string]func(context.Context, *netns.NS, string, ...netip.Prefix) error{"Ensure": addr.Ensure, "Check": addr.Check, "Remove": addr.Remove} {
-			require.ErrorContains(t, f(t.Context(), ns, "eth0", bad), "want an address with a prefix length", "%s of %s", name, bad)
-		}
-	}
+	require.ErrorIs(t, link.Apply(ctx, ns, addr.Add(1, netip.MustParsePrefix("192.0.2.1/24"))), context.Canceled)
 	require.Equal(t, before, nstest.Dump(ns))
 }

@@ -53,3 +53,34 @@ func Live(ctx context.Context, ns *netns.NS, prefixes ...netip.Prefix) error {
 	}
 	return err
 }
+
+// ErrDuplicate says that another station has an address (RFC 4862, section 5.4).
+var ErrDuplicate = errors.New("duplicate address detection: another station has it")
+
+// Settle waits until no address of the link is tentative any more, for at most ten seconds. One that another station has
+// is [ErrDuplicate].
+func Settle(ctx context.Context, ns *netns.NS, index int) error {
+	c, err := rtnl.Open(ns)
+	if err != nil {
+		return err
+	}
+	const patience, longest = 10 * time.Second, 50 * time.Millisecond
+	err = wait.Until(ctx, patience, longest, func() (bool, error) {
+		addrs, err := c.Addrs(index)
+		if err != nil {
+			return false, err
+		}
+		settled := true
+		for _, a := range addrs {
+			if a.Flags&unix.IFA_F_DADFAILED != 0 {
+				return false, fmt.Errorf("%s: %w", a.Prefix.Addr(), ErrDuplicate)
+			}
+			settled = settled && a.Flags&unix.IFA_F_TENTATIVE == 0
+		}
+		return settled, nil
+	})
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return fmt.Errorf("wait for duplicate address detection: %w", err)
+	}
+	return err
+}

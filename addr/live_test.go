@@ -28,6 +28,6 @@ func TestAnAddressThatABusyKernelAnswersForLateIsAwaited(t *testing.T) {
 		t.Fatalf("it did not wait: %v", err)
 	case <-time.After(4 * time.Second):
 	}
-	require.NoError(t, addr.Ensure(t.Context(), ns, "eth0", want...)) // as if it had been there, and the kernel busy
+	require.NoError(t, added(t, ns, want...)) // as if it had been there, and the kernel busy
 	require.NoError(t, <-live)
 }

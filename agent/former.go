@@ -8,9 +8,9 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/link"
 )
 
 // formerGateways removes what plugins left on bridges for ranges of the network that are not this node's any more, unless
@@ -26,7 +26,7 @@ func (r *runner) formerGateways(ctx context.Context) error {
 	for _, a := range addrs {
 		one := []netip.Prefix{netip.PrefixFrom(a.Prefix.Addr(), a.Prefix.Addr().BitLen())}
 		switch {
-		case a.Proto != addr.Proto:
+		case a.Proto != link.Proto:
 		case overlaps(one, network) && !overlaps(one, r.self.Pods):
 			on = append(on, a.Link)
 		default:

@@ -19,6 +19,7 @@ import (
 	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/sysctl"
 )
@@ -287,7 +288,7 @@ func TestAnAddressInTheWayConflictsOrGoesByForce(t *testing.T) {
 			s, err := bridge.Ensure(t.Context(), ns, bridge.Bridge{Name: "br0"})
 			require.NoError(t, err)
 			if c.ours {
-				require.NoError(t, addr.Ensure(t.Context(), ns, "br0", prefixes(c.have)...))
+				require.NoError(t, link.Apply(t.Context(), ns, addr.Add(s.Index, netip.MustParsePrefix(c.have))))
 			} else {
 				nstest.AddAddrs(t, ns, "br0", c.have)
 			}

@@ -13,7 +13,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
-	"github.com/cniblocks/cniblocks/route"
+	"github.com/cniblocks/cniblocks/link"
 )
 
 // Retire removes what this library put on the device for gateways that are neither configured nor used by a pod on the
@@ -51,7 +51,7 @@ func (d Gateways) Withdraw(ctx context.Context, added ...netip.Prefix) error {
 	if err != nil {
 		return err
 	}
-	theirs := slices.DeleteFunc(slices.Clone(have), func(h rtnl.Addr) bool { return h.Proto != addr.Proto || !slices.Contains(added, h.Prefix) })
+	theirs := slices.DeleteFunc(slices.Clone(have), func(h rtnl.Addr) bool { return h.Proto != link.Proto || !slices.Contains(added, h.Prefix) })
 	if len(theirs) == 0 {
 		return nil
 	}
@@ -65,7 +65,7 @@ func (d Gateways) former(have []rtnl.Addr) (former []rtnl.Addr) {
 		configured := func(g Gateway) bool {
 			return g.prefix(d.Configured) == h.Prefix || g.far() && g.Addr == h.Prefix.Addr()
 		}
-		if h.Proto == addr.Proto && !slices.ContainsFunc(d.Configured, configured) {
+		if h.Proto == link.Proto && !slices.ContainsFunc(d.Configured, configured) {
 			former = append(former, h)
 		}
 	}
@@ -75,7 +75,7 @@ func (d Gateways) former(have []rtnl.Addr) (former []rtnl.Addr) {
 // retire removes those of the former addresses that serve no pod, with their routes. It looks a second time after that: an
 // attachment that began meanwhile took what it saw for good, and gets it back.
 func (d Gateways) retire(ctx context.Context, c *rtnl.Conn, have, former []rtnl.Addr) error {
-	routes, err := c.Routes(rtnl.RouteFilter{Proto: route.Proto, Link: d.Index})
+	routes, err := c.Routes(rtnl.RouteFilter{Proto: link.Proto, Link: d.Index})
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,8 @@ func (d Gateways) retire(ctx context.Context, c *rtnl.Conn, have, former []rtnl.
 	}
 	former = slices.DeleteFunc(slices.Clone(former), func(h rtnl.Addr) bool { return d.serves(h, routes, served) })
 	routes = slices.DeleteFunc(routes, func(r rtnl.Route) bool { return served(r.Dst) })
-	var remove, restore []*rtnl.Msg
+	var remove []*rtnl.Msg
+	var restore []link.Change
 	for _, r := range routes {
 		remove = append(remove, rtnl.DelRoute(r))
 	}
@@ -111,7 +112,7 @@ func (d Gateways) retire(ctx context.Context, c *rtnl.Conn, have, former []rtnl.
 	}
 	for _, h := range former {
 		if d.serves(h, routes, served) {
-			restore = append(restore, addr.New(d.Index, h.Prefix))
+			restore = append(restore, addr.Add(d.Index, h.Prefix))
 		}
 	}
 	for _, r := range routes {
@@ -120,7 +121,7 @@ func (d Gateways) retire(ctx context.Context, c *rtnl.Conn, have, former []rtnl.
 		}
 	}
 	if len(restore) > 0 {
-		return rtnl.Except(c.Do(restore...), fs.ErrExist)
+		return rtnl.Except(link.Apply(ctx, d.NS, restore...), fs.ErrExist)
 	}
 	if slices.ContainsFunc(former, func(h rtnl.Addr) bool { return h.Prefix.IsSingleIP() && h.Prefix.Addr().Is4() }) {
 		return SweepARP(ctx, d.NS)

@@ -14,8 +14,8 @@ import (
 
 	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
-	"github.com/cniblocks/cniblocks/route"
 )
 
 // ErrConflict says that something of the node stands in the way of a wanted gateway.
@@ -101,13 +101,13 @@ func (d Gateways) Ensure(ctx context.Context, force bool, want ...Gateway) (adde
 			return nil, err
 		}
 	}
-	var msgs []*rtnl.Msg
+	var changes []link.Change
 	for _, h := range have {
 		w, ok := d.conflict(h, want)
 		switch {
 		case !ok:
-		case force || w.Addr() == h.Prefix.Addr() && h.Proto == addr.Proto:
-			msgs = append(msgs, rtnl.DelAddr(h))
+		case force || w.Addr() == h.Prefix.Addr() && h.Proto == link.Proto:
+			changes = append(changes, rtnl.DelAddr(h))
 		default:
 			return nil, fmt.Errorf("%s has the address %s, which is in the way of %s: remove it, or set \"forceAddress\": true (%w)", d.Name, h.Prefix, w, ErrConflict)
 		}
@@ -117,16 +117,14 @@ func (d Gateways) Ensure(ctx context.Context, force bool, want ...Gateway) (adde
 			if err := d.belongs(c, w); err != nil {
 				return nil, err
 			}
-			msgs, added = append(msgs, addr.New(d.Index, p)), append(added, p)
+			changes, added = append(changes, addr.Add(d.Index, p)), append(added, p)
 		}
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if len(msgs) > 0 {
-		if err := rtnl.Except(c.Do(msgs...), fs.ErrExist, fs.ErrNotExist); err != nil {
-			return added, err
-		}
+	if err := rtnl.Except(link.Apply(ctx, d.NS, changes...), fs.ErrExist, fs.ErrNotExist); err != nil {
+		return added, err
 	}
 	return added, errors.Join(d.routes(c, want), d.hideAll(ctx, want))
 }
@@ -166,7 +164,7 @@ func (d Gateways) conflict(h rtnl.Addr, want []Gateway) (netip.Prefix, bool) {
 			continue
 		}
 		apart := w.Addr() != h.Prefix.Addr() && (w.IsSingleIP() || h.Prefix.IsSingleIP()) // a far one of another subnet
-		if w.Overlaps(h.Prefix) && !apart || w.Addr().Is4() && h.Proto != addr.Proto {
+		if w.Overlaps(h.Prefix) && !apart || w.Addr().Is4() && h.Proto != link.Proto {
 			return w, true
 		}
 	}
@@ -199,7 +197,7 @@ func (d Gateways) belongs(c *rtnl.Conn, g Gateway) error {
 		return err
 	}
 	for _, a := range all {
-		if a.Link != d.Index && a.Prefix.Contains(g.Addr) && !(a.Prefix.IsSingleIP() && a.Proto == addr.Proto) {
+		if a.Link != d.Index && a.Prefix.Contains(g.Addr) && !(a.Prefix.IsSingleIP() && a.Proto == link.Proto) {
 			return fmt.Errorf("gateway %s is in %s, which %s of this node is connected to: choose one in %s, or one that is in no subnet of the node (%w)",
 				g.Addr, a.Prefix.Masked(), linkName(c, a.Link), g.Subnet, ErrConflict)
 		}
@@ -217,7 +215,7 @@ func linkName(c *rtnl.Conn, index int) string {
 
 // wire is the route to the subnet of a far gateway.
 func (d Gateways) wire(g Gateway) rtnl.Route {
-	r := rtnl.Route{Dst: g.Subnet, Src: g.Addr, Link: d.Index, Proto: route.Proto, Type: unix.RTN_UNICAST}
+	r := rtnl.Route{Dst: g.Subnet, Src: g.Addr, Link: d.Index, Proto: link.Proto, Type: unix.RTN_UNICAST}
 	if g.Addr.Is4() {
 		r.Scope = unix.RT_SCOPE_LINK
 	}
@@ -251,7 +249,7 @@ func (d Gateways) routes(c *rtnl.Conn, want []Gateway) error {
 			}
 			continue
 		}
-		if there.Dst == g.Subnet && there.Link != d.Index || there.Proto != route.Proto && there.Src != g.Addr {
+		if there.Dst == g.Subnet && there.Link != d.Index || there.Proto != link.Proto && there.Src != g.Addr {
 			return fmt.Errorf("the subnet %s of gateway %s is reached by %s already: choose another subnet (%w)", g.Subnet, g.Addr, linkName(c, there.Link), ErrConflict)
 		}
 		if err := c.Do(rtnl.ReplaceRoute(d.wire(g))); err != nil {

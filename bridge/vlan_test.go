@@ -13,7 +13,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 
-	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/ping"
@@ -49,9 +48,9 @@ func (l *lan) join(address string, p bridge.Port) (pod *netns.NS, port int) {
 	require.NoError(l.t, bridge.SetPort(l.t.Context(), l.node, pair.Host.Index, p))
 	require.NoError(l.t, bridge.CheckPort(l.t.Context(), l.node, pair.Host.Index, p))
 	if address != "" {
-		require.NoError(l.t, addr.Ensure(l.t.Context(), pod, "eth0", netip.MustParsePrefix(address)))
+		nstest.AddAddrs(l.t, pod, "eth0", address)
 	}
-	require.NoError(l.t, veth.SetUp(l.t.Context(), pod, "eth0"))
+	nstest.SetUp(l.t, pod, "eth0")
 	return pod, pair.Host.Index
 }
 
@@ -64,8 +63,8 @@ func (l *lan) tagged(pod *netns.NS, id int, address string) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.ParentIndex = fmt.Sprintf("eth0.%d", id), lower.Attrs().Index
 	require.NoError(l.t, h.LinkAdd(&netlink.Vlan{LinkAttrs: attrs, VlanId: id}))
-	require.NoError(l.t, addr.Ensure(l.t.Context(), pod, attrs.Name, netip.MustParsePrefix(address)))
-	require.NoError(l.t, veth.SetUp(l.t.Context(), pod, attrs.Name))
+	nstest.AddAddrs(l.t, pod, attrs.Name, address)
+	nstest.SetUp(l.t, pod, attrs.Name)
 }
 
 func (l *lan) reaches(from *netns.NS, to string) bool {
@@ -184,7 +183,7 @@ func TestVLANGatewayIsReachedInItsVLANOnly(t *testing.T) {
 	gw, err := bridge.VLANGateway(t.Context(), l.node, l.br, 100, "cniblocks/test", false)
 	require.NoError(t, err)
 	require.Equal(t, "br0.100", gw.Name)
-	require.NoError(t, addr.Ensure(t.Context(), l.node, gw.Name, netip.MustParsePrefix("10.1.0.1/24")))
+	nstest.AddAddrs(t, l.node, gw.Name, "10.1.0.1/24")
 	require.True(t, l.reaches(a, "10.1.0.1"))
 	require.True(t, l.silent(b, "10.1.0.1"))
 	before := l.devices()
@@ -209,7 +208,7 @@ func TestVLANGatewayOfABridgeThatWasMadeAnewIsPutBackThere(t *testing.T) {
 	l := newLAN(t)
 	gw, err := bridge.VLANGateway(t.Context(), l.node, l.br, 100, "cniblocks/test", false)
 	require.NoError(t, err)
-	require.NoError(t, addr.Ensure(t.Context(), l.node, gw.Name, netip.MustParsePrefix("10.1.0.1/24")))
+	nstest.AddAddrs(t, l.node, gw.Name, "10.1.0.1/24")
 	h := nstest.Netlink(t, l.node)
 	br, err := h.LinkByName("br0")
 	require.NoError(t, err)

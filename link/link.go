@@ -12,7 +12,6 @@ package link
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -161,9 +160,6 @@ func freeGroup(c *rtnl.Conn) (uint32, error) {
 }
 
 func open(ctx context.Context, ns *netns.NS) (*rtnl.Conn, error) {
-	if ns == nil {
-		return nil, errors.New("no namespace: the *netns.NS is nil")
-	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

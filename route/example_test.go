@@ -10,6 +10,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/bridge"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/route"
 )
@@ -42,7 +43,7 @@ func ExampleTable() {
 	// 10.1.0.0/16 br0 <nil>
 }
 
-func ExampleEnsureLink() {
+func ExampleAdd() {
 	ctx := context.Background()
 	pod, err := netns.New()
 	if err != nil {
@@ -50,20 +51,20 @@ func ExampleEnsureLink() {
 		return
 	}
 	defer pod.Close()
-	if _, err := bridge.Ensure(ctx, pod, bridge.Bridge{Name: "eth0"}); err != nil {
+	eth0, err := bridge.Ensure(ctx, pod, bridge.Bridge{Name: "eth0"})
+	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	fmt.Println(addr.Ensure(ctx, pod, "eth0", netip.MustParsePrefix("10.1.2.3/32")))
 	gateway := netip.MustParseAddr("169.254.1.1")
 	routes := []route.Route{
 		{Dst: netip.PrefixFrom(gateway, 32)},
 		{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: gateway, OnLink: true},
 	}
-	fmt.Println(route.EnsureLink(ctx, pod, "eth0", routes...))
+	fmt.Println(link.Apply(ctx, pod, addr.Add(eth0.Index, netip.MustParsePrefix("10.1.2.3/32")),
+		route.Add(eth0.Index, routes[0]), route.Add(eth0.Index, routes[1])))
 	fmt.Println(route.CheckLink(ctx, pod, "eth0", routes...))
 	// Output:
-	// <nil>
 	// <nil>
 	// <nil>
 }

@@ -14,16 +14,24 @@ import (
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/internal/sentinel"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
 )
 
-// New is the message that adds a route over a link by its index, for callers that batch. It bears no protocol of ours: what
-// stands inside a pod goes with the pod.
-func New(link int, r Route) *rtnl.Msg { return rtnl.AppendRoute(overLink(link, r)) }
+// Add is the change that adds a route over a link, given by its index, for [link.Apply]; the field Link of the route does not
+// count. It bears no protocol of ours: what stands inside a pod goes with the pod. A route of the same destination, metric
+// and table that leads elsewhere stays: over IPv4 ours stands before it, over IPv6 beside it. The very same route is
+// [io/fs.ErrExist].
+func Add(index int, r Route) link.Change {
+	if err := r.check(); err != nil {
+		return link.Malformed(err)
+	}
+	return rtnl.AppendRoute(overLink(index, r))
+}
 
-func overLink(link int, r Route) rtnl.Route {
+func overLink(index int, r Route) rtnl.Route {
 	const boot = 3 // RTPROT_BOOT, as ip-route(8) writes it
-	w := rtnl.Route{Dst: r.Dst, Via: r.Via, Src: r.Src, Link: link, Table: r.Table, Metric: r.Metric, MTU: r.MTU,
+	w := rtnl.Route{Dst: r.Dst, Via: r.Via, Src: r.Src, Link: index, Table: r.Table, Metric: r.Metric, MTU: r.MTU,
 		AdvMSS: r.AdvMSS, Proto: boot, Scope: r.Scope, OnLink: r.OnLink}
 	if w.Scope == 0 && r.Dst.Addr().Is4() && !r.Via.IsValid() {
 		w.Scope = unix.RT_SCOPE_LINK // as ip-route(8) has it for a destination without next hop
@@ -31,42 +39,10 @@ func overLink(link int, r Route) rtnl.Route {
 	return w
 }
 
-// EnsureLink adds the routes over a link that do not stand there; the field Link of a route does not count. They bear no
-// protocol of ours and go with the link. A route of the same destination, metric and table that leads elsewhere stays and
-// is [io/fs.ErrExist]; a link that is not there is [io/fs.ErrNotExist].
-func EnsureLink(ctx context.Context, ns *netns.NS, link string, routes ...Route) error {
-	c, err := rtnl.Open(ns)
-	if err != nil {
-		return err
-	}
-	l, err := c.LinkByName(link)
-	if err != nil {
-		return err
-	}
-	var msgs []*rtnl.Msg
-	for _, r := range routes {
-		if err := r.check(); err != nil {
-			return err
-		}
-		msgs = append(msgs, rtnl.NewRoute(overLink(l.Index, r)))
-	}
-	if err := ctx.Err(); err != nil || len(msgs) == 0 {
-		return err
-	}
-	err = c.Do(msgs...)
-	if !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	if other := CheckLink(ctx, ns, link, routes...); other != nil {
-		return errors.Join(other, err)
-	}
-	return rtnl.Except(err, fs.ErrExist)
-}
-
 // CheckLink fails if a route is in no table of ns, or in one with another next hop or device than asked for, and names all
 // such routes. The table, the metric and the metrics of a route may be what another program made of them.
-func CheckLink(ctx context.Context, ns *netns.NS, link string, routes ...Route) error {
-	return CheckLinks(ctx, ns, []string{link}, routes...)
+func CheckLink(ctx context.Context, ns *netns.NS, name string, routes ...Route) error {
+	return CheckLinks(ctx, ns, []string{name}, routes...)
 }
 
 // CheckLinks is [CheckLink] for routes each of which may be over any of the links, as those of a container with several

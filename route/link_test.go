@@ -3,7 +3,6 @@
 package route_test
 
 import (
-	"context"
 	"io/fs"
 	"testing"
 
@@ -12,10 +11,24 @@ import (
 
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/ping"
+	"github.com/cniblocks/cniblocks/link"
+	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/route"
 )
 
-func TestEnsureLinkAddsWhatIsMissingOnce(t *testing.T) {
+// added adds routes over eth0 of ns, all in one call.
+func added(t *testing.T, ns *netns.NS, routes ...route.Route) error {
+	t.Helper()
+	l, err := link.Get(t.Context(), ns, "eth0")
+	require.NoError(t, err)
+	var adds []link.Change
+	for _, r := range routes {
+		adds = append(adds, route.Add(l.Index, r))
+	}
+	return link.Apply(t.Context(), ns, adds...)
+}
+
+func TestRoutesOverALinkAreAddedInOneCall(t *testing.T) {
 	t.Parallel()
 	ns := router(t)
 	want := []route.Route{
@@ -25,28 +38,12 @@ func TestEnsureLinkAddsWhatIsMissingOnce(t *testing.T) {
 		{Dst: prefix("203.0.113.0/24"), Via: ip("192.0.2.2"), Table: 99, Metric: 7},
 	}
 	require.ErrorIs(t, route.CheckLink(t.Context(), ns, "eth0", want...), fs.ErrNotExist)
-	require.NoError(t, route.EnsureLink(t.Context(), ns, "eth0", want...))
+	require.NoError(t, added(t, ns, want...))
 	require.NoError(t, route.CheckLink(t.Context(), ns, "eth0", want...))
-	before, heard := nstest.Dump(ns), changes(t, ns)
-	require.NoError(t, route.EnsureLink(t.Context(), ns, "eth0", want...), "again")
-	require.Zero(t, heard())
-	require.Equal(t, before, nstest.Dump(ns))
+	require.ErrorIs(t, added(t, ns, want...), fs.ErrExist, "again")
+	require.NoError(t, route.CheckLink(t.Context(), ns, "eth0", want...))
 	require.Zero(t, theirs(t, ns, 0), "they are no part of a Table")
 	require.NoError(t, nstest.Ping(t.Context(), ns, ip("192.0.2.2"), ping.Options{}))
-}
-
-func TestARouteThatLeadsElsewhereStaysAndIsAnError(t *testing.T) {
-	t.Parallel()
-	ns := router(t)
-	nstest.AddRoute(t, ns, "198.51.100.0/24", "192.0.2.7")
-	nstest.AddRoute(t, ns, "2001:db8:1::/48", "2001:db8::7")
-	before := nstest.Dump(ns)
-	for _, r := range []route.Route{{Dst: prefix("198.51.100.0/24"), Via: ip("192.0.2.2")}, {Dst: prefix("2001:db8:1::/48"), Via: ip("2001:db8::2")}} {
-		err := route.EnsureLink(t.Context(), ns, "eth0", r)
-		require.ErrorIs(t, err, fs.ErrExist)
-		require.ErrorContains(t, err, "the route to "+r.Dst.String()+" via "+r.Via.String()+" on eth0")
-	}
-	require.Equal(t, before, nstest.Dump(ns))
 }
 
 func TestCheckLinkAcceptsWhatChainedProgramsDo(t *testing.T) {
@@ -55,7 +52,7 @@ func TestCheckLinkAcceptsWhatChainedProgramsDo(t *testing.T) {
 	want := route.Route{Dst: prefix("198.51.100.0/24"), Via: ip("192.0.2.2")}
 	moved := want
 	moved.Table, moved.Metric, moved.MTU = 99, 5, 1300
-	require.NoError(t, route.EnsureLink(t.Context(), ns, "eth0", moved))
+	require.NoError(t, added(t, ns, moved))
 	require.NoError(t, route.CheckLink(t.Context(), ns, "eth0", want), "another table, metric and MTU")
 	require.NoError(t, route.CheckLink(t.Context(), ns, "eth0", route.Route{Dst: want.Dst}), "no next hop asked for")
 	other := want
@@ -67,17 +64,13 @@ func TestCheckLinkAcceptsWhatChainedProgramsDo(t *testing.T) {
 	require.ErrorIs(t, route.CheckLink(t.Context(), ns, "nowhere", want), fs.ErrNotExist)
 }
 
-func TestEnsureLinkRefusesWhatMakesNoSense(t *testing.T) {
+func TestAMalformedRouteKeepsTheOthersFromBeingAdded(t *testing.T) {
 	t.Parallel()
 	ns := router(t)
 	before := nstest.Dump(ns)
 	good := route.Route{Dst: prefix("198.51.100.0/24"), Via: ip("192.0.2.2")}
-	require.ErrorContains(t, route.EnsureLink(t.Context(), ns, "eth0", good, route.Route{Dst: prefix("10.1.2.3/8")}), "want 10.0.0.0/8")
-	require.ErrorContains(t, route.EnsureLink(t.Context(), ns, "eth0", good, route.Route{}), "is no network; want one such as")
-	require.ErrorIs(t, route.EnsureLink(t.Context(), ns, "nowhere", good), fs.ErrNotExist)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	require.ErrorIs(t, route.EnsureLink(ctx, ns, "eth0", good), context.Canceled)
-	require.ErrorIs(t, route.EnsureLink(t.Context(), ns, "eth0", route.Route{Dst: good.Dst, Via: ip("203.0.113.9")}), unix.ENETUNREACH)
+	require.ErrorContains(t, added(t, ns, good, route.Route{Dst: prefix("10.1.2.3/8")}), "want 10.0.0.0/8")
+	require.ErrorContains(t, added(t, ns, good, route.Route{}), "is no network; want one such as")
+	require.ErrorIs(t, added(t, ns, route.Route{Dst: good.Dst, Via: ip("203.0.113.9")}), unix.ENETUNREACH)
 	require.Equal(t, before, nstest.Dump(ns))
 }

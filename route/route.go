@@ -16,11 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
 )
-
-// Proto is the protocol number that marks our routes (ip-route(8), "protocol").
-const Proto = 117
 
 // Route is a route; comparable. Zero fields other than Dst are the kernel's choice.
 type Route struct {
@@ -60,7 +58,7 @@ func (r Route) check() error {
 type Table struct {
 	NS    *netns.NS
 	ID    uint32 // 0 is main
-	Proto uint8  // 0 is [Proto]
+	Proto uint8  // 0 is [link.Proto]
 }
 
 func (t Table) id() uint32 {
@@ -72,7 +70,7 @@ func (t Table) id() uint32 {
 
 func (t Table) proto() uint8 {
 	if t.Proto == 0 {
-		return Proto
+		return link.Proto
 	}
 	return t.Proto
 }
@@ -210,11 +208,11 @@ func (t Table) wire(r Route, index func(string) (int, error)) (rtnl.Route, error
 	if err := r.check(); err != nil {
 		return rtnl.Route{}, err
 	}
-	link, err := index(r.Link)
+	over, err := index(r.Link)
 	if err != nil {
 		return rtnl.Route{}, fmt.Errorf("route to %s: %w", r.Dst, err)
 	}
-	w := rtnl.Route{Dst: r.Dst, Via: r.Via, Src: r.Src, Link: link, Table: t.id(), Metric: r.Metric, MTU: r.MTU,
+	w := rtnl.Route{Dst: r.Dst, Via: r.Via, Src: r.Src, Link: over, Table: t.id(), Metric: r.Metric, MTU: r.MTU,
 		AdvMSS: r.AdvMSS, Proto: t.proto(), Scope: r.Scope, OnLink: r.OnLink, Type: unix.RTN_UNICAST}
 	if w.Metric == 0 && r.Dst.Addr().Is6() {
 		w.Metric = 1024 // what the kernel makes of 0 (IP6_RT_PRIO_USER)

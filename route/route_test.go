@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/route"
 )
@@ -105,7 +106,7 @@ func theirs(t *testing.T, ns *netns.NS, table uint32) (n int) {
 		table = unix.RT_TABLE_MAIN
 	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		routes, err := nstest.Netlink(t, ns).RouteListFiltered(family, &netlink.Route{Table: int(table), Protocol: route.Proto},
+		routes, err := nstest.Netlink(t, ns).RouteListFiltered(family, &netlink.Route{Table: int(table), Protocol: link.Proto},
 			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
 		require.NoError(t, err)
 		n += len(routes)

@@ -7,20 +7,7 @@ import (
 	"fmt"
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
-	"github.com/cniblocks/cniblocks/netns"
 )
-
-// SetUp sets a link up, be it an end of a pair or not. One that is not there is [io/fs.ErrNotExist].
-func SetUp(ctx context.Context, ns *netns.NS, name string) error {
-	c, err := rtnl.Open(ns)
-	if err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return c.Do(rtnl.SetLink(rtnl.Set{Name: name, Up: true}))
-}
 
 // Check finds the pair by the names of its ends and returns it with the zero fields filled in. It fails if an end is not
 // there ([io/fs.ErrNotExist]) or down, if the two are not ends of one pair, or if a MAC, an MTU or an alias that is stated

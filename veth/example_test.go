@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/veth"
 )
@@ -31,7 +32,7 @@ func ExampleCreate() {
 		Alias: veth.Alias("demo", "container-1", "eth0"),
 	})
 	fmt.Println(pair.Host.Name, err)
-	fmt.Println(veth.SetUp(ctx, pod, "eth0"))
+	fmt.Println(link.Apply(ctx, pod, link.Up(pair.Pod.Index)))
 	pair, err = veth.Check(ctx, pair)
 	fmt.Println(pair.Pod.MTU, err)
 	fmt.Println(veth.Delete(ctx, node, pair.Host.Name))

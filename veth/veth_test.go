@@ -15,7 +15,6 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/ping"
 	"github.com/cniblocks/cniblocks/netns"
@@ -43,9 +42,9 @@ func TestAPairSpansTwoNamespacesAndCarriesPackets(t *testing.T) {
 	t.Parallel()
 	p, err := veth.Create(t.Context(), pair(t))
 	require.NoError(t, err)
-	require.NoError(t, addr.Ensure(t.Context(), p.Host.NS, "host0", netip.MustParsePrefix("192.0.2.1/24")))
-	require.NoError(t, addr.Ensure(t.Context(), p.Pod.NS, "eth0", netip.MustParsePrefix("192.0.2.2/24")))
-	require.NoError(t, veth.SetUp(t.Context(), p.Pod.NS, "eth0"))
+	nstest.AddAddrs(t, p.Host.NS, "host0", "192.0.2.1/24")
+	nstest.AddAddrs(t, p.Pod.NS, "eth0", "192.0.2.2/24")
+	nstest.SetUp(t, p.Pod.NS, "eth0")
 	require.NoError(t, nstest.Ping(t.Context(), p.Pod.NS, netip.MustParseAddr("192.0.2.1"), ping.Options{}))
 }
 
@@ -119,7 +118,7 @@ func TestAPortHasNoLinkLocalAddressAndAnotherHostEndHas(t *testing.T) {
 			}
 			_, err := veth.Create(t.Context(), p)
 			require.NoError(t, err)
-			require.NoError(t, veth.SetUp(t.Context(), p.Pod.NS, "eth0"))
+			nstest.SetUp(t, p.Pod.NS, "eth0")
 			h, hPod := nstest.Netlink(t, p.Host.NS), nstest.Netlink(t, p.Pod.NS)
 			host, err := h.LinkByName("host0")
 			require.NoError(t, err)
@@ -295,7 +294,7 @@ func TestCheckFindsThePairOrSaysWhatIsWrong(t *testing.T) {
 	require.NoError(t, err)
 	_, err = veth.Check(t.Context(), p)
 	require.ErrorContains(t, err, "eth0 is down")
-	require.NoError(t, veth.SetUp(t.Context(), p.Pod.NS, "eth0"))
+	nstest.SetUp(t, p.Pod.NS, "eth0")
 	got, err := veth.Check(t.Context(), p)
 	require.NoError(t, err)
 	require.Equal(t, made, got)
@@ -305,7 +304,7 @@ func TestCheckFindsThePairOrSaysWhatIsWrong(t *testing.T) {
 	other.Host.Name = "host1"
 	_, err = veth.Create(t.Context(), other)
 	require.NoError(t, err)
-	require.NoError(t, veth.SetUp(t.Context(), other.Pod.NS, "eth0"))
+	nstest.SetUp(t, other.Pod.NS, "eth0")
 	for says, change := range map[string]func(p *veth.Pair){
 		`host0 has the alias "mine"; want "yours"`: func(p *veth.Pair) { p.Alias = "yours" },
 		"eth0 has MAC":                       func(p *veth.Pair) { p.Pod.MAC = veth.MAC{2} },
@@ -323,5 +322,4 @@ func TestCheckFindsThePairOrSaysWhatIsWrong(t *testing.T) {
 	wrong.Pod = veth.End{NS: p.Pod.NS, Name: "lo"}
 	_, err = veth.Check(t.Context(), wrong)
 	require.ErrorContains(t, err, "lo is not the other end of host0")
-	require.ErrorIs(t, veth.SetUp(t.Context(), p.Pod.NS, "nowhere"), fs.ErrNotExist)
 }

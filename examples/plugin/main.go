@@ -9,7 +9,8 @@ import (
 
 	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/cni"
-	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/inet"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/plugins/hostlocal"
 	"github.com/cniblocks/cniblocks/route"
 	"github.com/cniblocks/cniblocks/veth"
@@ -19,8 +20,8 @@ type routed struct{}
 
 func main() { cni.Main(routed{}, cni.Delegates{"host-local": hostlocal.Plugin{}}) }
 
-// gateway is the node as pods see it, on the host end of every pair; the key says whether they see it over IPv4.
-var gateway = map[bool]netip.Prefix{true: netip.MustParsePrefix("169.254.1.1/32"), false: netip.MustParsePrefix("fe80::1/128")}
+// gateway is the node as pods see it, on the host end of every pair.
+var gateway = map[inet.Family]netip.Prefix{inet.IPv4: netip.MustParsePrefix("169.254.1.1/32"), inet.IPv6: netip.MustParsePrefix("fe80::1/128")}
 
 // with calls f with the pair that the request is about, and the plugin that gives addresses.
 func with(r *cni.Request, f func(veth.Pair, cni.Plugin) error) error {
@@ -37,28 +38,38 @@ func with(r *cni.Request, f func(veth.Pair, cni.Plugin) error) error {
 		Pod: veth.End{NS: pod, Name: r.IfName}, Alias: veth.Alias(r.Network, r.ContainerID, r.IfName)}, ipam)
 }
 
-// each goes through what the addresses consist of: Ensure and Check are two verbs for one list.
-func each(ctx context.Context, p veth.Pair, ips []cni.IP, addrs func(context.Context, *netns.NS, string, ...netip.Prefix) error,
-	routes func(context.Context, *netns.NS, string, ...route.Route) error) (err error) {
+// state is what the addresses consist of: changes on the node and in the pod for Add, the same to be found for Check.
+type state struct {
+	node, pod []link.Change
+	addrs     [2][]netip.Prefix // node, pod
+	routes    [2][]route.Route
+}
+
+func wanted(p veth.Pair, ips []cni.IP) (s state) {
 	for i := range ips {
 		a := ips[i].Address.Addr()
-		own, all, gw := netip.PrefixFrom(a, a.BitLen()), netip.PrefixFrom(a, 0).Masked(), gateway[a.Is4()]
+		f := inet.FamilyOf(a)
+		own, gw := netip.PrefixFrom(a, a.BitLen()), gateway[f]
 		ips[i] = cni.IP{Address: own, Gateway: gw.Addr(), Interface: 1}
-		err = errors.Join(err, addrs(ctx, p.Host.NS, p.Host.Name, gw), routes(ctx, p.Host.NS, p.Host.Name, route.Route{Dst: own}),
-			addrs(ctx, p.Pod.NS, p.Pod.Name, own), routes(ctx, p.Pod.NS, p.Pod.Name, route.Route{Dst: all, Via: gw.Addr(), OnLink: true}))
+		in, out := route.Route{Dst: own}, route.Route{Dst: f.Default(), Via: gw.Addr(), OnLink: true}
+		s.node = append(s.node, addr.Add(p.Host.Index, gw), route.Add(p.Host.Index, in))
+		s.pod = append(s.pod, addr.Add(p.Pod.Index, own), route.Add(p.Pod.Index, out))
+		s.addrs = [2][]netip.Prefix{append(s.addrs[0], gw), append(s.addrs[1], own)}
+		s.routes = [2][]route.Route{append(s.routes[0], in), append(s.routes[1], out)}
 	}
-	return err
+	return s
 }
 
 func (routed) Add(ctx context.Context, r *cni.Request) (res *cni.Result, err error) {
 	err = with(r, func(p veth.Pair, ipam cni.Plugin) error {
-		if _, err := veth.Create(ctx, p); err != nil {
+		if p, err = veth.Create(ctx, p); err != nil {
 			return err // the exclusive step comes first: a second ADD ends here and harms nobody
 		}
 		if res, err = ipam.Add(ctx, r); err == nil {
 			res.Interfaces, res.Routes = []cni.Interface{{Name: p.Host.Name}, {Name: p.Pod.Name, Sandbox: r.NetNS}}, nil
-			err = errors.Join(veth.SetUp(ctx, p.Pod.NS, p.Pod.Name), each(ctx, p, res.IPs, addr.Ensure, route.EnsureLink),
-				route.Forward(ctx, p.Host.NS, route.IPv4, route.IPv6))
+			w := wanted(p, res.IPs)
+			err = errors.Join(link.Apply(ctx, p.Pod.NS, append([]link.Change{link.Up(p.Pod.Index)}, w.pod...)...),
+				link.Apply(ctx, p.Host.NS, w.node...), route.Forward(ctx, p.Host.NS, inet.IPv4, inet.IPv6))
 		}
 		if err != nil {
 			err = errors.Join(err, routed{}.Del(context.WithoutCancel(ctx), r))
@@ -71,7 +82,9 @@ func (routed) Add(ctx context.Context, r *cni.Request) (res *cni.Result, err err
 func (routed) Check(ctx context.Context, r *cni.Request) error {
 	return with(r, func(p veth.Pair, ipam cni.Plugin) error {
 		_, err := veth.Check(ctx, p)
-		return errors.Join(err, each(ctx, p, r.PrevIPs(), addr.Check, route.CheckLink), ipam.Check(ctx, r))
+		w := wanted(p, r.PrevIPs())
+		return errors.Join(err, addr.Check(ctx, p.Host.NS, p.Host.Name, w.addrs[0]...), addr.Check(ctx, p.Pod.NS, p.Pod.Name, w.addrs[1]...),
+			route.CheckLink(ctx, p.Host.NS, p.Host.Name, w.routes[0]...), route.CheckLink(ctx, p.Pod.NS, p.Pod.Name, w.routes[1]...), ipam.Check(ctx, r))
 	})
 }
 

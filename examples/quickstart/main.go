@@ -9,6 +9,8 @@ import (
 
 	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/bridge"
+	"github.com/cniblocks/cniblocks/inet"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/route"
 	"github.com/cniblocks/cniblocks/veth"
@@ -33,7 +35,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	gateway := netip.MustParsePrefix("10.1.0.1/24")
-	if err := addr.Ensure(ctx, node, br.Name, gateway); err != nil {
+	if err := link.Apply(ctx, node, addr.Add(br.Index, gateway)); err != nil {
 		return err
 	}
 	for _, address := range []string{"10.1.0.2/24", "10.1.0.3/24"} {
@@ -52,19 +54,13 @@ func run(ctx context.Context) error {
 
 // attach makes a pair with one end on the bridge and one in the pod, and gives the pod its address and its way out.
 func attach(ctx context.Context, node, pod *netns.NS, br bridge.State, address netip.Prefix, gateway netip.Addr) error {
-	_, err := veth.CreateOn(ctx, veth.Pair{
-		Host: veth.End{NS: node, Name: veth.HostName("quickstart", address.String(), "eth0")},
+	pair, err := veth.CreateOn(ctx, veth.Pair{
+		Host: veth.End{NS: node, Name: link.HostName("quickstart", address.String(), "eth0")},
 		Pod:  veth.End{NS: pod, Name: "eth0"},
 	}, br.Index)
 	if err != nil {
 		return err
 	}
-	if err := addr.Ensure(ctx, pod, "eth0", address); err != nil {
-		return err
-	}
-	if err := veth.SetUp(ctx, pod, "eth0"); err != nil {
-		return err
-	}
-	everywhere := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-	return route.EnsureLink(ctx, pod, "eth0", route.Route{Dst: everywhere, Via: gateway})
+	return link.Apply(ctx, pod, link.Up(pair.Pod.Index), addr.Add(pair.Pod.Index, address),
+		route.Add(pair.Pod.Index, route.Route{Dst: inet.IPv4.Default(), Via: gateway}))
 }

@@ -6,7 +6,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/ping"
@@ -26,7 +25,7 @@ func TestPodsOfTheQuickstartReachEachOther(t *testing.T) {
 	br, err := bridge.Ensure(t.Context(), node, bridge.Bridge{Name: "br0"})
 	require.NoError(t, err)
 	gateway := netip.MustParsePrefix("10.1.0.1/24")
-	require.NoError(t, addr.Ensure(t.Context(), node, "br0", gateway))
+	nstest.AddAddrs(t, node, "br0", gateway.String())
 	require.NoError(t, attach(t.Context(), node, a, br, netip.MustParsePrefix("10.1.0.2/24"), gateway.Addr()))
 	require.NoError(t, attach(t.Context(), node, b, br, netip.MustParsePrefix("10.1.0.3/24"), gateway.Addr()))
 	require.NoError(t, nstest.Ping(t.Context(), a, netip.MustParseAddr("10.1.0.3"), ping.Options{}))

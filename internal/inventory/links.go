@@ -10,13 +10,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/link"
 )
 
 const (
-	addrProto = addr.Proto
+	addrProto = link.Proto
 	mainTable = unix.RT_TABLE_MAIN
 	unicast   = unix.RTN_UNICAST
 )

@@ -15,7 +15,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/internal/wg"
-	"github.com/cniblocks/cniblocks/route"
+	"github.com/cniblocks/cniblocks/link"
 )
 
 // way is how the routes over a tunnel lead to the other nodes.
@@ -47,7 +47,7 @@ func (r *reader) readPeers(ctx context.Context, routes []rtnl.Route) error {
 		}
 	}
 	for _, w := range routes {
-		if w.Proto != route.Proto || w.Link == 0 {
+		if w.Proto != link.Proto || w.Link == 0 {
 			continue
 		}
 		l := r.link(w.Link)

@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/node"
 	"github.com/cniblocks/cniblocks/route"
@@ -134,7 +135,7 @@ func (r *reader) readRoutes(ctx context.Context) error {
 		return err
 	}
 	for _, w := range all {
-		if w.Proto == route.Proto {
+		if w.Proto == link.Proto {
 			dev := r.link(w.Link).Name
 			r.n.Routes = append(r.n.Routes, Route{Dst: w.Dst, Via: w.Via, Device: dev, Src: w.Src, Metric: w.Metric,
 				Table: w.Table, Encap: encap(w.Encap), Network: cmp.Or(r.networkOf(dev), r.n.OfPrefix(w.Dst))})

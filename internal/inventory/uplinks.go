@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
-	"github.com/cniblocks/cniblocks/route"
+	"github.com/cniblocks/cniblocks/link"
 )
 
 // readUplinks finds the devices by which packets leave the node: those with a default route, those from which tunnels and
@@ -31,7 +31,7 @@ func (r *reader) readUplinks(routes []rtnl.Route) {
 		plain := w.Type == 0 || w.Type == unicast
 		switch {
 		case l.Name == "" || !plain:
-		case w.Proto == route.Proto:
+		case w.Proto == link.Proto:
 			if w.Via.IsValid() && l.Tunnel() == nil && !r.isOurs(l) {
 				put(l)
 			}

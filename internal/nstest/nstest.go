@@ -150,6 +150,15 @@ func addAddrs(t testing.TB, h *netlink.Handle, l netlink.Link, addrs []string) {
 	}
 }
 
+// SetUp sets a link up.
+func SetUp(t testing.TB, ns *netns.NS, name string) {
+	t.Helper()
+	h := Netlink(t, ns)
+	l, err := h.LinkByName(name)
+	require.NoError(t, err)
+	require.NoError(t, h.LinkSetUp(l))
+}
+
 // AddRoute adds a route through a next hop that a link of the namespace reaches. "default" stands for both families'
 // default route, by that of the next hop.
 func AddRoute(t testing.TB, ns *netns.NS, dst, via string) {

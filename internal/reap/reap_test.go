@@ -24,6 +24,7 @@ import (
 	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/internal/binaries"
 	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/veth"
 )
@@ -46,8 +47,8 @@ func (w *world) attach(name string) (index int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	return p.Host.Index, errors.Join(addr.Ensure(ctx, w.pod, name, netip.MustParsePrefix("192.0.2.2/24"), netip.MustParsePrefix("2001:db8::2/64")),
-		addr.Ensure(ctx, w.node, name, netip.MustParsePrefix("192.0.2.1/24")), veth.SetUp(ctx, w.pod, name))
+	return p.Host.Index, errors.Join(link.Apply(ctx, w.pod, link.Up(p.Pod.Index), addr.Add(p.Pod.Index, netip.MustParsePrefix("192.0.2.2/24")), addr.Add(p.Pod.Index, netip.MustParsePrefix("2001:db8::2/64"))),
+		link.Apply(ctx, w.node, addr.Add(p.Host.Index, netip.MustParsePrefix("192.0.2.1/24"))))
 }
 
 func (w *world) mustAttach(name string) int {

@@ -21,8 +21,8 @@ type Msg struct {
 	reply func(body []byte)        // called with what the kernel echoes or answers
 }
 
-// words say what the message asks for.
-func (m *Msg) words() string { return words(m.op, m.about, m.b) }
+// String says in words what the message asks for.
+func (m *Msg) String() string { return words(m.op, m.about, m.b) }
 
 func words(op string, about func([]byte) string, msg []byte) string {
 	if about == nil {

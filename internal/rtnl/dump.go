@@ -50,7 +50,7 @@ func dumpInto[T any](old []T, c *Conn, m *Msg, parse func(v *T, body []byte) (ke
 				}
 				return true, nil
 			case unix.NLMSG_ERROR:
-				return true, ackError(m.words, h, body)
+				return true, ackError(m.String, h, body)
 			}
 			if len(all) == cap(all) {
 				all = slices.Grow(all, max(16, len(all))) // append grows large slices by a quarter only

@@ -6,10 +6,10 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/route"
 )
 
@@ -34,7 +34,7 @@ func (j *job) hostMTU(br bridge.State) (int, error) {
 	}
 	have, err := c.Addrs(br.Index)
 	if slices.ContainsFunc(have, func(a rtnl.Addr) bool {
-		return a.Prefix.Addr().Is6() && (a.Proto == addr.Proto || !a.Prefix.Addr().IsLinkLocalUnicast())
+		return a.Prefix.Addr().Is6() && (a.Proto == link.Proto || !a.Prefix.Addr().IsLinkLocalUnicast())
 	}) {
 		return br.MTU, err
 	}

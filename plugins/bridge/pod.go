@@ -6,61 +6,56 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
-	"github.com/cniblocks/cniblocks/internal/wait"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/route"
 	"github.com/cniblocks/cniblocks/sysctl"
 	"github.com/cniblocks/cniblocks/veth"
 )
 
 // configure sets the pod's end up with its addresses and routes, in one system call, and returns its MAC.
-func (j *job) configure(ctx context.Context, pair veth.Pair, res *cni.Result, mac veth.MAC) (veth.MAC, error) {
-	c, err := rtnl.Open(j.pod)
-	if err != nil {
-		return mac, err
-	}
+func (j *job) configure(ctx context.Context, pair veth.Pair, res *cni.Result, mac inet.MAC) (inet.MAC, error) {
 	if err := j.podSysctls(res); err != nil {
 		return mac, err
 	}
 	index := pair.Pod.Index
-	var msgs []*rtnl.Msg
-	if !j.DisableContainerInterface || mac != (veth.MAC{}) {
+	var changes []link.Change
+	if !j.DisableContainerInterface || mac != (inet.MAC{}) {
 		// The MAC is set before the link is up, in the same message.
-		msgs = append(msgs, rtnl.SetLink(rtnl.Set{Index: index, MAC: mac, Up: !j.DisableContainerInterface}))
+		changes = append(changes, link.Set(index, link.Settings{MAC: mac, Up: !j.DisableContainerInterface}))
 	}
 	// Only now the addresses: of those that are there when a link comes up, the kernel makes the routes in a hurry, and
 	// where it has no memory ready for them drops the address.
+	add := addr.Add
+	if j.EnableDAD {
+		add = addr.AddDetected
+	}
 	for _, ip := range res.IPs {
-		msgs = append(msgs, j.newAddr(index, ip))
+		changes = append(changes, add(index, ip.Address))
 	}
 	var routes []route.Route
 	for _, r := range res.Routes {
 		if one := podRoute(r, res); !slices.Contains(routes, one) { // stated twice, it is one
 			routes = append(routes, one)
-			msgs = append(msgs, route.New(index, one))
+			changes = append(changes, route.Add(index, one))
 		}
 	}
-	if err := ctx.Err(); err != nil {
-		return mac, err
-	}
-	if len(msgs) > 0 {
-		if err := c.Do(msgs...); err != nil {
-			return mac, fmt.Errorf("configure %s in %s: %w", j.IfName, j.NetNS, rtnl.First(err))
-		}
+	if err := link.Apply(ctx, j.pod, changes...); err != nil {
+		return mac, fmt.Errorf("configure %s in %s: %w", j.IfName, j.NetNS, rtnl.First(err))
 	}
 	if j.EnableDAD {
-		if err := settle(ctx, c, index); err != nil {
+		if err := addr.Settle(ctx, j.pod, index); err != nil {
 			return mac, err
 		}
 	}
-	if mac == (veth.MAC{}) {
-		l, err := c.LinkByIndex(index)
+	if mac == (inet.MAC{}) {
+		l, err := link.At(ctx, j.pod, index)
 		return l.MAC, err
 	}
 	return mac, nil
@@ -68,23 +63,16 @@ func (j *job) configure(ctx context.Context, pair veth.Pair, res *cni.Result, ma
 
 // podMAC is the address that the pod's end gets: the stated one, else one that derives from its IP address. Where there is
 // neither it is the kernel's choice, save where it must be known before the link is up.
-func (j *job) podMAC(res *cni.Result) veth.MAC {
+func (j *job) podMAC(res *cni.Result) inet.MAC {
 	switch {
-	case j.mac != veth.MAC{}:
+	case j.mac != inet.MAC{}:
 		return j.mac
 	case len(res.IPs) > 0:
-		return veth.MACFor(j.Network, res.IPs[0].Address.Addr().String())
+		return link.MACFor(j.Network, res.IPs[0].Address.Addr().String())
 	case j.MACSpoofChk:
-		return veth.MACFor(j.Network, j.owner())
+		return link.MACFor(j.Network, j.owner())
 	}
-	return veth.MAC{}
-}
-
-func (j *job) newAddr(index int, ip cni.IP) *rtnl.Msg {
-	if j.EnableDAD {
-		return rtnl.NewAddr(rtnl.Addr{Link: index, Prefix: ip.Address, Proto: addr.Proto})
-	}
-	return addr.New(index, ip.Address)
+	return inet.MAC{}
 }
 
 // podRoute completes a route of the result: without a next hop it goes to the gateway of its family, if there is one, as
@@ -127,28 +115,6 @@ func (j *job) podSysctls(res *cni.Result) error {
 		of(j.IfName, "keep_addr_on_down", "1"), of(j.IfName, "accept_dad", dad))
 	if errors.Is(err, fs.ErrNotExist) {
 		return cni.Errorf(cni.ErrConfig, "netconf: an IPv6 address is configured and the kernel has no IPv6: remove the IPv6 range or boot without ipv6.disable=1 (%w)", err)
-	}
-	return err
-}
-
-// settle waits until no address of the link is tentative any more (RFC 4862, section 5.4).
-func settle(ctx context.Context, c *rtnl.Conn, index int) error {
-	err := wait.Until(ctx, 10*time.Second, 50*time.Millisecond, func() (bool, error) {
-		addrs, err := c.Addrs(index)
-		if err != nil {
-			return false, err
-		}
-		tentative := false
-		for _, a := range addrs {
-			if a.Flags&unix.IFA_F_DADFAILED != 0 {
-				return false, cni.Errorf(cni.ErrIO, "duplicate address detection: another station has %s", a.Prefix.Addr())
-			}
-			tentative = tentative || a.Flags&unix.IFA_F_TENTATIVE != 0
-		}
-		return !tentative, nil
-	})
-	if err != nil && (ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded)) {
-		return fmt.Errorf("wait for duplicate address detection: %w", err)
 	}
 	return err
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 
-	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/ping"
@@ -69,9 +68,9 @@ func TestVLANPodsTalkWithinTheirVLANAndWithItsGateway(t *testing.T) {
 	require.Zero(t, c.check(two).status, "%s", c.check(two).out)
 
 	// The same subnet on both sides: nothing passes but what the VLAN lets.
-	require.NoError(t, addr.Ensure(t.Context(), a.pod, "eth0", netip.MustParsePrefix("192.168.77.1/24")))
-	require.NoError(t, addr.Ensure(t.Context(), b.pod, "eth0", netip.MustParsePrefix("192.168.77.2/24")))
-	require.NoError(t, addr.Ensure(t.Context(), c.pod, "eth0", netip.MustParsePrefix("192.168.77.3/24")))
+	nstest.AddAddrs(t, a.pod, "eth0", "192.168.77.1/24")
+	nstest.AddAddrs(t, b.pod, "eth0", "192.168.77.2/24")
+	nstest.AddAddrs(t, c.pod, "eth0", "192.168.77.3/24")
 	reach(t, a.pod, netip.MustParseAddr("192.168.77.2"))
 	silent(t, a.pod, netip.MustParseAddr("192.168.77.3"))
 	silent(t, c.pod, netip.MustParseAddr("192.168.77.2"))
@@ -115,8 +114,8 @@ func TestVLANTrunkOfAPodCarriesTags(t *testing.T) {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.ParentIndex = fmt.Sprint("eth0.", id), lower.Attrs().Index
 		require.NoError(t, h.LinkAdd(&netlink.Vlan{LinkAttrs: attrs, VlanId: id}))
-		require.NoError(t, addr.Ensure(t.Context(), router.pod, attrs.Name, netip.MustParsePrefix(address)))
-		require.NoError(t, veth.SetUp(t.Context(), router.pod, attrs.Name))
+		nstest.AddAddrs(t, router.pod, attrs.Name, address)
+		nstest.SetUp(t, router.pod, attrs.Name)
 	}
 	a, b, c := w.pod("a"), w.pod("b"), w.pod("c")
 	a.add(w.vlanConf(100, nil))

@@ -22,6 +22,7 @@ import (
 	"github.com/cniblocks/cniblocks/agent"
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/node"
@@ -54,9 +55,9 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 	require.NoError(t, node.Write(good, file, node.File{Self: self, Network: peer.Network{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}}))
 	all := map[string]func() error{
 		"addr.Check":               func() error { return addr.Check(ctx, ns, "eth0", prefix) },
-		"addr.Ensure":              func() error { return addr.Ensure(ctx, ns, "eth0", prefix) },
+		"addr.List":                func() error { return second(addr.List(ctx, ns, "eth0")) },
 		"addr.Live":                func() error { return addr.Live(ctx, ns, v6) },
-		"addr.Remove":              func() error { return addr.Remove(ctx, ns, "eth0", prefix) },
+		"addr.Settle":              func() error { return addr.Settle(ctx, ns, 1) },
 		"agent.Agent":              func() error { return (&agent.Agent{NS: ns, Network: "net"}).Run(ctx) },
 		"bridge.Check":             func() error { return second(bridge.Check(ctx, ns, bridge.Bridge{Name: "br0"})) },
 		"bridge.Gateways.Check":    func() error { return gws.Check(ctx, bridge.GatewayAt(prefix)) },
@@ -103,7 +104,14 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		"route.CheckForward":    func() error { return route.CheckForward(ctx, ns, route.IPv4) },
 		"route.CheckLink":       func() error { return route.CheckLink(ctx, ns, "eth0", route.Route{Dst: prefix.Masked()}) },
 		"route.CheckLinks":      func() error { return route.CheckLinks(ctx, ns, []string{"eth0"}, route.Route{Dst: prefix.Masked()}) },
-		"route.EnsureLink":      func() error { return route.EnsureLink(ctx, ns, "eth0", route.Route{Dst: prefix.Masked()}) },
+		"link.Apply":            func() error { return link.Apply(ctx, ns, link.Up(1)) },
+		"link.At":               func() error { return second(link.At(ctx, ns, 1)) },
+		"link.Delete":           func() error { return link.Delete(ctx, ns, "h", "veth") },
+		"link.DeleteAll":        func() error { return link.DeleteAll(ctx, ns, link.Link{Index: 1}) },
+		"link.Get":              func() error { return second(link.Get(ctx, ns, "h")) },
+		"link.List":             func() error { return second(link.List(ctx, ns, "")) },
+		"link.Marked":           func() error { return second(link.Marked(ctx, ns, "veth", "cniblocks/")) },
+		"link.Retain":           func() error { return link.Retain(ctx, ns, "veth", "net") },
 		"route.Forward":         func() error { return route.Forward(ctx, ns, route.IPv4) },
 		"route.Table.Check":     func() error { return table.Check(ctx, slices.Values([]route.Route{})) },
 		"route.Table.List":      func() error { return second(table.List(ctx)) },
@@ -122,7 +130,6 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		"veth.DeleteIndex":      func() error { return veth.DeleteIndex(ctx, ns, 5) },
 		"veth.List":             func() error { return second(veth.List(ctx, ns, "")) },
 		"veth.Retain":           func() error { return veth.Retain(ctx, ns, "net") },
-		"veth.SetUp":            func() error { return veth.SetUp(ctx, ns, "h") },
 	}
 	for name, f := range map[string]func(veth.Pair) error{
 		"veth.Check":    func(p veth.Pair) error { return second(veth.Check(ctx, p)) },

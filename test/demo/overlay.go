@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/sysctl"
@@ -104,7 +103,7 @@ func (o *overlayPlay) wire() error {
 			func() error {
 				return sysctl.Ensure(ns, sysctl.Var{Key: "net/ipv6/conf/uplink/accept_dad", Value: "0"})
 			},
-			func() error { return addr.Ensure(o.ctx, ns, "uplink", endpoints...) },
+			func() error { return addAll(o.ctx, pair.Pod, endpoints) },
 			func() error { return up(ns, "lo") },
 			func() error { return up(ns, pair.Pod.Name) },
 			func() error { return carrier(here, name) },

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/route"
@@ -56,7 +57,7 @@ func newWorld(ctx context.Context) (w world, err error) {
 		if err := sysctl.Ensure(end.NS, sysctl.Var{Key: "net/ipv6/conf/" + end.Name + "/accept_dad", Value: "0"}); err != nil {
 			return w, err
 		}
-		if err := addr.Ensure(ctx, end.NS, end.Name, end.addrs...); err != nil {
+		if err := addAll(ctx, end.End, end.addrs); err != nil {
 			return w, err
 		}
 	}
@@ -85,6 +86,14 @@ func (w world) close() {
 			ns.Close()
 		}
 	}
+}
+
+func addAll(ctx context.Context, end veth.End, prefixes []netip.Prefix) error {
+	var adds []link.Change
+	for _, p := range prefixes {
+		adds = append(adds, addr.Add(end.Index, p))
+	}
+	return link.Apply(ctx, end.NS, adds...)
 }
 
 func up(ns *netns.NS, name string) error {

@@ -11,11 +11,10 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/internal/inventory"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/masq"
-	"github.com/cniblocks/cniblocks/route"
 )
 
 // addrs finds addresses of ours on devices that stay: gateway addresses on bridges of others, mostly.
@@ -36,7 +35,7 @@ func (s *sweeper) addrs() error {
 		for _, a := range all {
 			named := s.Network != "" && s.Found.OfPrefix(a.Prefix) == s.Network
 			switch {
-			case a.Link != l.Index || a.Proto != addr.Proto:
+			case a.Link != l.Index || a.Proto != link.Proto:
 				continue
 			case keeps && !named, !named && !s.only() && !s.ofNetwork(a.Prefix):
 				continue
@@ -106,7 +105,7 @@ func podAddrs(a inventory.Attachment) []netip.Prefix {
 
 // routes finds those of ours that do not go with their device. Those of host-gw networks bear no network's name.
 func (s *sweeper) routes() error {
-	all, err := s.c.Routes(rtnl.RouteFilter{Proto: route.Proto})
+	all, err := s.c.Routes(rtnl.RouteFilter{Proto: link.Proto})
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/cniblocks/cniblocks/internal/inventory/sweep"
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/ipam"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/node"
 	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/spoof"
@@ -312,7 +313,7 @@ func TestOfASharedTunnelOnlyTheRoutesAndAddressesWithinTheNetworkGo(t *testing.T
 		require.NoError(t, node.Write(w.Node, filepath.Join(w.RunDir, network, "node.json"), node.File{
 			Self:    peer.Peer{Name: "a", Reach: peer.Reach{V4: peer.Endpoint{Addr: netip.MustParseAddr("192.0.2.1")}}, Pods: []netip.Prefix{mine}},
 			Network: peer.Network{Prefixes: []netip.Prefix{all}}}))
-		require.NoError(t, addr.Ensure(t.Context(), w.Node, "cb-vxlan-1", netip.PrefixFrom(mine.Addr(), 32)))
+		require.NoError(t, link.Apply(t.Context(), w.Node, addr.Add(vx.Index, netip.PrefixFrom(mine.Addr(), 32))))
 		for _, dev := range []string{"cb-vxlan-1", "uplink"} {
 			l, err := h.LinkByName(dev)
 			require.NoError(t, err)

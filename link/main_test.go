@@ -1,0 +1,11 @@
+//go:build linux
+
+package link_test
+
+import (
+	"testing"
+
+	"github.com/cniblocks/cniblocks/internal/nstest"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }
