@@ -38,6 +38,17 @@ func (f Family) Default() netip.Prefix {
 	return netip.Prefix{}
 }
 
+// Title is "IPv4" or "IPv6", as in a sentence.
+func (f Family) Title() string {
+	switch f {
+	case IPv4:
+		return "IPv4"
+	case IPv6:
+		return "IPv6"
+	}
+	return "no family"
+}
+
 // String is "ipv4" or "ipv6", as in the documents.
 func (f Family) String() string {
 	switch f {

@@ -23,6 +23,7 @@ func TestAnAddressHasAFamilyUnlessItIsMapped(t *testing.T) {
 	require.Equal(t, "::/0", inet.IPv6.Default().String())
 	require.False(t, inet.Family(0).Default().IsValid())
 	require.Equal(t, "ipv4 ipv6 no family", inet.IPv4.String()+" "+inet.IPv6.String()+" "+inet.Family(0).String())
+	require.Equal(t, "IPv4 IPv6 no family", inet.IPv4.Title()+" "+inet.IPv6.Title()+" "+inet.Family(0).Title())
 }
 
 func TestAMACIsReadInItsFourForms(t *testing.T) {

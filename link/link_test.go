@@ -88,7 +88,7 @@ func TestAMalformedChangeKeepsAllFromBeingDone(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.ErrorIs(t, link.Apply(ctx, ns, good), context.Canceled)
-	require.ErrorContains(t, link.Apply(t.Context(), nil, good), "nil")
+	require.ErrorContains(t, link.Apply(t.Context(), nil, good), "no network namespace is given")
 	require.Equal(t, before, nstest.Dump(ns))
 }
 

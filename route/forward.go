@@ -53,7 +53,7 @@ func Forward(ctx context.Context, ns *netns.NS, families ...inet.Family) error {
 			}
 		}
 		if err := sysctl.Ensure(ns, sysctl.Var{Key: forwarding(f), Value: "1"}); err != nil {
-			return fmt.Errorf("switch on %s forwarding: %w", f, err)
+			return fmt.Errorf("switch on %s forwarding: %w", f.Title(), err)
 		}
 	}
 	return nil
@@ -67,7 +67,7 @@ func CheckForward(_ context.Context, ns *netns.NS, families ...inet.Family) erro
 			return err
 		}
 		if v == "0" {
-			return fmt.Errorf("%s: %w: sysctl %s is 0", f, ErrNotForwarding, forwarding(f))
+			return fmt.Errorf("%s: %w: sysctl %s is 0", f.Title(), ErrNotForwarding, forwarding(f))
 		}
 	}
 	return nil
