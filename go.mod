@@ -3,6 +3,7 @@ module github.com/cniblocks/cniblocks
 go 1.26.0
 
 require (
+	filippo.io/edwards25519 v1.1.0
 	github.com/containernetworking/cni v1.3.1
 	github.com/fsnotify/fsnotify v1.9.0
 	github.com/google/nftables v0.3.1-0.20251119083706-1db35da82052
