@@ -159,7 +159,10 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 	}
 	unlock, err := a.alone(ctx)
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil
+	case err != nil:
 		return err
 	}
 	defer unlock()

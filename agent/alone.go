@@ -19,7 +19,8 @@ import (
 	"github.com/cniblocks/cniblocks/node"
 )
 
-// alone waits until no other agent of the network runs on this node: one that is being replaced may take a moment.
+// alone waits until no other agent of the network runs on this node, or ctx is done: one that is being replaced may take a
+// moment.
 func (a *Agent) alone(ctx context.Context) (unlock func(), err error) {
 	dir := node.Dir(a.StateDir, a.Network)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -33,7 +34,7 @@ func (a *Agent) alone(ctx context.Context) (unlock func(), err error) {
 	for said := false; ; said = true {
 		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return func() { unix.Close(fd) }, nil
+			return func() { release(fd) }, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
 			unix.Close(fd)
@@ -45,10 +46,17 @@ func (a *Agent) alone(ctx context.Context) (unlock func(), err error) {
 		select {
 		case <-ctx.Done():
 			unix.Close(fd)
-			return nil, fmt.Errorf("another agent of network %q runs on this node (it holds %s): %w", a.Network, path, ctx.Err())
+			return nil, ctx.Err()
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// release gives a lock back and closes its file. A child that is just being started may hold a copy of the descriptor for a
+// moment.
+func release(fd int) {
+	_ = unix.Flock(fd, unix.LOCK_UN)
+	unix.Close(fd)
 }
 
 // noFlanneld fails if a flanneld runs in the namespace: both would write the same routes and the same lease.

@@ -48,7 +48,7 @@ func Exclude(stateDir, network string) (unlock func(), err error) {
 		err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 	}
 	if err == nil {
-		return func() { unix.Close(fd) }, nil
+		return func() { release(fd) }, nil
 	}
 	defer unix.Close(fd)
 	if !errors.Is(err, unix.EWOULDBLOCK) {

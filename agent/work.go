@@ -18,8 +18,7 @@ import (
 func (r *runner) work(ctx context.Context) {
 	d := r.due
 	r.due = due{}
-	if d.look {
-		d.repair = true
+	if d.repair = d.repair || d.look; d.repair { // one that was planned answers announcements too
 		d.why = r.st.takeCause(d.why)
 	}
 	if d.endpoints || d.repair {

@@ -62,6 +62,7 @@ func TestWhatFailsIsTriedAgainAfterTheTimeThatWasToldAndNotAtEveryHeartbeat(t *t
 	m, _, dev := steady(t, 2)
 	m.stop()
 	in(t, m.ns, "ip link set "+dev+" alias theirs")
+	nstest.Settle(t, m.ns) // an address or a route that the kernel gets round to later would be a reason to try
 	m.byFile("vxlan").Resync = time.Hour
 	f := m.failing()
 	m.run()
@@ -144,4 +145,5 @@ func TestTheLastOfManyHarmsIsMendedThoughTheyWereTooManyToMendEach(t *testing.T)
 	w.peers(w.machines...)
 	until(t, "the new peer", func() bool { return strings.Contains(in(t, m.ns, "ip route show proto 117"), "10.244.3.0/24") })
 	until(t, "the last harm", func() bool { return len(find()) == 1 })
+	m.ready() // it was withdrawn for the harm
 }

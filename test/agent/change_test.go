@@ -324,6 +324,10 @@ func TestASecondAgentOfANetworkWaitsForTheEndOfTheFirst(t *testing.T) {
 	m.run()
 	time.Sleep(200 * time.Millisecond)
 	require.False(t, second.Status().Ready)
+	m.stop() // without an error, though it never began
+	second = m.byFile("host-gw")
+	m.run()
+	require.False(t, second.Status().Ready)
 	stop()
 	m.ready()
 }

@@ -274,6 +274,7 @@ func proveWireGuard(t *testing.T) {
 	m := w.machines[0]
 	m.run()
 	until(t, "ready", func() bool { return m.Status().Ready })
+	nstest.Settle(t, m.ns) // what the kernel announces late has the agent look, and mend a harm before it is known
 	dev := m.Status().Tunnels[0].Devices[0]
 	var c *wgctrl.Client
 	require.NoError(t, m.ns.Do(func() (err error) {

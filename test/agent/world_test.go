@@ -32,7 +32,7 @@ import (
 func TestMain(m *testing.M) { nstest.Main(m, removeProgram) }
 
 // soon is how long a test waits for what an agent does at once; a virtual machine without hardware support is slow.
-const soon = 90 * time.Second
+const soon = 3 * time.Minute
 
 // world is machines on one link.
 type world struct {
