@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/sysctl"
@@ -50,7 +51,7 @@ func (b Bridge) check() error {
 type State struct {
 	Name          string
 	Index         int
-	MAC           rtnl.MAC
+	MAC           inet.MAC
 	MTU           int // bytes
 	Alias         string
 	Up            bool

@@ -190,8 +190,10 @@ func TestANodeThatCannotBeMadeRightIsNotReadyAndSaysWhatToDo(t *testing.T) {
 	nstest.Need(t, nstest.VXLAN)
 	m, want, dev := steady(t, 2)
 	in(t, m.ns, "ip link set "+dev+" alias theirs")
-	require.Eventually(t, func() bool { return !m.Status().Ready }, soon, time.Millisecond)
-	require.Contains(t, strings.Join(m.Status().Reasons, "\n"), "device "+dev+" (kind vxlan) is not ours")
+	until(t, "what to do", func() bool {
+		s := m.Status()
+		return !s.Ready && strings.Contains(strings.Join(s.Reasons, "\n"), "device "+dev+" (kind vxlan) is not ours")
+	})
 	in(t, m.ns, "ip link set "+dev+" alias cniblocks/pods")
 	m.mended(want, "the way back")
 }

@@ -190,7 +190,7 @@ func (p proof) run(t *testing.T, who string) {
 	}
 	m.run()
 	m.ready()
-	dev := m.Status().Tunnels[0].Devices[0]
+	dev := m.device()
 	for _, h := range p.harms {
 		do, look := strings.ReplaceAll(h.do, "DEV", dev), strings.ReplaceAll(h.look, "DEV", dev)
 		see := watcher(t, m.ns, look)
@@ -211,6 +211,20 @@ func (p proof) run(t *testing.T, who string) {
 		require.NotEmpty(t, s.Withdrawn.Last)
 		time.Sleep(time.Millisecond)
 	}
+}
+
+// device is the first one of the agent's first tunnel, as soon as its status tells it.
+func (m *machine) device() (dev string) {
+	m.w.t.Helper()
+	until(m.w.t, "the device is told", func() bool {
+		for _, tunnel := range m.Status().Tunnels {
+			for _, dev = range tunnel.Devices {
+				return true
+			}
+		}
+		return false
+	})
+	return dev
 }
 
 // Nothing else runs meanwhile: tests that are parallel wait for this one.
@@ -275,7 +289,7 @@ func proveWireGuard(t *testing.T) {
 	m.run()
 	until(t, "ready", func() bool { return m.Status().Ready })
 	nstest.Settle(t, m.ns) // what the kernel announces late has the agent look, and mend a harm before it is known
-	dev := m.Status().Tunnels[0].Devices[0]
+	dev := m.device()
 	var c *wgctrl.Client
 	require.NoError(t, m.ns.Do(func() (err error) {
 		c, err = wgctrl.New()
@@ -320,7 +334,7 @@ func leftAlone(do, look string) func(t *testing.T) {
 		}
 		w.reachAll()
 		m := w.machines[0]
-		dev := m.Status().Tunnels[0].Devices[0]
+		dev := m.device()
 		in(t, m.ns, strings.ReplaceAll(do, "DEV", dev))
 		see := watcher(t, m.ns, strings.ReplaceAll(look, "DEV", dev))
 		want, looks := see(), m.Status().Repairs.Resync

@@ -268,8 +268,13 @@ func receiver(e ast.Expr) string {
 	if s, ok := e.(*ast.StarExpr); ok {
 		e = s.X
 	}
-	id, _ := e.(*ast.Ident)
-	return id.Name
+	switch e := e.(type) {
+	case *ast.IndexExpr: // of a generic type
+		return receiver(e.X)
+	case *ast.Ident:
+		return e.Name
+	}
+	return ""
 }
 
 func hasNS(fields *ast.FieldList, exported bool) bool {
