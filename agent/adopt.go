@@ -9,6 +9,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/masq"
 )
 
@@ -30,7 +31,7 @@ func (r *runner) clear(ctx context.Context) error {
 			continue
 		}
 		r.log.Info("a bridge is taken over", "bridge", l.Name)
-		if err := r.conn.Do(rtnl.SetLink(rtnl.Set{Index: l.Index, Alias: "cniblocks/" + r.Network, Group: bridge.Group})); err != nil {
+		if err := r.conn.Do(rtnl.SetLink(rtnl.Set{Index: l.Index, Alias: link.NetworkAlias(r.Network), Group: bridge.Group})); err != nil {
 			return err
 		}
 	}

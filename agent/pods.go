@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/cniblocks/cniblocks/link"
 )
 
 // users counts the pods that have addresses of some ranges: by the leases of host-local, which are files named by address;
@@ -40,7 +42,7 @@ func (r *runner) interfaces() (int, error) {
 	}
 	n := 0
 	for _, l := range links {
-		if strings.HasPrefix(l.Alias, "cniblocks/"+r.Network+"/") {
+		if strings.HasPrefix(l.Alias, link.AliasPrefix(r.Network)) {
 			n++
 		}
 	}

@@ -37,12 +37,11 @@ type Bridge struct {
 }
 
 func (b Bridge) check() error {
-	const maxAlias = 255 // IFALIASZ, with the final zero
 	if err := rtnl.CheckName(b.Name); err != nil {
 		return err
 	}
-	if len(b.Alias) > maxAlias {
-		return fmt.Errorf("%s: alias of %d bytes; want at most %d", b.Name, len(b.Alias), maxAlias)
+	if err := rtnl.CheckAlias(b.Name, b.Alias); err != nil {
+		return err
 	}
 	return rtnl.CheckMTU(b.Name, b.MTU)
 }

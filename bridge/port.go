@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/veth"
 )
@@ -122,7 +123,7 @@ func VLANGateway(ctx context.Context, ns *netns.NS, b State, vlan uint16, alias 
 	}
 	l, err := c.LinkByName(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		_, err = veth.CreateOn(ctx, veth.Pair{Host: veth.End{NS: ns, Name: veth.HostName("", b.Name, name), MTU: b.MTU},
+		_, err = veth.CreateOn(ctx, veth.Pair{Host: veth.End{NS: ns, Name: link.HostName("", b.Name, name), MTU: b.MTU},
 			Pod: veth.End{NS: ns, Name: name, MTU: b.MTU}, Alias: alias}, b.Index)
 		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return veth.End{}, err

@@ -16,6 +16,7 @@ import (
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/ping"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/veth"
 )
@@ -42,7 +43,7 @@ func newLAN(t *testing.T) *lan {
 func (l *lan) join(address string, p bridge.Port) (pod *netns.NS, port int) {
 	l.t.Helper()
 	pod = nstest.New(l.t)
-	pair, err := veth.CreateOn(l.t.Context(), veth.Pair{Host: veth.End{NS: l.node, Name: veth.HostName("test", address, "")},
+	pair, err := veth.CreateOn(l.t.Context(), veth.Pair{Host: veth.End{NS: l.node, Name: link.HostName("test", address, "")},
 		Pod: veth.End{NS: pod, Name: "eth0"}}, l.br.Index)
 	require.NoError(l.t, err)
 	require.NoError(l.t, bridge.SetPort(l.t.Context(), l.node, pair.Host.Index, p))

@@ -92,10 +92,10 @@ func (r *Request) CheckArgs() error {
 }
 
 // maxName bounds container IDs and network names: both become file names.
-const maxName = 200
+const maxName = 255
 
 // ValidName reports whether s can be a container ID or a network name: letters, digits, '_', '.', '-', the first a letter
-// or digit (specification, section 1 and 2), at most 200 bytes.
+// or digit (specification, section 1 and 2), at most 255 bytes.
 func ValidName(s string) bool {
 	for i, c := range []byte(s) {
 		alnum := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'

@@ -107,7 +107,7 @@ func TestVerbsAskForNoMoreThanTheyNeed(t *testing.T) {
 		request(t, verb, netconf, "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME")
 	}
 	request(t, cni.VERSION, "", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH")
-	request(t, cni.ADD, netconf, "CNI_CONTAINERID="+strings.Repeat("f", 200), "CNI_IFNAME=fifteen-letters")
+	request(t, cni.ADD, netconf, "CNI_CONTAINERID="+strings.Repeat("f", 255), "CNI_IFNAME=fifteen-letters")
 }
 
 func TestAConfigurationThatIsWrongIsRefusedWithItsKey(t *testing.T) {
@@ -133,7 +133,7 @@ func TestAConfigurationThatIsWrongIsRefusedWithItsKey(t *testing.T) {
 		{`{"cniVersion": "1.0.0"}`, cni.ADD, cni.ErrConfig, `key "name" is ""`},
 		{`{"cniVersion": "1.0.0", "name": "../x"}`, cni.ADD, cni.ErrConfig, `key "name" is "../x"`},
 		{`{"cniVersion": "1.0.0", "name": "a\u0000b"}`, cni.ADD, cni.ErrConfig, `key "name" is "a\x00b"`},
-		{`{"cniVersion": "1.0.0", "name": "` + strings.Repeat("n", 201) + `"}`, cni.ADD, cni.ErrConfig, `key "name" is "nnn`},
+		{`{"cniVersion": "1.0.0", "name": "` + strings.Repeat("n", 256) + `"}`, cni.ADD, cni.ErrConfig, `key "name" is "nnn`},
 		{`{"cniVersion": "0.3.1", "name": "net"}`, cni.CHECK, cni.ErrVersion, `key "cniVersion" is "0.3.1"; CHECK needs 0.4.0`},
 		{`{"cniVersion": "1.0.0", "name": "net"}`, cni.STATUS, cni.ErrVersion, "STATUS needs 1.1.0"},
 		{`{"cniVersion": "1.0.0", "name": "net"}`, cni.GC, cni.ErrVersion, "GC needs 1.1.0"},
@@ -232,10 +232,10 @@ func TestWithIsTheSameRequestWithAnotherConfiguration(t *testing.T) {
 
 func TestNamesThatCouldBecomePathsAreRefused(t *testing.T) {
 	t.Parallel()
-	for _, s := range []string{"a", "A.b_c-9", "0", strings.Repeat("n", 200)} {
+	for _, s := range []string{"a", "A.b_c-9", "0", strings.Repeat("n", 255)} {
 		require.True(t, cni.ValidName(s), s)
 	}
-	for _, s := range []string{"", ".", "..", ".a", "_a", "-a", "a/b", "a\\b", "a b", "a\n", "a\x00", "ä", "a\xff", strings.Repeat("n", 201)} {
+	for _, s := range []string{"", ".", "..", ".a", "_a", "-a", "a/b", "a\\b", "a b", "a\n", "a\x00", "ä", "a\xff", strings.Repeat("n", 256)} {
 		require.False(t, cni.ValidName(s), s)
 	}
 	for _, s := range []string{"eth0", "a.b", "...", "-", "@", "ä", "fifteen-letters"} {

@@ -33,8 +33,8 @@ func (d Dir) check() error {
 	}
 	for i, c := range d.Network {
 		alnum := c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
-		if !alnum && (i == 0 || !strings.ContainsRune("_.-", c)) || i > 200 {
-			return fmt.Errorf("network name %q: give a letter or digit, then letters, digits, '_', '.' and '-', at most 200", d.Network)
+		if !alnum && (i == 0 || !strings.ContainsRune("_.-", c)) || i >= 255 {
+			return fmt.Errorf("network name %q: give a letter or digit, then letters, digits, '_', '.' and '-', at most 255", d.Network)
 		}
 	}
 	return nil

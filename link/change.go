@@ -55,8 +55,8 @@ type Settings struct {
 
 // Set changes a link by its index.
 func Set(index int, s Settings) Change {
-	if len(s.Alias) > maxAlias {
-		return Malformed(fmt.Errorf("link %d: alias of %d bytes; want at most %d", index, len(s.Alias), maxAlias))
+	if err := rtnl.CheckAlias(fmt.Sprintf("link %d", index), s.Alias); err != nil {
+		return Malformed(err)
 	}
 	return rtnl.SetLink(rtnl.Set{Index: index, MAC: s.MAC, MTU: s.MTU, Alias: s.Alias, Up: s.Up})
 }

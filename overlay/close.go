@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/link"
 )
 
 // Close implements [Network]. It needs no list and no earlier call, goes on after an error, and leaves what other networks
@@ -52,9 +53,9 @@ func (n *Node) Close(ctx context.Context) error {
 		if own, _ := n.ownLink(l.Index); !own {
 			continue
 		}
-		rest := slices.DeleteFunc(marked(l), func(who string) bool { return who == n.o.Network })
+		rest := slices.DeleteFunc(marked(l), n.isMine)
 		if len(rest) > 0 {
-			err = errors.Join(err, gone(n.conn.Do(rtnl.SetLink(rtnl.Set{Index: l.Index, Alias: aliasPrefix + strings.Join(rest, "+")}))))
+			err = errors.Join(err, gone(n.conn.Do(rtnl.SetLink(rtnl.Set{Index: l.Index, Alias: link.Root + strings.Join(rest, "+")}))))
 		} else {
 			err = errors.Join(err, gone(n.conn.Do(rtnl.DelLinkIndex(l.Index))))
 		}

@@ -17,10 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/peer"
 )
-
-const aliasPrefix = "cniblocks/"
 
 // device is a link as wanted.
 type device struct {
@@ -49,11 +48,14 @@ func (o *Options) named(encap string) string {
 	return hashed(encap, min(6, 15-len("cb--")-len(encap)), o.Network)
 }
 
-func (n *Node) alias() string { return aliasPrefix + n.o.Network }
+func (n *Node) alias() string { return link.NetworkAlias(n.o.Network) }
 
-// marked are the networks whose mark a link bears.
+// isMine reports whether a name in an alias is that of this network.
+func (n *Node) isMine(who string) bool { return who == link.Label(n.o.Network) }
+
+// marked are the networks whose mark a link bears, see [link.Label].
 func marked(l rtnl.Link) []string {
-	names, ok := strings.CutPrefix(l.Alias, aliasPrefix)
+	names, ok := strings.CutPrefix(l.Alias, link.Root)
 	if !ok || strings.Contains(names, "/") { // those of pods have more parts
 		return nil
 	}
@@ -154,7 +156,7 @@ func (n *Node) renamed(l rtnl.Link, d device, want []device) bool {
 	who, t := marked(l), l.Tunnel()
 	switch d.tunnel.(type) {
 	case rtnl.VXLAN, rtnl.Geneve, rtnl.GRE, rtnl.IPTunnel:
-		return len(who) == 1 && who[0] == n.o.Network && t == d.tunnel && excludes(t, d.tunnel) &&
+		return len(who) == 1 && n.isMine(who[0]) && t == d.tunnel && excludes(t, d.tunnel) &&
 			!slices.ContainsFunc(want, func(w device) bool { return w.name == l.Name })
 	}
 	return false
@@ -169,7 +171,7 @@ func (n *Node) mend(l rtnl.Link, d device, all []rtnl.Link) (s rtnl.Set, differs
 	if !l.Up() {
 		s.Up, differs = true, true
 	}
-	if !slices.Contains(marked(l), n.o.Network) {
+	if !slices.ContainsFunc(marked(l), n.isMine) {
 		s.Alias, differs = n.joined(l), true
 	}
 	if d.bridge != "" {
@@ -189,7 +191,7 @@ func (n *Node) mend(l rtnl.Link, d device, all []rtnl.Link) (s rtnl.Set, differs
 // joined is the alias of a shared device with this network added.
 func (n *Node) joined(l rtnl.Link) string {
 	if have := marked(l); len(have) > 0 {
-		return aliasPrefix + strings.Join(append(have, n.o.Network), "+")
+		return link.Root + strings.Join(append(have, link.Label(n.o.Network)), "+")
 	}
 	return n.alias()
 }
@@ -236,7 +238,7 @@ func (n *Node) noLinkLocal(device string) error {
 func (n *Node) mayUse(l rtnl.Link, d device) error {
 	who := marked(l)
 	switch {
-	case slices.Contains(who, n.o.Network), len(who) > 0 && d.shared, n.o.Adopt && l.Alias == "" && l.Tunnel() == d.tunnel:
+	case slices.ContainsFunc(who, n.isMine), len(who) > 0 && d.shared, n.o.Adopt && l.Alias == "" && l.Tunnel() == d.tunnel:
 		return nil
 	case len(who) > 0:
 		return fmt.Errorf("device %s is that of network %s: state another name with key \"device\"", l.Name, strings.Join(who, ", "))

@@ -131,7 +131,7 @@ func (n *Node) settle(want []device, links []rtnl.Link) {
 		who := marked(l)
 		switch {
 		case len(who) == 0:
-		case n.list != nil && n.o.Device == "" && n.d.layer() == 1 && len(who) == 1 && who[0] == n.o.Network && strings.HasPrefix(l.Name, "cb-"):
+		case n.list != nil && n.o.Device == "" && n.d.layer() == 1 && len(who) == 1 && n.isMine(who[0]) && strings.HasPrefix(l.Name, "cb-"):
 			n.stale[l.Index] = struct{}{}
 		default:
 			n.others[l.Index] = struct{}{}

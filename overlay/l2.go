@@ -4,6 +4,7 @@ package overlay
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 )
@@ -80,10 +81,5 @@ func isTunnel(l rtnl.Link) bool {
 }
 
 func (n *Node) isOurs(l rtnl.Link) bool {
-	for _, who := range marked(l) {
-		if who == n.o.Network {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(marked(l), n.isMine)
 }

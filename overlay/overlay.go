@@ -160,8 +160,8 @@ func (o *Options) check() error {
 		return fmt.Errorf("overlay: %w", err)
 	}
 	switch {
-	case o.Network == "" || o.Network == "." || o.Network == ".." || len(o.Network) > 200 || !plainName(o.Network):
-		return fmt.Errorf("name of the network %q: want letters, digits, dot, dash and underscore, at most 200", o.Network)
+	case o.Network == "" || o.Network == "." || o.Network == ".." || len(o.Network) > 255 || !plainName(o.Network):
+		return fmt.Errorf("name of the network %q: want letters, digits, dot, dash and underscore, at most 255", o.Network)
 	case o.Node.Name == "":
 		return fmt.Errorf("network %q: this node has no name", o.Network)
 	case !o.Node.V4.Addr.IsValid() && !o.Node.V6.Addr.IsValid():

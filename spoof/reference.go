@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cniblocks/cniblocks/internal/nft"
 	"github.com/cniblocks/cniblocks/netns"
 )
@@ -19,14 +21,19 @@ const refBase = "PREROUTING"
 
 func refTable() nft.Table { return nft.Table{Family: nft.Bridge, Name: "nat"} }
 
-func refChains(containerID, ifName string) (port, mac string) {
+// refChains is false if the kernel takes no chains of such names, so that there are none.
+func refChains(containerID, ifName string) (port, mac string, ok bool) {
 	port = "cni-br-iface-" + containerID + "-" + ifName
-	return port, port + "-mac"
+	mac = port + "-mac"
+	return port, mac, len(mac) < unix.NFT_NAME_MAXLEN
 }
 
 // HasReference reports whether the reference's guard of an attachment is in place for that port and address.
 func HasReference(_ context.Context, ns *netns.NS, containerID, ifName string, p Port) (bool, error) {
-	portChain, macChain := refChains(containerID, ifName)
+	portChain, macChain, ok := refChains(containerID, ifName)
+	if !ok {
+		return false, nil
+	}
 	c, err := nft.Open(ns)
 	if err != nil {
 		return false, p.fail(err)
@@ -52,7 +59,10 @@ func HasReference(_ context.Context, ns *netns.NS, containerID, ifName string, p
 // RemoveReference removes the reference's guard of an attachment, and its table if that leaves it as the reference makes
 // it at first. Where there is nothing, it asks the kernel in one write.
 func RemoveReference(ctx context.Context, ns *netns.NS, containerID, ifName string) error {
-	portChain, macChain := refChains(containerID, ifName)
+	portChain, macChain, ok := refChains(containerID, ifName)
+	if !ok {
+		return nil
+	}
 	if err := removeReference(ctx, ns, portChain, macChain); err != nil && !noNFT(err) {
 		return fmt.Errorf("remove the reference plugin's spoof check of container %s, interface %s: %w", containerID, ifName, err)
 	}

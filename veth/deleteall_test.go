@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/veth"
 )
 
@@ -19,15 +20,15 @@ func TestDeleteAllRemovesThePairsAndNoOther(t *testing.T) {
 	for i := range 50 {
 		name := fmt.Sprint("p", i)
 		_, err := veth.Create(t.Context(), veth.Pair{Host: veth.End{NS: node, Name: "h" + name}, Pod: veth.End{NS: pod, Name: name},
-			Alias: veth.Alias("net", name, "eth0")})
+			Alias: link.Alias("net", name, "eth0")})
 		require.NoError(t, err)
 	}
-	hosts, err := veth.List(t.Context(), node, veth.AliasPrefix("net"))
+	hosts, err := veth.List(t.Context(), node, link.AliasPrefix("net"))
 	require.NoError(t, err)
 	require.Len(t, hosts, 50)
 	require.NoError(t, veth.Delete(t.Context(), node, hosts[7].Name), "one vanishes meanwhile")
 	require.NoError(t, veth.DeleteAll(t.Context(), node, hosts[:49]...))
-	left, err := veth.List(t.Context(), node, veth.AliasPrefix("net"))
+	left, err := veth.List(t.Context(), node, link.AliasPrefix("net"))
 	require.NoError(t, err)
 	require.Equal(t, hosts[49:], left)
 	require.NoError(t, veth.DeleteAll(t.Context(), node, left...))

@@ -27,9 +27,9 @@ func ExampleCreate() {
 	defer pod.Close()
 
 	pair, err := veth.Create(ctx, veth.Pair{
-		Host:  veth.End{NS: node, Name: veth.HostName("demo", "container-1", "eth0")},
+		Host:  veth.End{NS: node, Name: link.HostName("demo", "container-1", "eth0")},
 		Pod:   veth.End{NS: pod, Name: "eth0", MTU: 1400},
-		Alias: veth.Alias("demo", "container-1", "eth0"),
+		Alias: link.Alias("demo", "container-1", "eth0"),
 	})
 	fmt.Println(pair.Host.Name, err)
 	fmt.Println(link.Apply(ctx, pod, link.Up(pair.Pod.Index)))
@@ -44,6 +44,6 @@ func ExampleCreate() {
 }
 
 func ExampleAlias() {
-	fmt.Println(veth.Alias("demo", "container-1", "eth0"))
+	fmt.Println(link.Alias("demo", "container-1", "eth0"))
 	// Output: cniblocks/demo/container-1/eth0
 }

@@ -9,9 +9,6 @@ package veth
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/base32"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -24,6 +21,7 @@ import (
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/internal/sentinel"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
 )
 
@@ -45,7 +43,7 @@ type End struct {
 // Pair is a veth pair. Host is up from the start, Pod is down until its owner has configured it.
 type Pair struct {
 	Host, Pod End
-	Alias     string // of the host end: whose it is, see [Alias]; may be empty
+	Alias     string // of the host end: whose it is, see [link.Alias]; may be empty
 	Bridge    string // the host end becomes a port of it; may be empty
 	Hairpin   bool   // port of the bridge: frames may leave where they came in
 	Isolated  bool   // port of the bridge: no frames from and to other isolated ports
@@ -77,7 +75,7 @@ func Create(ctx context.Context, p Pair) (Pair, error) {
 }
 
 // CreateOn is [Create] for a caller that knows the index of the bridge, 0 for none, and whose host names nobody else
-// uses, as those of [HostName]: it writes the alias even if a link of that name was there.
+// uses, as those of [link.HostName]: it writes the alias even if a link of that name was there.
 func CreateOn(ctx context.Context, p Pair, master int) (Pair, error) {
 	if err := p.check(); err != nil {
 		return p, err
@@ -144,10 +142,7 @@ func (p *Pair) check() error {
 			return fmt.Errorf("%s: MAC address %s is a group's, which no interface can have", e.Name, e.MAC)
 		}
 	}
-	if len(p.Alias) > maxAlias {
-		return fmt.Errorf("%s: alias of %d bytes; want at most %d", p.Host.Name, len(p.Alias), maxAlias)
-	}
-	return nil
+	return rtnl.CheckAlias(p.Host.Name, p.Alias)
 }
 
 // defaultMTU is what the kernel gives an end of which nothing is said (ETH_DATA_LEN), whatever the other one has.
@@ -260,9 +255,9 @@ func DeleteAll(ctx context.Context, ns *netns.NS, hosts ...Host) error {
 	return rtnl.Except(c.Do(rtnl.DelLinkGroup(group)), fs.ErrNotExist)
 }
 
-// Retain removes the pairs in ns that bear an alias of the network, save those whose alias is among keep, see [Alias].
+// Retain removes the pairs in ns that bear an alias of the network, save those whose alias is among keep, see [link.Alias].
 func Retain(ctx context.Context, ns *netns.NS, network string, keep ...string) error {
-	ends, err := List(ctx, ns, AliasPrefix(network))
+	ends, err := List(ctx, ns, link.AliasPrefix(network))
 	if err != nil {
 		return err
 	}
@@ -306,39 +301,4 @@ func List(_ context.Context, ns *netns.NS, prefix string) ([]Host, error) {
 		}
 	}
 	return hosts, nil
-}
-
-// HostName is the name of the host end of an attachment: "veth" and 55 bits of a hash of network, container ID and
-// interface name. None of them may have a slash, else two attachments can get one name: CNI allows none.
-func HostName(network, containerID, ifName string) string {
-	sum := sha256.Sum256([]byte(network + "/" + containerID + "/" + ifName))
-	return "veth" + strings.ToLower(base32.StdEncoding.EncodeToString(sum[:7])[:11])
-}
-
-// AliasPrefix is what the aliases of all attachments of a network begin with.
-func AliasPrefix(network string) string { return "cniblocks/" + network + "/" }
-
-// maxAlias is the kernel's bound, in bytes (IFALIASZ, with the final zero).
-const maxAlias = 255
-
-// Alias is the mark of an attachment: cniblocks/<network>/<containerID>/<ifname>. The container ID is replaced by a hash
-// where the whole would pass the kernel's 255 bytes. None of the three may have a slash, as with [HostName].
-func Alias(network, containerID, ifName string) string {
-	a := AliasPrefix(network) + containerID + "/" + ifName
-	if len(a) <= maxAlias {
-		return a
-	}
-	sum := sha256.Sum256([]byte(containerID))
-	id := "sha256:" + hex.EncodeToString(sum[:8])
-	return AliasPrefix(network) + id + "/" + ifName
-}
-
-// MACFor is a locally administered unicast address that derives from a network and what is unique in it, such as an IP
-// address (RFC 7042, section 2.1). A pod that gets an address which another one had a moment ago then has its MAC too, so
-// that no neighbour cache is wrong.
-func MACFor(network, unique string) MAC {
-	sum := sha256.Sum256([]byte(network + "/" + unique))
-	m := MAC(sum[:6])
-	m[0] = m[0]&^1 | 2
-	return m
 }

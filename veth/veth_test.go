@@ -17,6 +17,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/ping"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/veth"
 )
@@ -269,12 +270,12 @@ func TestListFindsTheHostEndsOfANetworkByTheirAlias(t *testing.T) {
 	for i, network := range []string{"a", "a", "b", ""} {
 		p := veth.Pair{Host: veth.End{NS: host, Name: fmt.Sprint("host", i)}, Pod: veth.End{NS: nstest.New(t), Name: "eth0"}}
 		if network != "" {
-			p.Alias = veth.Alias(network, fmt.Sprint("id", i), "eth0")
+			p.Alias = link.Alias(network, fmt.Sprint("id", i), "eth0")
 		}
 		_, err := veth.Create(t.Context(), p)
 		require.NoError(t, err)
 	}
-	ends, err := veth.List(t.Context(), host, veth.AliasPrefix("a"))
+	ends, err := veth.List(t.Context(), host, link.AliasPrefix("a"))
 	require.NoError(t, err)
 	require.Len(t, ends, 2)
 	for i, e := range ends {

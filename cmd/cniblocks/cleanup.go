@@ -73,7 +73,7 @@ func cleanup(ctx context.Context, args []string, out, errs io.Writer) int {
 		return complain(errs, "cleanup", err)
 	}
 	defer ns.Close()
-	node, err := inventory.Read(ctx, inventory.Options{NS: ns, DataDirs: dirs, StateDir: *stateDir})
+	node, err := inventory.Read(ctx, inventory.Options{NS: ns, DataDirs: dirs, StateDir: *stateDir, Network: *network})
 	if err != nil {
 		return complain(errs, "cleanup", err)
 	}

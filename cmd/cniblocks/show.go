@@ -73,13 +73,15 @@ func show(ctx context.Context, args []string, out, errs io.Writer) int {
 		return complain(errs, "show", err)
 	}
 	defer ns.Close()
-	node, err := inventory.Read(ctx, inventory.Options{NS: ns, DataDirs: dirs, ConfDir: *confDir, StateDir: *stateDir})
-	if err != nil {
-		return complain(errs, "show", err)
-	}
 	network := ""
 	if len(words) == 1 {
 		network = words[0]
+	}
+	node, err := inventory.Read(ctx, inventory.Options{NS: ns, DataDirs: dirs, ConfDir: *confDir, StateDir: *stateDir, Network: network})
+	if err != nil {
+		return complain(errs, "show", err)
+	}
+	if network != "" {
 		if !slices.Contains(node.Networks(), network) {
 			return unknownNetwork(errs, "show", network, node)
 		}

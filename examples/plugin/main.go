@@ -34,8 +34,8 @@ func with(r *cni.Request, f func(veth.Pair, cni.Plugin) error) error {
 		return err
 	}
 	defer func() { node.Close(); pod.Close() }()
-	return f(veth.Pair{Host: veth.End{NS: node, Name: veth.HostName(r.Network, r.ContainerID, r.IfName)},
-		Pod: veth.End{NS: pod, Name: r.IfName}, Alias: veth.Alias(r.Network, r.ContainerID, r.IfName)}, ipam)
+	return f(veth.Pair{Host: veth.End{NS: node, Name: link.HostName(r.Network, r.ContainerID, r.IfName)},
+		Pod: veth.End{NS: pod, Name: r.IfName}, Alias: link.Alias(r.Network, r.ContainerID, r.IfName)}, ipam)
 }
 
 // state is what the addresses consist of: changes on the node and in the pod for Add, the same to be found for Check.
@@ -105,7 +105,7 @@ func (routed) GC(ctx context.Context, r *cni.Request) error {
 	return with(r, func(p veth.Pair, ipam cni.Plugin) error {
 		var keep []string
 		for _, a := range r.Valid {
-			keep = append(keep, veth.Alias(r.Network, a.ContainerID, a.IfName))
+			keep = append(keep, link.Alias(r.Network, a.ContainerID, a.IfName))
 		}
 		return errors.Join(veth.Retain(ctx, p.Host.NS, r.Network, keep...), ipam.GC(ctx, r))
 	})

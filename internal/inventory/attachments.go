@@ -15,7 +15,7 @@ import (
 func (r *reader) readAttachments(ctx context.Context) error {
 	ends, err := r.podEnds(ctx)
 	for _, l := range r.links {
-		m, marked := parseAlias(l.Alias)
+		m, marked := r.mark(l.Alias)
 		marked = marked && m.attachment()
 		pod, leads := ends[l.Index]
 		if l.Kind != "veth" || !marked && !leads {

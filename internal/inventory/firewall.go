@@ -16,6 +16,7 @@ import (
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/internal/nft"
 	"github.com/cniblocks/cniblocks/internal/xtables"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/spoof"
 )
@@ -61,7 +62,7 @@ func (r *reader) readSNAT(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 		for _, p := range list {
-			s := SNAT{Backend: b.Name(), Owner: Ours, Network: p.Network, Sources: []Span{}, Except: p.Except}
+			s := SNAT{Backend: b.Name(), Owner: Ours, Network: r.commented(p.Network), Sources: []Span{}, Except: p.Except}
 			for _, src := range p.Sources {
 				s.Sources = append(s.Sources, Span{src.Start, src.End})
 			}
@@ -93,6 +94,7 @@ func (r *reader) readForward(c *nft.Conn, family uint8) error {
 	var open []string
 	for _, rule := range rules {
 		if network, ok := strings.CutPrefix(rule.Compat().Comment, commentPrefix); ok {
+			network = r.commented(network)
 			open = append(open, network)
 			r.n.Forward = append(r.n.Forward, Forward{Network: network, Table: filter.Title()})
 		}
@@ -239,8 +241,10 @@ func (r *reader) readGuards(c *nft.Conn) error {
 	}
 	for _, p := range ports {
 		g := Guard{Owner: Ours, HostEnd: p.Name, Entry: "MAC " + net.HardwareAddr(p.MAC[:]).String()}
-		if m, ok := parseAlias(p.Owner); ok {
-			g.Network = m.network
+		// A long owner is cut off behind its network.
+		rest, _ := strings.CutPrefix(p.Owner, link.Root)
+		if label, _, ok := strings.Cut(rest, "/"); ok {
+			g.Network = r.fullName(func(name string) bool { return link.Label(name) == label }, label)
 		}
 		r.n.Guards = append(r.n.Guards, g)
 	}

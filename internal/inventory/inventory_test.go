@@ -17,8 +17,8 @@ import (
 	"github.com/cniblocks/cniblocks/internal/inventory"
 	"github.com/cniblocks/cniblocks/internal/inventory/inventorytest"
 	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
-	"github.com/cniblocks/cniblocks/veth"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }
@@ -60,7 +60,7 @@ func TestAPodIsFoundWithItsBridgeAddressesLeasesAndSNAT(t *testing.T) {
 
 	require.Len(t, n.Attachments, 2) // the uplink of a test is a pair too
 	a := n.Attachments[1]
-	require.Equal(t, veth.HostName("blue", "a", "eth0"), a.HostEnd)
+	require.Equal(t, link.HostName("blue", "a", "eth0"), a.HostEnd)
 	require.Equal(t, inventory.Ours, a.Owner)
 	require.Equal(t, "blue a eth0 br-blue", a.Network+" "+a.ContainerID+" "+a.IfName+" "+a.Bridge)
 	require.Equal(t, addrs("10.1.0.2", "fd00:1::2"), a.Leased)

@@ -13,6 +13,7 @@ import (
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/link"
+	"github.com/cniblocks/cniblocks/masq"
 )
 
 const (
@@ -30,7 +31,7 @@ type mark struct {
 // parseAlias reads cniblocks/<network>, which devices of a network bear (those of several have a plus sign between the
 // names), and cniblocks/<network>/<containerID>/<ifname>, which host ends bear.
 func parseAlias(alias string) (m mark, ok bool) {
-	rest, ok := strings.CutPrefix(alias, "cniblocks/")
+	rest, ok := strings.CutPrefix(alias, link.Root)
 	if !ok || rest == "" {
 		return m, false
 	}
@@ -45,6 +46,55 @@ func parseAlias(alias string) (m mark, ok bool) {
 	return m, !slices.Contains(m.networks, "")
 }
 
+// mark is parseAlias with the full names in place of hashes, where something on disk has them.
+func (r *reader) mark(alias string) (m mark, ok bool) {
+	if m, ok = parseAlias(alias); !ok {
+		return m, false
+	}
+	for i, label := range m.networks {
+		m.networks[i] = r.fullName(func(name string) bool { return link.Label(name) == label }, label)
+	}
+	if m.attachment() {
+		m.network = m.networks[0]
+		for _, l := range r.n.Leases {
+			if l.Network == m.network && link.ContainerLabel(l.ContainerID) == m.container {
+				m.container = l.ContainerID
+				break
+			}
+		}
+	}
+	return m, true
+}
+
+// fullName is the known network that a label stands for, the label itself if there is none.
+func (r *reader) fullName(means func(name string) bool, label string) string {
+	known := func(name string) bool { return name != "" && means(name) }
+	if known(r.Network) {
+		return r.Network
+	}
+	for _, d := range r.n.LeaseDirs {
+		if known(d.Network) {
+			return d.Network
+		}
+	}
+	for _, d := range r.n.State {
+		if known(d.Network) {
+			return d.Network
+		}
+	}
+	for _, d := range r.n.Records {
+		if known(d.Network) {
+			return d.Network
+		}
+	}
+	return label
+}
+
+// commented is the network that a comment of package masq names.
+func (r *reader) commented(label string) string {
+	return r.fullName(masq.Policy{Network: label}.Of, label)
+}
+
 func (m mark) attachment() bool { return m.container != "" }
 
 func (r *reader) readBridges() {
@@ -56,7 +106,7 @@ func (r *reader) readBridges() {
 			VLANFiltering: l.Bridge().VLANFiltering, Addrs: r.addrsOf(l.Index)}
 		if l.Group == bridge.Group {
 			b.Owner = Ours
-			if m, ok := parseAlias(l.Alias); ok && !m.attachment() {
+			if m, ok := r.mark(l.Alias); ok && !m.attachment() {
 				b.Network = m.networks[0]
 			}
 		} else {
@@ -71,7 +121,7 @@ func (r *reader) readDevices() {
 	for _, l := range r.links {
 		d := Device{Name: l.Name, Index: l.Index, Kind: l.Kind, Owner: Foreign, Up: l.Up(), MTU: l.MTU,
 			Bridge: r.link(l.Master).Name, Addrs: r.addrsOf(l.Index)}
-		m, marked := parseAlias(l.Alias)
+		m, marked := r.mark(l.Alias)
 		switch {
 		case marked && !m.attachment() && l.Kind == "veth":
 			// The port behind the device bears the alias; the node's foot is its other end, in the same namespace.

@@ -35,6 +35,7 @@ type Options struct {
 	DataDirs []string
 	ConfDir  string // of conflists; "": DefaultConfDir
 	StateDir string // "": DefaultStateDir
+	Network  string // one that is asked for: its name is known where marks have only room for a hash, and no directory has it
 }
 
 // Read looks at everything. A part that cannot be read is named in [Node.Unread], and the rest is there; it fails only if

@@ -13,8 +13,9 @@ import (
 	"github.com/cniblocks/cniblocks/cni"
 )
 
-// RecordsPrefix begins the name of a network's records in a data directory of the flannel plugin.
-const RecordsPrefix = ".attachments-"
+// How a data directory of the flannel plugin names a network's records: a directory in longRecords where the name has no room
+// for the prefix.
+const recordsPrefix, longRecords = ".attachments-", ".attachments"
 
 // readRecords counts what the flannel plugin has on record.
 func (r *reader) readRecords() error {
@@ -31,16 +32,24 @@ func (r *reader) readRecords() error {
 			errs = append(errs, err)
 		}
 		for _, e := range entries {
-			network, ok := strings.CutPrefix(e.Name(), RecordsPrefix)
-			if !ok || !e.IsDir() || !cni.ValidName(network) {
-				continue
+			network, ok := strings.CutPrefix(e.Name(), recordsPrefix)
+			if ok && e.IsDir() && cni.ValidName(network) {
+				errs = append(errs, r.addRecords(dir, e.Name(), network))
 			}
-			d := RecordDir{DataDir: dir, Path: filepath.Join(dir, e.Name()), Network: network}
-			records, err := os.ReadDir(d.Path)
-			errs = append(errs, err)
-			d.Records = len(records)
-			r.n.Records = append(r.n.Records, d)
+		}
+		long, err := subdirs(filepath.Join(dir, longRecords))
+		errs = append(errs, err)
+		for _, network := range long {
+			errs = append(errs, r.addRecords(dir, filepath.Join(longRecords, network), network))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (r *reader) addRecords(dir, name, network string) error {
+	d := RecordDir{DataDir: dir, Path: filepath.Join(dir, name), Network: network}
+	records, err := os.ReadDir(d.Path)
+	d.Records = len(records)
+	r.n.Records = append(r.n.Records, d)
+	return err
 }

@@ -14,6 +14,16 @@ func CheckMTU(device string, mtu int) error {
 	return nil
 }
 
+// CheckAlias refuses what the kernel does not take for an alias (IFALIASZ, with the final zero). The whole error begins with
+// the name.
+func CheckAlias(device, alias string) error {
+	const most = 255
+	if len(alias) > most {
+		return fmt.Errorf("%s: alias of %d bytes; want at most %d", device, len(alias), most)
+	}
+	return nil
+}
+
 // CheckName refuses a name that no interface can have, an empty one, for which the kernel would choose another, and one
 // with '%', which it would take for a pattern.
 func CheckName(s string) error {

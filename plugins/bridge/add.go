@@ -20,6 +20,7 @@ import (
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/internal/undo"
 	"github.com/cniblocks/cniblocks/internal/wait"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/veth"
 )
@@ -51,7 +52,7 @@ func (p Plugin) begin(r *cni.Request) (*job, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &job{Request: r, conf: c, alias: veth.Alias(r.Network, r.ContainerID, r.IfName), remove: p.Remove}
+	j := &job{Request: r, conf: c, alias: link.Alias(r.Network, r.ContainerID, r.IfName), remove: p.Remove}
 	if j.remove == nil {
 		j.remove = veth.DeleteIndex
 	}
@@ -158,7 +159,7 @@ func (j *job) attach(ctx context.Context, br bridge.State, u *undo.Stack) (veth.
 		return veth.Pair{}, err
 	}
 	pair, err := veth.CreateOn(ctx, veth.Pair{
-		Host:  veth.End{NS: j.host, Name: veth.HostName(j.Network, j.ContainerID, j.IfName), MTU: mtu},
+		Host:  veth.End{NS: j.host, Name: link.HostName(j.Network, j.ContainerID, j.IfName), MTU: mtu},
 		Pod:   veth.End{NS: j.pod, Name: j.IfName, MTU: j.MTU, MAC: j.mac},
 		Alias: j.alias, Hairpin: j.HairpinMode, Isolated: j.PortIsolation,
 	}, br.Index)
@@ -178,7 +179,7 @@ func (j *job) detach(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l, err := c.LinkByName(veth.HostName(j.Network, j.ContainerID, j.IfName))
+	l, err := c.LinkByName(link.HostName(j.Network, j.ContainerID, j.IfName))
 	if err == nil && l.Kind == "veth" { // the name is a pair's: whatever else bears it is not the attachment
 		err = j.remove(ctx, j.host, l.Index)
 	}

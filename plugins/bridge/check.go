@@ -12,8 +12,8 @@ import (
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/route"
-	"github.com/cniblocks/cniblocks/veth"
 )
 
 // Check compares every object that Add made with what it should be, and names every difference: first those by which
@@ -77,7 +77,7 @@ func (j *job) findPair(ctx context.Context) (p present, err error) {
 	if p.pod, noPod = pod.LinkByName(j.IfName); noPod != nil {
 		noPod = fmt.Errorf("interface %s in %s: %w", j.IfName, j.NetNS, noPod)
 	}
-	p.host, noHost = host.LinkByName(veth.HostName(j.Network, j.ContainerID, j.IfName))
+	p.host, noHost = host.LinkByName(link.HostName(j.Network, j.ContainerID, j.IfName))
 	if errors.Is(noHost, fs.ErrNotExist) {
 		end, ok, err := referencePair(ctx, j.host, j.pod, j.IfName, j.Bridge)
 		if ok {
@@ -103,7 +103,7 @@ func (j *job) checkEnds(ctx context.Context, p present, br bridge.State) error {
 	var f findings
 	if p.pod.Index != 0 {
 		f.add(p.pod.Kind != "veth" || p.host.Index != 0 && (p.pod.Peer != p.host.Index || p.host.Peer != p.pod.Index),
-			"interface %s in %s is not the other end of %s", j.IfName, j.NetNS, cmp.Or(p.host.Name, veth.HostName(j.Network, j.ContainerID, j.IfName)))
+			"interface %s in %s is not the other end of %s", j.IfName, j.NetNS, cmp.Or(p.host.Name, link.HostName(j.Network, j.ContainerID, j.IfName)))
 		f.add(!p.pod.Up() && !j.DisableContainerInterface, "interface %s in %s is down", j.IfName, j.NetNS)
 	}
 	if p.host.Index != 0 {

@@ -10,6 +10,7 @@ import (
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/sparse"
 	"github.com/cniblocks/cniblocks/ipam"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/veth"
 )
@@ -282,6 +283,6 @@ func (c *conf) readPools(r *cni.Request) error {
 
 // wanted is the bridge as the configuration has it.
 func (c *conf) wanted(network string) bridge.Bridge {
-	return bridge.Bridge{Name: c.Bridge, MTU: c.MTU, Promisc: c.PromiscMode, Alias: "cniblocks/" + network,
+	return bridge.Bridge{Name: c.Bridge, MTU: c.MTU, Promisc: c.PromiscMode, Alias: link.NetworkAlias(network),
 		VLANFiltering: c.VLAN != 0 || len(c.VLANTrunk) > 0}
 }

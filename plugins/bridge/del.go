@@ -8,8 +8,8 @@ import (
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
-	"github.com/cniblocks/cniblocks/veth"
 )
 
 // Del takes the attachment away. It needs neither the namespace nor prevResult nor the ranges, and goes on after an
@@ -42,7 +42,7 @@ func (j *job) removeDevice(ctx context.Context) (ours bool, master int, err erro
 	if err != nil {
 		return false, 0, err
 	}
-	l, err := c.LinkByName(veth.HostName(j.Network, j.ContainerID, j.IfName))
+	l, err := c.LinkByName(link.HostName(j.Network, j.ContainerID, j.IfName))
 	if err == nil {
 		return true, l.Master, rtnl.Except(j.remove(ctx, j.host, l.Index), fs.ErrNotExist)
 	}

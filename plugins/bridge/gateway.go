@@ -13,6 +13,7 @@ import (
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/ipam"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/route"
 	"github.com/cniblocks/cniblocks/sysctl"
 )
@@ -81,7 +82,7 @@ func (j *job) ensureGateways(ctx context.Context, br bridge.State, port int, res
 	}
 	j.gateways = j.gatewaysOn(br.Index, br.Name)
 	if j.VLAN != 0 {
-		gw, err := bridge.VLANGateway(ctx, j.host, br, j.port.VLAN, "cniblocks/"+j.Network, j.PreserveDefaultVLAN)
+		gw, err := bridge.VLANGateway(ctx, j.host, br, j.port.VLAN, link.NetworkAlias(j.Network), j.PreserveDefaultVLAN)
 		if err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/ipam"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/spoof"
 	"github.com/cniblocks/cniblocks/veth"
@@ -66,10 +67,10 @@ func (p Plugin) GC(ctx context.Context, r *cni.Request) error {
 	defer j.close()
 	var keep []string
 	for _, a := range r.Valid {
-		keep = append(keep, veth.Alias(r.Network, a.ContainerID, a.IfName))
+		keep = append(keep, link.Alias(r.Network, a.ContainerID, a.IfName))
 	}
 	devices := veth.Retain(ctx, j.host, r.Network, keep...)
-	errs := []error{devices, spoof.Retain(ctx, j.host, veth.AliasPrefix(r.Network), keep),
+	errs := []error{devices, spoof.Retain(ctx, j.host, link.AliasPrefix(r.Network), keep),
 		j.sweepReference(ctx), j.sweepSNAT(ctx)}
 	if j.ipam != nil && devices == nil {
 		errs = append(errs, j.ipam.GC(ctx, r))

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/cniblocks/cniblocks/internal/undo"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/spoof"
 	"github.com/cniblocks/cniblocks/veth"
@@ -39,7 +40,7 @@ func (j *job) checkGuard(ctx context.Context, p present) error {
 }
 
 func (j *job) unguard(ctx context.Context) error {
-	return spoof.Revoke(ctx, j.host, veth.HostName(j.Network, j.ContainerID, j.IfName))
+	return spoof.Revoke(ctx, j.host, link.HostName(j.Network, j.ContainerID, j.IfName))
 }
 
 // removeReference removes what the reference keeps on the node for an attachment that it made.

@@ -19,7 +19,7 @@ func (w *world) mtu(link string) int {
 	return l.Attrs().MTU
 }
 
-func link(t *testing.T, h *netlink.Handle, name string) netlink.Link {
+func linkOf(t *testing.T, h *netlink.Handle, name string) netlink.Link {
 	t.Helper()
 	l, err := h.LinkByName(name)
 	require.NoError(t, err)
@@ -50,7 +50,7 @@ func TestANarrowNetworkOnTheSameBridgeLeavesIPv6ToTheOther(t *testing.T) {
 	alive()
 	require.Equal(t, []int{1500, 1500, 1000}, []int{res.Interfaces[0].MTU, res.Interfaces[1].MTU, res.Interfaces[2].MTU}, "what the result says is in the kernel")
 	require.Equal(t, 1500, w.mtu(res.Interfaces[1].Name))
-	require.Equal(t, 1000, link(t, nstest.Netlink(t, b.pod), "eth0").Attrs().MTU)
+	require.Equal(t, 1000, linkOf(t, nstest.Netlink(t, b.pod), "eth0").Attrs().MTU)
 	require.Zero(t, b.check(narrow).status, "%s", b.check(narrow).out)
 	reach(t, b.pod, outside4)
 	c.add(narrow)
@@ -95,8 +95,8 @@ func TestABridgeOfSomebodyElseThatIsTooNarrowForIPv6IsLeftAloneAndNamed(t *testi
 	w := newWorld(t)
 	h := nstest.Netlink(t, w.node)
 	require.NoError(t, h.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0", MTU: 1200, TxQLen: -1}}))
-	require.NoError(t, h.LinkSetMTU(link(t, h, "br0"), 1200)) // a person's own choice
-	require.NoError(t, h.LinkSetUp(link(t, h, "br0")))
+	require.NoError(t, h.LinkSetMTU(linkOf(t, h, "br0"), 1200)) // a person's own choice
+	require.NoError(t, h.LinkSetUp(linkOf(t, h, "br0")))
 	nstest.Settle(t, w.node)
 	before := w.dump()
 	for _, ans := range []answer{w.pod("a").call(cni.ADD, w.conf(nil)), w.call(cni.STATUS, "", "", "", "", w.conf(nil))} {

@@ -11,7 +11,7 @@ import (
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/ipam"
-	"github.com/cniblocks/cniblocks/veth"
+	"github.com/cniblocks/cniblocks/link"
 )
 
 // warnShared names another network that hands out the same addresses on this bridge, in the same VLAN of it: each pod sends
@@ -70,7 +70,7 @@ func (j *job) onSameBridge(br bridge.State, dataDir, network string, a netip.Add
 	if err != nil {
 		return false
 	}
-	l, err := c.LinkByName(veth.HostName(network, o.ContainerID, o.IfName))
+	l, err := c.LinkByName(link.HostName(network, o.ContainerID, o.IfName))
 	if err != nil || l.Master != br.Index {
 		return false
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/ping"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
-	"github.com/cniblocks/cniblocks/veth"
 )
 
 // vlanConf is a network of one VLAN, IPv4 and IPv6, on the shared bridge.
@@ -36,7 +36,7 @@ func silent(t *testing.T, from *netns.NS, to netip.Addr) {
 func (a *attachment) portVLANs(network string) map[int][2]bool {
 	a.w.t.Helper()
 	h := nstest.Netlink(a.w.t, a.w.node)
-	l, err := h.LinkByName(veth.HostName(network, a.id, a.name))
+	l, err := h.LinkByName(link.HostName(network, a.id, a.name))
 	require.NoError(a.w.t, err)
 	all, err := h.BridgeVlanList()
 	require.NoError(a.w.t, err)
@@ -163,7 +163,7 @@ func TestVLANCheckFailsForAPortInAnotherVLANAndAGatewayThatIsGone(t *testing.T) 
 	a := w.pod("a")
 	a.add(conf)
 	h := nstest.Netlink(t, w.node)
-	port, err := h.LinkByName(veth.HostName("vlan100", "a", "eth0"))
+	port, err := h.LinkByName(link.HostName("vlan100", "a", "eth0"))
 	require.NoError(t, err)
 	require.NoError(t, h.BridgeVlanAdd(port, 200, false, false, false, true))
 	ans := a.check(conf)

@@ -14,6 +14,8 @@ import (
 )
 
 // record is what the delegate was asked for one attachment, on disk: <dataDir>/.attachments-<network>/<container>:<interface>.
+// Where a part of that would pass the 255 bytes of a file's name, it is a directory and a file: .attachments/<network>,
+// <container>/<interface>.
 //
 // Flannel's own plugin has one file for a container, <dataDir>/<container>. That name is a hard link to the first record
 // of a container, so that it finds what it needs on the way back to it. The link count tells whose the file is.
@@ -24,10 +26,21 @@ type record struct {
 
 func (c *conf) record(r *cni.Request) record { return record{c.DataDir, r.Network, r.Attachment()} }
 
-func dirOf(dataDir, network string) string { return filepath.Join(dataDir, ".attachments-"+network) }
+const maxFileName = 255 // bytes (NAME_MAX)
+
+func dirOf(dataDir, network string) string {
+	if name := ".attachments-" + network; len(name) <= maxFileName {
+		return filepath.Join(dataDir, name)
+	}
+	return filepath.Join(dataDir, ".attachments", network)
+}
 
 func (r record) path() string {
-	return filepath.Join(dirOf(r.dataDir, r.network), r.ContainerID+":"+r.IfName)
+	name := r.ContainerID + ":" + r.IfName
+	if len(name) > maxFileName {
+		name = filepath.Join(r.ContainerID, r.IfName)
+	}
+	return filepath.Join(dirOf(r.dataDir, r.network), name)
 }
 
 func (r record) theirs() string { return filepath.Join(r.dataDir, r.ContainerID) }
@@ -137,7 +150,11 @@ func (r record) remove() error {
 	if r.ownsTheirs() {
 		theirs = os.Remove(r.theirs())
 	}
-	return errors.Join(gone(theirs), gone(os.Remove(r.path())))
+	err := errors.Join(gone(theirs), gone(os.Remove(r.path())))
+	if dir := filepath.Dir(r.path()); dir != dirOf(r.dataDir, r.network) {
+		err = errors.Join(err, vacate(dir))
+	}
+	return err
 }
 
 // ownsTheirs reports whether flannel's file is our record by another name, or its own of this network or of no sense.
@@ -182,16 +199,32 @@ func records(dataDir, network string, keep []cni.Attachment) (valid, stale []cni
 		return nil, nil, err
 	}
 	seen := map[string]bool{}
-	for _, e := range own {
-		id, ifName, ok := strings.Cut(e.Name(), ":")
-		if a := (cni.Attachment{ContainerID: id, IfName: ifName}); !ok {
-			continue
-		} else if slices.Contains(keep, a) {
+	note := func(a cni.Attachment) {
+		if slices.Contains(keep, a) {
 			valid = append(valid, a)
 		} else {
 			stale = append(stale, a)
 		}
-		seen[id] = true
+		seen[a.ContainerID] = true
+	}
+	for _, e := range own {
+		if id, ifName, ok := strings.Cut(e.Name(), ":"); ok {
+			note(cni.Attachment{ContainerID: id, IfName: ifName})
+		} else if e.IsDir() && cni.ValidName(e.Name()) {
+			dir := filepath.Join(dirOf(dataDir, network), e.Name())
+			within, err := os.ReadDir(dir)
+			if err = gone(err); err != nil {
+				return nil, nil, err
+			}
+			for _, i := range within {
+				note(cni.Attachment{ContainerID: e.Name(), IfName: i.Name()})
+			}
+			if len(within) == 0 { // a kill came between the removals of file and directory
+				if err := vacate(dir); err != nil {
+					return nil, nil, err
+				}
+			}
+		}
 	}
 	theirs, err := os.ReadDir(dataDir)
 	for _, e := range theirs {
@@ -213,7 +246,17 @@ func records(dataDir, network string, keep []cni.Attachment) (valid, stale []cni
 
 // sweep removes the directory of a network's records if it is empty.
 func sweep(dataDir, network string) error {
-	err := gone(os.Remove(dirOf(dataDir, network)))
+	dir := dirOf(dataDir, network)
+	err := vacate(dir)
+	if parent := filepath.Dir(dir); err == nil && parent != filepath.Clean(dataDir) {
+		err = vacate(parent)
+	}
+	return err
+}
+
+// vacate removes a directory if it is empty.
+func vacate(dir string) error {
+	err := gone(os.Remove(dir))
 	if errors.Is(err, syscall.ENOTEMPTY) {
 		return nil
 	}

@@ -142,3 +142,25 @@ func TestTheReferencesDelegatesAreCalledAsPrograms(t *testing.T) {
 	p.refused(cni.ADD, w.conf(map[string]any{"cniVersion": "1.0.0", "delegate": map[string]any{"isGateway": true, "hairpinMode": true, "promiscMode": true}}), "bridge: ")
 	w.empty()
 }
+
+func TestNamesOf255BytesAreRecordedDeletedAndCollected(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, onlyIPv4)
+	w.path = "/nowhere"
+	network, id := strings.Repeat("n", 255), strings.Repeat("c", 254)
+	conf := with(w.conf(nil), "name", network)
+	a, b, c := w.pod(id+"a"), w.pod(id+"b"), w.pod("short")
+	for _, p := range []*pod{a, b, c} {
+		p.add(conf)
+		p.check(conf)
+	}
+	require.Equal(t, []string{".attachments/" + network + "/" + a.id + "/eth0", ".attachments/" + network + "/" + b.id + "/eth0",
+		".attachments/" + network + "/short:eth0", a.id, b.id, "short"}, w.records())
+	a.must(cni.DEL, conf)
+	require.NoDirExists(t, w.file("flannel/.attachments/"+network+"/"+a.id))
+	require.Zero(t, w.gc(conf, c).status)
+	require.Equal(t, []string{".attachments/" + network + "/short:eth0", "short"}, w.records())
+	require.Zero(t, w.gc(conf).status)
+	w.empty()
+	require.NoDirExists(t, w.file("flannel/.attachments"))
+}

@@ -16,6 +16,7 @@ import (
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
 	"github.com/cniblocks/cniblocks/internal/snat"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/overlay"
@@ -92,7 +93,7 @@ func (j *job) apply(ctx context.Context) (mtu int, err error) {
 // bring is apply where there is no agent. It returns the peers that are left out.
 func (j *job) bring(ctx context.Context) ([]*overlay.Refused, error) {
 	if j.L2 {
-		if _, err := bridge.Ensure(ctx, j.host, bridge.Bridge{Name: j.delegateBridge(), Alias: "cniblocks/" + j.Network}); err != nil {
+		if _, err := bridge.Ensure(ctx, j.host, bridge.Bridge{Name: j.delegateBridge(), Alias: link.NetworkAlias(j.Network)}); err != nil {
 			return nil, err
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/veth"
 )
 
@@ -41,9 +42,9 @@ func (m *machine) onBridge(r netip.Prefix) (gone func()) {
 	m.w.t.Helper()
 	m.addGateways(r)
 	m.pod = nstest.New(m.w.t)
-	name := veth.HostName("pods", "c1", "eth0")
+	name := link.HostName("pods", "c1", "eth0")
 	_, err := veth.CreateOn(m.w.t.Context(), veth.Pair{Host: veth.End{NS: m.ns, Name: name}, Pod: veth.End{NS: m.pod, Name: "eth0"},
-		Alias: veth.Alias("pods", "c1", "eth0")}, m.gateways().Index)
+		Alias: link.Alias("pods", "c1", "eth0")}, m.gateways().Index)
 	require.NoError(m.w.t, err)
 	in(m.w.t, m.pod, "ip link set eth0 up")
 	nstest.AddAddrs(m.w.t, m.pod, "eth0", netip.PrefixFrom(r.Addr().Next().Next(), r.Bits()).String())

@@ -24,8 +24,8 @@ import (
 	"github.com/cniblocks/cniblocks/internal/machine"
 	"github.com/cniblocks/cniblocks/internal/nstest"
 	"github.com/cniblocks/cniblocks/internal/reference"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/masq"
-	"github.com/cniblocks/cniblocks/veth"
 )
 
 var (
@@ -200,7 +200,7 @@ func (w *seen) sort() {
 func (w *seen) add(t *testing.T, s *slot) {
 	res, err := cni.ParseResult(s.result)
 	require.NoError(t, err)
-	w.interfaces = append(w.interfaces, veth.Alias(s.name, s.id, "eth0"))
+	w.interfaces = append(w.interfaces, link.Alias(s.name, s.id, "eth0"))
 	for _, ip := range res.IPs {
 		if s.name == "single" {
 			w.masked = append(w.masked, ip.Address.Addr().String())
@@ -209,7 +209,7 @@ func (w *seen) add(t *testing.T, s *slot) {
 		}
 	}
 	if s.name == "guarded" {
-		w.guarded = append(w.guarded, veth.HostName(s.name, s.id, "eth0"))
+		w.guarded = append(w.guarded, link.HostName(s.name, s.id, "eth0"))
 	}
 }
 

@@ -9,8 +9,8 @@ import (
 
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/internal/inventory"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/spoof"
-	"github.com/cniblocks/cniblocks/veth"
 )
 
 // guards removes the entries of macspoofchk, of interfaces that are gone too.
@@ -28,11 +28,11 @@ func (s *sweeper) guards() {
 	}
 	for _, network := range order {
 		s.add(Step{Network: network, Kind: "spoof guards", Name: network, Note: "of " + plural(count[network], "interface"),
-			do: func(ctx context.Context) error { return spoof.Retain(ctx, s.NS, veth.AliasPrefix(network), nil) }})
+			do: func(ctx context.Context) error { return spoof.Retain(ctx, s.NS, link.AliasPrefix(network), nil) }})
 	}
 	if len(order) == 0 && s.Found.GuardTable && s.only() {
 		s.add(Step{Network: s.Network, Kind: "spoof guards", Name: "table bridge cniblocks", Note: "without entries",
-			do: func(ctx context.Context) error { return spoof.Retain(ctx, s.NS, veth.AliasPrefix(s.Network), nil) }})
+			do: func(ctx context.Context) error { return spoof.Retain(ctx, s.NS, link.AliasPrefix(s.Network), nil) }})
 	}
 }
 

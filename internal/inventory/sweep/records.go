@@ -9,8 +9,6 @@ import (
 	"os"
 	"path"
 	"strings"
-
-	"github.com/cniblocks/cniblocks/internal/inventory"
 )
 
 // records removes what the flannel plugin has on record of a network, once its interfaces are gone.
@@ -27,25 +25,41 @@ func (s *sweeper) records() {
 		}
 		s.add(Step{Network: d.Network, Kind: "records", Name: d.Path, Note: plural(d.Records, "attachment") + " of the flannel plugin",
 			last: true, do: func(context.Context) error {
-				return within(d.DataDir, func(root *os.Root) error { return removeRecords(root, d.Network) })
+				return within(d.DataDir, func(root *os.Root) error { return removeRecords(root, strings.TrimPrefix(d.Path, d.DataDir+"/")) })
 			}})
 	}
 }
 
-// removeRecords removes the records and the names that flannel's own plugin knows them by: the container's ID.
-func removeRecords(root *os.Root, network string) error {
-	dir := inventory.RecordsPrefix + network
+// removeRecords removes the records and the names that flannel's own plugin knows them by: the container's ID. The records of
+// a container whose ID is too long for a part of a name are in a directory of that name.
+func removeRecords(root *os.Root, dir string) error {
 	entries, err := fs.ReadDir(root.FS(), dir)
 	errs := []error{there(err)}
-	for _, e := range entries {
-		record := path.Join(dir, e.Name())
-		id, _, ok := strings.Cut(e.Name(), ":")
-		if ok && sameFile(root, record, id) {
+	remove := func(record, id string) {
+		if id != "" && sameFile(root, record, id) {
 			errs = append(errs, there(root.Remove(id)))
 		}
 		errs = append(errs, there(root.Remove(record)))
 	}
-	return errors.Join(append(errs, there(root.Remove(dir)))...)
+	for _, e := range entries {
+		record := path.Join(dir, e.Name())
+		if !e.IsDir() {
+			id, _, ok := strings.Cut(e.Name(), ":")
+			remove(record, map[bool]string{true: id}[ok])
+			continue
+		}
+		within, err := fs.ReadDir(root.FS(), record)
+		errs = append(errs, there(err))
+		for _, i := range within {
+			remove(path.Join(record, i.Name()), e.Name())
+		}
+		errs = append(errs, there(root.Remove(record)))
+	}
+	errs = append(errs, there(root.Remove(dir)))
+	if parent := path.Dir(dir); parent != "." {
+		_ = root.Remove(parent) // if it was the last
+	}
+	return errors.Join(errs...)
 }
 
 func sameFile(root *os.Root, a, b string) bool {

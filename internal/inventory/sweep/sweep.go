@@ -17,6 +17,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/internal/inventory"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
 )
 
@@ -164,7 +165,11 @@ func (s *sweeper) devices() {
 		}
 		rest := slices.DeleteFunc(slices.Clone(d.Networks), s.wants)
 		if len(rest) > 0 {
-			alias := "cniblocks/" + strings.Join(rest, "+")
+			labels := make([]string, len(rest))
+			for i, network := range rest {
+				labels[i] = link.Label(network)
+			}
+			alias := link.Root + strings.Join(labels, "+")
 			s.add(Step{Network: s.Network, Kind: "share of device", Name: d.Name, Note: "which stays for " + strings.Join(rest, ", "),
 				do: s.send(rtnl.SetLink(rtnl.Set{Index: d.Index, Alias: alias}))})
 			continue

@@ -1,6 +1,6 @@
 //go:build linux
 
-package veth_test
+package link_test
 
 import (
 	"net/netip"
@@ -9,7 +9,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/veth"
 )
 
@@ -19,26 +21,30 @@ func TestTheHostsNameDerivesFromNetworkContainerAndInterface(t *testing.T) {
 	for _, network := range []string{"a", "b"} {
 		for _, id := range []string{"c1", "c2", strings.Repeat("f", 64)} {
 			for _, ifName := range []string{"eth0", "eth1"} {
-				name := veth.HostName(network, id, ifName)
-				require.Equal(t, name, veth.HostName(network, id, ifName))
+				name := link.HostName(network, id, ifName)
+				require.Equal(t, name, link.HostName(network, id, ifName))
 				require.Regexp(t, "^veth[a-z2-7]{11}$", name)
 				require.False(t, seen[name])
 				seen[name] = true
 			}
 		}
 	}
-	require.Equal(t, "veth7ksphn7pflb", veth.HostName("net", "id", "eth0"), "it is the same in every release: DEL finds it by it")
+	require.Equal(t, "veth7ksphn7pflb", link.HostName("net", "id", "eth0"), "it is the same in every release: DEL finds it by it")
 }
 
 func TestAnAliasAlwaysFitsTheKernelsBound(t *testing.T) {
 	t.Parallel()
-	require.Equal(t, "cniblocks/net/id/eth0", veth.Alias("net", "id", "eth0"))
-	a := veth.Alias(strings.Repeat("n", 200), strings.Repeat("c", 200), "fifteen-letters")
-	b := veth.Alias(strings.Repeat("n", 200), strings.Repeat("c", 199)+"d", "fifteen-letters")
+	require.Equal(t, "cniblocks/net/id/eth0", link.Alias("net", "id", "eth0"))
+	a := link.Alias(strings.Repeat("n", 190), strings.Repeat("c", 255), "fifteen-letters")
+	b := link.Alias(strings.Repeat("n", 190), strings.Repeat("c", 254)+"d", "fifteen-letters")
+	long := strings.Repeat("n", 255)
 	require.NotEqual(t, a, b)
+	require.NotEqual(t, link.NetworkAlias(long), link.NetworkAlias(long[1:]))
+	require.LessOrEqual(t, len(link.Alias(long, long, "fifteen-letters")), 255)
+	require.True(t, strings.HasPrefix(link.Alias(long, long, "eth0"), link.AliasPrefix(long)))
 	for _, alias := range []string{a, b} {
 		require.LessOrEqual(t, len(alias), 255)
-		require.True(t, strings.HasPrefix(alias, veth.AliasPrefix(strings.Repeat("n", 200))))
+		require.True(t, strings.HasPrefix(alias, link.AliasPrefix(strings.Repeat("n", 190))))
 		require.True(t, strings.HasSuffix(alias, "/fifteen-letters"))
 		_, err := veth.Create(t.Context(), veth.Pair{Alias: alias, Host: veth.End{NS: nstest.New(t), Name: "h"}, Pod: veth.End{NS: nstest.New(t), Name: "p"}})
 		require.NoError(t, err)
@@ -47,15 +53,15 @@ func TestAnAliasAlwaysFitsTheKernelsBound(t *testing.T) {
 
 func TestTheMACOfAnAddressIsAStationsAndTheSameEveryTime(t *testing.T) {
 	t.Parallel()
-	seen := map[veth.MAC]bool{}
+	seen := map[inet.MAC]bool{}
 	for _, network := range []string{"a", "b"} {
 		for a := netip.MustParseAddr("10.0.0.0"); a.Less(netip.MustParseAddr("10.0.1.0")); a = a.Next() {
-			m := veth.MACFor(network, a.String())
-			require.Equal(t, m, veth.MACFor(network, a.String()))
+			m := link.MACFor(network, a.String())
+			require.Equal(t, m, link.MACFor(network, a.String()))
 			require.EqualValues(t, 2, m[0]&3, "locally administered, unicast")
 			require.False(t, seen[m])
 			seen[m] = true
-			parsed, err := veth.ParseMAC(m.String())
+			parsed, err := inet.ParseMAC(m.String())
 			require.NoError(t, err)
 			require.Equal(t, m, parsed)
 		}
