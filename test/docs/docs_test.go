@@ -70,7 +70,7 @@ CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_NETNS=/run/netns/blue CNI_IFNAME=eth0 CNI
 	{page: "docs/move-from-flannel.md", text: "cp -a /opt/cni/bin /opt/cni/bin.before"},
 	{page: "docs/move-from-flannel.md", text: "make install"},
 	{page: "docs/move-from-flannel.md", text: "cp -a --remove-destination /opt/cni/bin.before/. /opt/cni/bin/"},
-	{page: "docs/plugins/flannel.md", text: "rm -r /var/lib/cni/flannel/.attachments-*", prep: "mkdir -p /var/lib/cni/flannel/.attachments-cbr0"},
+	{page: "docs/plugins/flannel.md", text: "rm -r /var/lib/cni/flannel/.attachments*", prep: "mkdir -p /var/lib/cni/flannel/.attachments-cbr0"},
 	{page: "docs/encapsulations/vxlan.md", text: "printf pods | sha256sum", want: []string{`^[0-9a-f]{64} `}},
 	{page: "docs/encapsulations/vxlan.md", text: `printf 'pods\0a\0ipv4' | sha256sum`, want: []string{`^[0-9a-f]{64} `}},
 }
