@@ -113,13 +113,13 @@ func TestAnOptionThatCannotBeIsRefusedWithItsNameAndRemedy(t *testing.T) {
 	n := &node{ns: nstest.New(t), dir: t.TempDir(), Peer: peer.Peer{Name: "a", Pods: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")},
 		Reach: peer.Reach{V4: peer.Endpoint{Addr: netip.MustParseAddr("192.0.2.11")}}}}
 	for says, change := range map[string]func(*overlay.Options){
-		"no namespace given":         func(o *overlay.Options) { o.NS = nil },
-		`name of the network "../x"`: func(o *overlay.Options) { o.Network = "../x" },
-		"this node has no name":      func(o *overlay.Options) { o.Node.Name = "" },
-		"has no endpoint":            func(o *overlay.Options) { o.Node.V4 = peer.Endpoint{} },
-		"the underlay is to be ipv6": func(o *overlay.Options) { o.Underlay = peer.IPv6 },
-		"mtu 40":                     func(o *overlay.Options) { o.MTU = 40 },
-		`device "a-name-of-16-byte"`: func(o *overlay.Options) { o.Device = "a-name-of-16-byte" },
+		"no network namespace is given":              func(o *overlay.Options) { o.NS = nil },
+		`name of the network "../x"`:                 func(o *overlay.Options) { o.Network = "../x" },
+		"this node has no name":                      func(o *overlay.Options) { o.Node.Name = "" },
+		"has no endpoint":                            func(o *overlay.Options) { o.Node.V4 = peer.Endpoint{} },
+		"the underlay is to be ipv6":                 func(o *overlay.Options) { o.Underlay = peer.IPv6 },
+		"mtu 40":                                     func(o *overlay.Options) { o.MTU = 40 },
+		`device: interface name "a-name-of-16-byte"`: func(o *overlay.Options) { o.Device = "a-name-of-16-byte" },
 	} {
 		_, err := overlay.New(n.options(change), overlay.VXLAN{})
 		require.ErrorContains(t, err, says)

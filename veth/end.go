@@ -4,6 +4,7 @@ package veth
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/cniblocks/cniblocks/internal/rtnl"
@@ -11,42 +12,46 @@ import (
 
 // Check finds the pair by the names of its ends and returns it with the zero fields filled in. It fails if an end is not
 // there ([io/fs.ErrNotExist]) or down, if the two are not ends of one pair, or if a MAC, an MTU or an alias that is stated
-// is another; the bridge and its port are not looked at.
+// is another; the bridge and its port are not looked at. The error has every difference, the worst first.
 func Check(_ context.Context, p Pair) (Pair, error) {
-	host, err := look(&p.Host)
-	if err != nil {
-		return p, err
-	}
-	pod, err := look(&p.Pod)
-	if err != nil {
-		return p, err
+	host, hostErrs := look(&p.Host)
+	pod, podErrs := look(&p.Pod)
+	errs := append(hostErrs, podErrs...)
+	if host.Index != 0 && pod.Index != 0 {
+		if host.Kind != "veth" || pod.Kind != "veth" || host.Peer != pod.Index || pod.Peer != host.Index {
+			errs = append([]error{fmt.Errorf("%s is not the other end of %s", p.Pod.Name, p.Host.Name)}, errs...)
+		}
+	} else if host.Index != 0 { // that the other end is missing is the worst
+		errs = append(podErrs, hostErrs...)
 	}
 	switch {
-	case host.Kind != "veth" || pod.Kind != "veth" || host.Peer != pod.Index || pod.Peer != host.Index:
-		return p, fmt.Errorf("%s is not the other end of %s", p.Pod.Name, p.Host.Name)
+	case host.Index == 0:
 	case p.Alias != "" && host.Alias != p.Alias:
-		return p, fmt.Errorf("%s has the alias %q; want %q", p.Host.Name, host.Alias, p.Alias)
+		errs = append(errs, fmt.Errorf("%s has the alias %q; want %q", p.Host.Name, host.Alias, p.Alias))
+	default:
+		p.Alias = host.Alias
 	}
-	p.Alias = host.Alias
-	return p, nil
+	return p, errors.Join(errs...)
 }
 
-func look(e *End) (rtnl.Link, error) {
+// look fills in the zero fields of an end, and says in what it differs. A link without an index was not found.
+func look(e *End) (l rtnl.Link, errs []error) {
 	c, err := rtnl.Open(e.NS)
 	if err != nil {
-		return rtnl.Link{}, err
+		return l, []error{err}
 	}
-	l, err := c.LinkByName(e.Name)
-	switch {
-	case err != nil:
-		return l, err
-	case !l.Up():
-		return l, fmt.Errorf("%s is down", e.Name)
-	case e.MAC != MAC{} && e.MAC != l.MAC:
-		return l, fmt.Errorf("%s has MAC %s; want %s", e.Name, l.MAC, e.MAC)
-	case e.MTU != 0 && e.MTU != l.MTU:
-		return l, fmt.Errorf("%s has MTU %d; want %d", e.Name, l.MTU, e.MTU)
+	if l, err = c.LinkByName(e.Name); err != nil {
+		return rtnl.Link{}, []error{err}
+	}
+	if !l.Up() {
+		errs = append(errs, fmt.Errorf("%s is down", e.Name))
+	}
+	if e.MAC != (MAC{}) && e.MAC != l.MAC {
+		errs = append(errs, fmt.Errorf("%s has MAC %s; want %s", e.Name, l.MAC, e.MAC))
+	}
+	if e.MTU != 0 && e.MTU != l.MTU {
+		errs = append(errs, fmt.Errorf("%s has MTU %d; want %d", e.Name, l.MTU, e.MTU))
 	}
 	e.MAC, e.MTU, e.Index = l.MAC, l.MTU, l.Index
-	return l, nil
+	return l, errs
 }

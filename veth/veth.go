@@ -108,19 +108,19 @@ func CreateOn(ctx context.Context, p Pair, master int) (Pair, error) {
 		msgs = append(msgs, rtnl.NoLinkLocal(p.Host.Name))
 	}
 	// A kernel without IPv6 does not know what it is not to do.
-	if err := rtnl.Except(c.Do(msgs...), unix.EAFNOSUPPORT); err != nil {
+	if err := rtnl.First(rtnl.Except(c.Do(msgs...), unix.EAFNOSUPPORT)); err != nil { // what follows a failed message fails with it
 		if made.Index == 0 && drawn { // the kernel may have made it all the same, and its answer was lost
 			if l, e := c.LinkByName(p.Host.Name); e == nil && l.MAC == p.Host.MAC {
 				made = l
 			}
 		}
 		if made.Index != 0 { // it is only the alias or the answer that failed
-			return p, errors.Join(err, c.Do(rtnl.DelLinkIndex(made.Index)))
+			return p, errors.Join(err, rtnl.Except(c.Do(rtnl.DelLinkIndex(made.Index)), fs.ErrNotExist))
 		}
 		return p, explain(c, p, err)
 	}
 	if p, err = finish(c, p, made); err != nil {
-		return p, errors.Join(err, c.Do(rtnl.DelLink(p.Host.Name)))
+		return p, errors.Join(err, rtnl.Except(c.Do(rtnl.DelLink(p.Host.Name)), fs.ErrNotExist))
 	}
 	return p, nil
 }

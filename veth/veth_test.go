@@ -324,3 +324,25 @@ func TestCheckFindsThePairOrSaysWhatIsWrong(t *testing.T) {
 	_, err = veth.Check(t.Context(), wrong)
 	require.ErrorContains(t, err, "lo is not the other end of host0")
 }
+
+func TestCheckTellsEveryDifferenceTheWorstFirst(t *testing.T) {
+	t.Parallel()
+	node, pod := nstest.New(t), nstest.New(t)
+	p, err := veth.Create(t.Context(), veth.Pair{Host: veth.End{NS: node, Name: "h"}, Pod: veth.End{NS: pod, Name: "p"}, Alias: "mine"})
+	require.NoError(t, err)
+	p.Alias, p.Host.MTU = "theirs", 1400
+	_, err = veth.Check(t.Context(), p)
+	require.EqualError(t, err, "h has MTU 1500; want 1400\np is down\nh has the alias \"mine\"; want \"theirs\"")
+	p.Pod.Name = "nowhere"
+	_, err = veth.Check(t.Context(), p)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.Regexp(t, `(?s)^[^\n]*nowhere.*\nh has MTU 1500; want 1400\nh has the alias`, err.Error())
+}
+
+func TestAPairThatCannotBeMadeHasOneCause(t *testing.T) {
+	t.Parallel()
+	node, pod := nstest.New(t), nstest.New(t)
+	_, err := veth.CreateOn(t.Context(), veth.Pair{Host: veth.End{NS: node, Name: "h"}, Pod: veth.End{NS: pod, Name: "p"}, Alias: "mine"}, 4711)
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), "\n", "that the alias finds no link is no cause")
+}
