@@ -84,6 +84,9 @@ func (j *job) apply(ctx context.Context) (mtu int, err error) {
 		return j.limit(j.view.mtu), nil
 	}
 	refused, err := j.bring(ctx)
+	if err != nil && cni.CodeOf(err) == cni.ErrIO && j.ready(ctx) != nil {
+		err = cni.Errorf(cni.ErrTryAgain, "%w", err) // as with the node agent
+	}
 	for _, r := range refused {
 		j.Warn("%v", r)
 	}

@@ -18,7 +18,7 @@ func (m *machine) sh(line string) {
 	require.NoError(m.w.t, m.ns.Do(func() error { return run("sh", "-c", line) }), line)
 }
 
-func TestWithoutAnAgentTooWhateverMakesTheWayToOtherMachinesImpossibleIsNamedBySTATUSAndByUp(t *testing.T) {
+func TestWithoutAnAgentTooWhateverMakesTheWayToOtherMachinesImpossibleIsNamedBySTATUSAndADDAndByUp(t *testing.T) {
 	t.Parallel()
 	const six = "; ip -6 addr replace 2001:db8::11/64 dev eth0 nodad"
 	obstacles := map[string]struct{ do, undo, says string }{
@@ -50,6 +50,8 @@ func TestWithoutAnAgentTooWhateverMakesTheWayToOtherMachinesImpossibleIsNamedByS
 				before := nstest.Dump(a.ns)
 				require.Equal(t, cni.ErrNotAvailable, p.refused(cni.STATUS, conf, o.says))
 				require.Equal(t, before, nstest.Dump(a.ns))
+				fresh := with(conf, "stateDir", t.TempDir()) // else an ADD may find all applied, and does not look at the way
+				require.Equal(t, cni.ErrTryAgain, a.pod("3").refused(cni.ADD, fresh, o.says))
 				reports, err := overlay.Up(t.Context(), a.ns, []byte(conf))
 				require.Regexp(t, o.says, err)
 				require.Empty(t, reports)
