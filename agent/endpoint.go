@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -97,7 +98,7 @@ func (e Endpoints) byName(c *rtnl.Conn, addrs []rtnl.Addr, at *found) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("interface %q: no link of that name has an address; there are %v: state another expression, or the node's address", e.Interface, names)
+	return fmt.Errorf("interface %q: no link of that name has an address; there are %s: state another expression, or the node's address", e.Interface, strings.Join(names, ", "))
 }
 
 func (e Endpoints) byRoute(c *rtnl.Conn, at *found) error {
