@@ -357,7 +357,7 @@ func (r *runner) watchSource(ctx context.Context) {
 
 // take is a list of the source.
 func (r *runner) take(peers []peer.Peer, prefixes []netip.Prefix, err error) {
-	down, out := peer.Report(err)
+	out, down := peer.Report(err)
 	r.st.sourceSays(down)
 	r.leaveOut(out)
 	if down != nil {

@@ -91,7 +91,7 @@ func encode(version string, err error) []byte {
 		err = list.Unwrap()[0]
 	}
 	msg, details := err.Error(), ""
-	if e, ok := err.(*Error); ok {
+	if e, ok := err.(*Error); ok { //nolint:errorlint // what wraps one has a message of its own
 		msg, details = e.Msg, e.Details
 	}
 	b, _ := json.Marshal(struct {

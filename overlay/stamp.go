@@ -125,7 +125,7 @@ func (n *Node) shows(s Stamp) bool {
 	var msgs []*rtnl.Msg
 	for _, want := range s.Links {
 		msgs = append(msgs, rtnl.GetLinkIndex(want.Index, func(l rtnl.Link) {
-			if l.Up() && peer.MAC(l.MAC) == want.MAC {
+			if l.Up() && l.MAC == want.MAC {
 				good++
 			}
 		}))
@@ -215,7 +215,7 @@ func (n *Node) writeStamp(id string) error {
 	}
 	for _, l := range links {
 		if n.links[l.Name] == l.Index {
-			s.Links = append(s.Links, StampLink{l.Index, peer.MAC(l.MAC)})
+			s.Links = append(s.Links, StampLink{l.Index, l.MAC})
 		}
 	}
 	type way struct {

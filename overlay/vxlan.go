@@ -105,7 +105,7 @@ func (d *vxlan) devices(n *Node) (_ []device, err error) {
 	if t.Local, err = n.local(d.own.Addr); err != nil {
 		return nil, err
 	}
-	dev := device{name: n.o.named("vxlan"), over: d.family, tunnel: t, mac: rtnl.MAC(d.own.MAC)}
+	dev := device{name: n.o.named("vxlan"), over: d.family, tunnel: t, mac: d.own.MAC}
 	if d.L2.on() {
 		t.Learning = true
 		dev.tunnel, dev.bare, dev.bridge, dev.port = t, true, d.L2.Bridge, d.L2.port()
@@ -127,7 +127,7 @@ func (d *vxlan) follow(n *Node, dev *device, t rtnl.VXLAN) error {
 	}
 	there, ok := l.Tunnel().(rtnl.VXLAN)
 	if dev.mac == (rtnl.MAC{}) {
-		dev.mac = rtnl.MAC(peer.DeriveMAC(n.o.Network, n.o.Node.Name, d.family))
+		dev.mac = peer.DeriveMAC(n.o.Network, n.o.Node.Name, d.family)
 		if ok {
 			dev.mac = l.MAC
 		}
@@ -191,9 +191,9 @@ func (d *vxlan) plan(n *Node, p *peer.Peer, to *plan) error {
 
 // ethernet leads the ranges to the peer's own address, that to its MAC, and that to its endpoint.
 func (d *vxlan) ethernet(n *Node, p *peer.Peer, end peer.Endpoint, link int, to *plan) {
-	mac := rtnl.MAC(end.MAC)
+	mac := end.MAC
 	if mac == (rtnl.MAC{}) {
-		mac = rtnl.MAC(peer.DeriveMAC(n.o.Network, p.Name, d.family))
+		mac = peer.DeriveMAC(n.o.Network, p.Name, d.family)
 	}
 	to.fdbs = append(to.fdbs, d.fdb(link, mac, end))
 	var via [2]netip.Addr

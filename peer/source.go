@@ -63,19 +63,19 @@ func (l *LeftOut) Unwrap() error { return l.Problems }
 
 // Report parts what a [Source] reports beside a list: down says why the store cannot be reached or read, nil if it can; out is
 // what is wrong with single entries.
-func Report(err error) (down error, out Problems) {
+func Report(err error) (out Problems, down error) {
 	switch e := err.(type) { //nolint:errorlint // one that is wrapped is about more than entries
 	case *LeftOut:
-		return nil, e.Problems
+		return e.Problems, nil
 	case interface{ Unwrap() []error }:
 		var rest []error
 		for _, inner := range e.Unwrap() {
-			d, o := Report(inner)
+			o, d := Report(inner)
 			rest, out = append(rest, d), append(out, o...)
 		}
 		if len(out) > 0 {
-			return errors.Join(rest...), out
+			return out, errors.Join(rest...)
 		}
 	}
-	return err, nil
+	return nil, err
 }

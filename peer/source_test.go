@@ -230,7 +230,7 @@ func TestAReportTellsEntriesThatAreLeftOutFromAStoreThatIsDown(t *testing.T) {
 		{errors.Join(down, left), errors.Join(down), out},
 		{fmt.Errorf("the document: %w", out), fmt.Errorf("the document: %w", out), nil}, // as a whole
 	} {
-		gotDown, gotOut := peer.Report(c.err)
+		gotOut, gotDown := peer.Report(c.err)
 		require.Equal(t, fmt.Sprint(c.down), fmt.Sprint(gotDown))
 		require.Equal(t, c.out, gotOut)
 	}

@@ -33,7 +33,7 @@ func WithNames(text string, name func(index int) string) string {
 
 // named puts names into errors, with the lock held and no batch under way.
 func (c *Conn) named(err error) error {
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // what a batch returns is not wrapped yet
 	case interface{ Unwrap() []error }:
 		for _, one := range e.Unwrap() {
 			_ = c.named(one)

@@ -98,7 +98,9 @@ func TestAPodOf255BytesThatTheReferenceAddedIsDeletedByOurs(t *testing.T) {
 		}
 		return err
 	}))
-	var res struct{ IPs []struct{ Address netip.Prefix } }
+	var res struct {
+		IPs []struct{ Address netip.Prefix }
+	}
 	require.NoError(t, json.Unmarshal(out, &res))
 	lease := filepath.Join(w.dir, network, res.IPs[0].Address.Addr().String())
 	require.FileExists(t, lease)

@@ -30,7 +30,7 @@ func (m *machine) status() string {
 	m.w.t.Helper()
 	env := map[string]string{"CNI_COMMAND": "STATUS", "CNI_PATH": "/nowhere"}
 	conf := fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "pods", "type": "overlay", "encap": "vxlan", "stateDir": %q,
-		"delegate": {"type": "bridge", "ipam": {"type": "host-local", "dataDir": %q}}}`, m.StateDir, m.LeaseDir)
+		"delegate": {"type": "bridge", "ipam": {"type": "host-local", "dataDir": %q}}}`, filepath.Join(m.dir, "run"), filepath.Join(m.dir, "leases"))
 	var stdout, stderr bytes.Buffer
 	require.NoError(m.w.t, m.ns.Do(func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), soon)

@@ -205,7 +205,7 @@ const heartbeat = 2 * time.Second
 // file is what the agent tells the plugins.
 func (m *machine) file() node.File {
 	m.w.t.Helper()
-	f, err := node.Read(m.ns, filepath.Join(m.StateDir, "pods", "node.json"))
+	f, err := node.Read(m.ns, filepath.Join(m.dir, "run", "pods", "node.json"))
 	require.NoError(m.w.t, err)
 	require.True(m.w.t, f.Agent)
 	return f

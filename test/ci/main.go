@@ -90,7 +90,7 @@ func (s *suite) run(ctx context.Context) (report, error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	vms := s.newGuests(ctx)
-	defer vms.wait()
+	defer func() { _, _ = vms.wait() }()
 	defer cancel()
 	var lanes []*lane
 	var missing, problems []string
