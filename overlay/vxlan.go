@@ -114,7 +114,7 @@ func (d *vxlan) devices(n *Node) (_ []device, err error) {
 	if err := d.follow(n, &dev, t); err != nil {
 		return nil, err
 	}
-	d.own.MAC = peer.MAC(dev.mac) // what was found stays, should the device go
+	d.own.MAC = dev.mac // what was found stays, should the device go
 	return []device{dev}, nil
 }
 
@@ -240,6 +240,6 @@ func (d *vxlan) reach(n *Node) (peer.Reach, error) {
 	if d.GPE || d.L2.on() {
 		return r, nil
 	}
-	end.MAC = peer.MAC(n.devices[0].mac)
+	end.MAC = n.devices[0].mac
 	return r, nil
 }
