@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -64,7 +65,7 @@ func outside(t *testing.T) []string {
 	t.Helper()
 	env, err := shared.serve()
 	require.NoError(t, err)
-	return append(env, "GOSUMDB=off", "CGO_ENABLED=0", "GOFLAGS=-modcacherw -mod=mod -trimpath")
+	return append(slices.Clip(env), "GOSUMDB=off", "CGO_ENABLED=0", "GOFLAGS=-modcacherw -mod=mod -trimpath")
 }
 
 func goIn(t *testing.T, dir string, env []string, args ...string) string {
