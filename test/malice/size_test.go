@@ -55,7 +55,7 @@ func TestHugeConfigurationsAreBoundedInTimeAndMemory(t *testing.T) {
 		"unknown keys":           {cni.STATUS, conf(one, ","+strings.Trim(list(200_000, func(i int) string { return fmt.Sprintf(`"key%d":1`, i) }), "[]")), ""},
 		"one long key":           {cni.STATUS, conf(one, `,"`+strings.Repeat("x", 6<<20)+`":1`), ""},
 		"one long value":         {cni.ADD, conf(one, `,"ipMasqBackend":"`+strings.Repeat("x", 6<<20)+`"`), `ipMasqBackend`},
-		"prevResult of CHECK":    {cni.CHECK, conf(one, `,"prevResult":{"cniVersion":"1.1.0","ips":`+addresses+`}`), "it has no leases"},
+		"prevResult of CHECK":    {cni.CHECK, conf(one, `,"prevResult":{"cniVersion":"1.1.0","ips":`+addresses+`}`), "no address is leased in this network"},
 		"prevResult of DEL":      {cni.DEL, conf(one, `,"prevResult":{"cniVersion":"1.1.0","ips":`+addresses+`}`), ""},
 		"many valid attachments": {cni.GC, conf(one, `,"cni.dev/valid-attachments":`+list(100_000, func(i int) string { return fmt.Sprintf(`{"containerID":"c%d","ifname":"eth0"}`, i) })), ""},
 	} {
