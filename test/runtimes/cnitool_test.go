@@ -38,7 +38,7 @@ func TestCnitoolAddsChecksCollectsAndDeletes(t *testing.T) {
 				return out
 			}
 			tool("add", a)
-			tool("gc", a) // cnitool calls none valid, and the network's SNAT rule goes with the last pod
+			tool("del", a) // the network's SNAT rule stays
 			clean := n.Trace(t)
 
 			for _, path := range []string{a, b} {
@@ -63,8 +63,9 @@ func TestCnitoolAddsChecksCollectsAndDeletes(t *testing.T) {
 			tool("del", b)
 			tool("del", b)
 			require.NotContains(t, nstest.Dump(bns), "eth0")
-			tool("check", a)
-			tool("gc", a)
+			// libcni deletes what it has in its cache; of what is valid cnitool says nothing to the plugins.
+			_, err = n.Run(env, ref+"/cnitool", "gc", "pods", a)
+			require.ErrorContains(t, err, `key "cni.dev/valid-attachments" is missing`)
 			require.Equal(t, clean, n.Trace(t))
 		})
 	}
