@@ -17,12 +17,13 @@ import (
 
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/sysctl"
 )
 
 // Group is the link group that marks the bridges and gateway devices of this library.
-const Group = 117
+const Group = link.Group
 
 // ErrNotBridge says that a device of the name exists and is of another kind.
 var ErrNotBridge = errors.New("not a bridge")

@@ -3,8 +3,7 @@
 // Package link reads, changes and removes network interfaces of any kind (ip-link(8)), and carries out changes of links,
 // addresses and routes together, by one system call.
 //
-// What this library makes it marks: see [Alias], [Group] and [Proto]. Removal goes by the mark, so that what others made
-// is never touched.
+// What this library makes it marks: see [Alias], [Group] and [Proto].
 //
 // Every function takes the namespace that it is about; a nil one is an error. A context ends what has not begun: a single
 // call to the kernel is not interrupted.
@@ -13,10 +12,6 @@ package link
 import (
 	"context"
 	"fmt"
-	"io/fs"
-	"math/rand/v2"
-	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -101,62 +96,6 @@ func Delete(ctx context.Context, ns *netns.NS, name, kind string) error {
 		return fmt.Errorf("%s is of kind %q, not %q: it stays", name, l.Kind, kind)
 	}
 	return c.Do(rtnl.DelLinkIndex(l.Index))
-}
-
-// DeleteAll removes interfaces by one deletion: 200 take little longer than two. Those that are gone are passed over.
-func DeleteAll(ctx context.Context, ns *netns.NS, links ...Link) error {
-	if len(links) == 0 {
-		return ctx.Err()
-	}
-	c, err := open(ctx, ns)
-	if err != nil {
-		return err
-	}
-	group, err := freeGroup(c)
-	if err != nil {
-		return err
-	}
-	msgs := make([]*rtnl.Msg, len(links))
-	for i, l := range links {
-		msgs[i] = rtnl.SetLink(rtnl.Set{Index: l.Index, Group: group})
-	}
-	if err := rtnl.Except(c.Do(msgs...), fs.ErrNotExist); err != nil {
-		return err
-	}
-	return rtnl.Except(c.Do(rtnl.DelLinkGroup(group)), fs.ErrNotExist)
-}
-
-// Retain removes the interfaces of a kind that bear an alias of the network, save those whose alias is among keep.
-func Retain(ctx context.Context, ns *netns.NS, kind, network string, keep ...string) error {
-	links, err := Marked(ctx, ns, kind, AliasPrefix(network))
-	if err != nil {
-		return err
-	}
-	live := make(map[string]bool, len(keep))
-	for _, alias := range keep {
-		live[alias] = true
-	}
-	return DeleteAll(ctx, ns, slices.DeleteFunc(links, func(l Link) bool { return live[l.Alias] })...)
-}
-
-// Marked yields the interfaces of a kind whose alias begins with prefix.
-func Marked(ctx context.Context, ns *netns.NS, kind, prefix string) ([]Link, error) {
-	links, err := List(ctx, ns, kind)
-	return slices.DeleteFunc(links, func(l Link) bool { return !strings.HasPrefix(l.Alias, prefix) }), err
-}
-
-// freeGroup chooses a link group that no link has.
-func freeGroup(c *rtnl.Conn) (uint32, error) {
-	links, err := c.Links("")
-	if err != nil {
-		return 0, err
-	}
-	for {
-		group := rand.Uint32() | 1<<30 // far from what people choose
-		if !slices.ContainsFunc(links, func(l rtnl.Link) bool { return l.Group == group }) {
-			return group, nil
-		}
-	}
 }
 
 func open(ctx context.Context, ns *netns.NS) (*rtnl.Conn, error) {

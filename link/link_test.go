@@ -109,23 +109,3 @@ func TestOnlyALinkOfTheKindIsDeleted(t *testing.T) {
 	require.NoError(t, link.Delete(t.Context(), ns, "eth0", "veth"))
 	require.ErrorIs(t, link.Delete(t.Context(), ns, "eth0", "veth"), fs.ErrNotExist)
 }
-
-func TestRetainGoesByTheMark(t *testing.T) {
-	t.Parallel()
-	ns := nstest.New(t)
-	for _, name := range []string{"keep", "stale", "other", "foreign"} {
-		nstest.Link(t, nstest.End{NS: ns, Name: name}, nstest.End{NS: nstest.New(t), Name: "eth0"})
-		l, err := link.Get(t.Context(), ns, name)
-		require.NoError(t, err)
-		alias := map[string]string{"keep": link.Alias("net", "a", "eth0"), "stale": link.Alias("net", "b", "eth0"), "other": link.Alias("net2", "c", "eth0")}[name]
-		require.NoError(t, link.Apply(t.Context(), ns, link.Set(l.Index, link.Settings{Alias: alias, Up: true})))
-	}
-	require.NoError(t, link.Retain(t.Context(), ns, "veth", "net", link.Alias("net", "a", "eth0")))
-	left, err := link.List(t.Context(), ns, "veth")
-	require.NoError(t, err)
-	var names []string
-	for _, l := range left {
-		names = append(names, l.Name)
-	}
-	require.ElementsMatch(t, []string{"keep", "other", "foreign"}, names)
-}
