@@ -26,9 +26,9 @@ GOLANGCI_LINT := out/tools/golangci-lint-$(GOLANGCI_LINT_VERSION)
 
 GO_BUILD := CGO_ENABLED=0 $(GO) build -trimpath
 LDFLAGS := -s -w
-# Functions packed closer take 50 kB less. Where there is an entry of our own, see internal/start, the plugins start faster
+# Functions packed closer take 50 kB less. Where there is an entry of our own, see internal/base/start, the plugins start faster
 # and the child that a DEL leaves behind is done before Go has started.
-PLUGINS_LDFLAGS = $(LDFLAGS) -funcalign=16 $(if $(filter amd64,$(shell $(GO) env GOARCH)),-E=github.com/cniblocks/cniblocks/internal/start.entry)
+PLUGINS_LDFLAGS = $(LDFLAGS) -funcalign=16 $(if $(filter amd64,$(shell $(GO) env GOARCH)),-E=github.com/cniblocks/cniblocks/internal/base/start.entry)
 
 .PHONY: help
 help: ## this list

@@ -8,7 +8,7 @@ import (
 	"slices"
 
 	"github.com/cniblocks/cniblocks/bridge"
-	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/masq"
 )

@@ -9,9 +9,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cniblocks/cniblocks/internal/nft"
+	"github.com/cniblocks/cniblocks/internal/kernel/nft"
+	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 	"github.com/cniblocks/cniblocks/internal/snat"
-	"github.com/cniblocks/cniblocks/internal/xtables"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/netns"
 )

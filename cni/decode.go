@@ -9,8 +9,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cniblocks/cniblocks/internal/nearest"
-	"github.com/cniblocks/cniblocks/internal/sparse"
+	"github.com/cniblocks/cniblocks/internal/base/nearest"
+	"github.com/cniblocks/cniblocks/internal/base/sparse"
 )
 
 // common are the keys that every netconf may have (specification, section 1 and section 3, "Deriving").

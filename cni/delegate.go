@@ -9,7 +9,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/cniblocks/cniblocks/internal/sparse"
+	"github.com/cniblocks/cniblocks/internal/base/sparse"
 )
 
 // Delegates are the plugins that are linked into this program, by type.

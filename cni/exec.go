@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cniblocks/cniblocks/internal/start"
+	"github.com/cniblocks/cniblocks/internal/base/start"
 )
 
 const (

@@ -3,7 +3,7 @@ package cni_test
 import (
 	"testing"
 
-	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/internal/test/nstest"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/cni"
-	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/internal/test/nstest"
 )
 
 func TestTheNamespacesOfARequestAreThoseOfNodeAndContainer(t *testing.T) {

@@ -9,7 +9,7 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/cniblocks/cniblocks/internal/sentinel"
+	"github.com/cniblocks/cniblocks/internal/base/sentinel"
 )
 
 // Release gives back all leases of an owner. One-line leases of its container go only if it has no others, as with the

@@ -16,7 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/cniblocks/cniblocks/internal/reference"
+	"github.com/cniblocks/cniblocks/internal/test/reference"
 )
 
 // theirs is the reference's host-local on the same directory and ranges.

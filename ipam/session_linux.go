@@ -13,8 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	machine "github.com/cniblocks/cniblocks/internal/boot"
-	"github.com/cniblocks/cniblocks/internal/wait"
+	machine "github.com/cniblocks/cniblocks/internal/base/boot"
+	"github.com/cniblocks/cniblocks/internal/base/wait"
 )
 
 const (

@@ -8,7 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/internal/test/nstest"
 )
 
 func TestWhatFlannelLeftInEitherPacketFilterGoesAndNothingElse(t *testing.T) {

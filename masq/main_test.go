@@ -8,7 +8,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/netns"
 )
 

@@ -3,7 +3,7 @@ package masq
 import (
 	"strings"
 
-	"github.com/cniblocks/cniblocks/internal/nft"
+	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 )
 
 const (

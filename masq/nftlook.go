@@ -12,8 +12,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cniblocks/cniblocks/internal/nft"
-	"github.com/cniblocks/cniblocks/internal/sentinel"
+	"github.com/cniblocks/cniblocks/internal/base/sentinel"
+	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 )
 
 // askAtMost bounds the elements that are asked for one by one; sets that should hold more are read as a whole.

@@ -11,7 +11,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cniblocks/cniblocks/internal/nft"
+	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 )
 
 // reading is what the kernel has of a network and family.

@@ -8,8 +8,8 @@ import (
 	"fmt"
 	"io/fs"
 
-	"github.com/cniblocks/cniblocks/internal/nft"
-	"github.com/cniblocks/cniblocks/internal/xtables"
+	"github.com/cniblocks/cniblocks/internal/kernel/nft"
+	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 	"github.com/cniblocks/cniblocks/netns"
 )
 

@@ -13,8 +13,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cniblocks/cniblocks/internal/nft"
-	"github.com/cniblocks/cniblocks/internal/xtables"
+	"github.com/cniblocks/cniblocks/internal/kernel/nft"
+	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 	"github.com/cniblocks/cniblocks/netns"
 )
 

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cniblocks/cniblocks/internal/xtables"
+	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 )
 
 // shape is how this package uses a table of iptables: the base chain jumps to our trunk, which jumps to a chain for each

@@ -26,8 +26,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cniblocks/cniblocks/internal/sentinel"
-	"github.com/cniblocks/cniblocks/internal/wait"
+	"github.com/cniblocks/cniblocks/internal/base/sentinel"
+	"github.com/cniblocks/cniblocks/internal/base/wait"
 )
 
 // Dir is where pinned namespaces live, as ip-netns(8) has it.

@@ -12,8 +12,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/cniblocks/cniblocks/internal/sentinel"
-	"github.com/cniblocks/cniblocks/internal/wait"
+	"github.com/cniblocks/cniblocks/internal/base/sentinel"
+	"github.com/cniblocks/cniblocks/internal/base/wait"
 )
 
 // OpenDir opens the directory of a network's files, and makes it, with those above, if it is not there. What is done

@@ -12,9 +12,9 @@ import (
 	"io/fs"
 	"path/filepath"
 
-	machine "github.com/cniblocks/cniblocks/internal/boot"
-	"github.com/cniblocks/cniblocks/internal/sentinel"
-	"github.com/cniblocks/cniblocks/internal/sparse"
+	machine "github.com/cniblocks/cniblocks/internal/base/boot"
+	"github.com/cniblocks/cniblocks/internal/base/sentinel"
+	"github.com/cniblocks/cniblocks/internal/base/sparse"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/peer"
 )

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 )
 
 // L2 lets one subnet span all nodes: tunnels become ports of a bridge. The zero value routes instead.

@@ -7,7 +7,7 @@ import (
 	"errors"
 	"slices"
 
-	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 )
 
 // read dumps what the comparison needs. Many routes are read beside many entries: the kernel lists them without the lock

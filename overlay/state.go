@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/cniblocks/cniblocks/internal/wait"
+	"github.com/cniblocks/cniblocks/internal/base/wait"
 	"github.com/cniblocks/cniblocks/node"
 )
 

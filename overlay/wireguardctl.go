@@ -9,7 +9,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cniblocks/cniblocks/internal/wg"
+	"github.com/cniblocks/cniblocks/internal/kernel/wg"
 )
 
 // wireguardPatience is how long the kernel may take for a whole list of peers.

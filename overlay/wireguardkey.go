@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cniblocks/cniblocks/internal/wg"
+	"github.com/cniblocks/cniblocks/internal/kernel/wg"
 	"github.com/cniblocks/cniblocks/peer"
 )
 

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cniblocks/cniblocks/internal/nearest"
+	"github.com/cniblocks/cniblocks/internal/base/nearest"
 )
 
 // Self finds the peer that this machine is. The first of these that is there decides:

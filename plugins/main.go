@@ -12,9 +12,9 @@ import (
 	"strings"
 
 	"github.com/cniblocks/cniblocks/cni"
-	"github.com/cniblocks/cniblocks/internal/reap"
-	"github.com/cniblocks/cniblocks/internal/start"
-	"github.com/cniblocks/cniblocks/internal/version"
+	"github.com/cniblocks/cniblocks/internal/base/start"
+	"github.com/cniblocks/cniblocks/internal/base/version"
+	"github.com/cniblocks/cniblocks/internal/kernel/reap"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/plugins/bridge"
 	"github.com/cniblocks/cniblocks/plugins/flannel"

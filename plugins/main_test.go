@@ -20,9 +20,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/cni"
-	"github.com/cniblocks/cniblocks/internal/binaries"
-	"github.com/cniblocks/cniblocks/internal/nstest"
-	"github.com/cniblocks/cniblocks/internal/version"
+	"github.com/cniblocks/cniblocks/internal/base/version"
+	"github.com/cniblocks/cniblocks/internal/test/binaries"
+	"github.com/cniblocks/cniblocks/internal/test/nstest"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m, binaries.Remove) }
@@ -334,7 +334,7 @@ func TestALoopbackWorksWithNothingInTheEnvironmentButTheRequest(t *testing.T) {
 	require.Equal(t, "127.0.0.1/8", res.IPs[0].Address.String())
 }
 
-// TestAnExecutedPluginHasTheEnvironmentOfTheCaller is about what internal/start adds for the program itself.
+// TestAnExecutedPluginHasTheEnvironmentOfTheCaller is about what internal/base/start adds for the program itself.
 func TestAnExecutedPluginHasTheEnvironmentOfTheCaller(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

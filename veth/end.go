@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/cniblocks/cniblocks/internal/rtnl"
+	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 )
 
 // Check finds the pair by the names of its ends and returns it with the zero fields filled in. It fails if an end is not

@@ -5,7 +5,7 @@ package veth_test
 import (
 	"testing"
 
-	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/internal/test/nstest"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }

@@ -17,7 +17,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cniblocks/cniblocks/internal/nearest"
+	"github.com/cniblocks/cniblocks/internal/base/nearest"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/node"
 	"github.com/cniblocks/cniblocks/overlay"

@@ -11,8 +11,8 @@ import (
 	"strings"
 
 	"github.com/cniblocks/cniblocks/agent"
-	"github.com/cniblocks/cniblocks/internal/inventory"
-	"github.com/cniblocks/cniblocks/internal/inventory/sweep"
+	"github.com/cniblocks/cniblocks/inventory"
+	"github.com/cniblocks/cniblocks/inventory/sweep"
 )
 
 const cleanupHelp = `Usage: cniblocks cleanup --network NAME | --all [--dry-run] [OPTIONS]

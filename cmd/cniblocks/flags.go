@@ -11,7 +11,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cniblocks/cniblocks/internal/nearest"
+	"github.com/cniblocks/cniblocks/internal/base/nearest"
 	"github.com/cniblocks/cniblocks/netns"
 )
 

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cniblocks/cniblocks/internal/nearest"
+	"github.com/cniblocks/cniblocks/internal/base/nearest"
 )
 
 // command is a subcommand. run gets the arguments behind its name and returns the exit status: 0, 1 for a failure that it

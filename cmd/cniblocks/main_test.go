@@ -13,10 +13,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/cniblocks/cniblocks/internal/binaries"
-	"github.com/cniblocks/cniblocks/internal/inventory"
-	"github.com/cniblocks/cniblocks/internal/inventory/inventorytest"
-	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/internal/test/binaries"
+	"github.com/cniblocks/cniblocks/internal/test/nstest"
+	"github.com/cniblocks/cniblocks/inventory"
+	"github.com/cniblocks/cniblocks/inventory/inventorytest"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m, binaries.Remove) }

@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cniblocks/cniblocks/internal/inventory"
+	"github.com/cniblocks/cniblocks/inventory"
 	"github.com/cniblocks/cniblocks/netns"
 )
 

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/cniblocks/cniblocks/internal/inventory"
+	"github.com/cniblocks/cniblocks/inventory"
 )
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }

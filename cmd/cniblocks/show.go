@@ -12,8 +12,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cniblocks/cniblocks/internal/inventory"
-	"github.com/cniblocks/cniblocks/internal/nearest"
+	"github.com/cniblocks/cniblocks/internal/base/nearest"
+	"github.com/cniblocks/cniblocks/inventory"
 )
 
 const showHelp = `Usage: cniblocks show [NETWORK] [--container ID] [--address ADDRESS] [-o text|json] [OPTIONS]

@@ -8,7 +8,7 @@ import (
 	"io"
 
 	"github.com/cniblocks/cniblocks/cni"
-	build "github.com/cniblocks/cniblocks/internal/version"
+	build "github.com/cniblocks/cniblocks/internal/base/version"
 )
 
 func version(_ context.Context, args []string, out, errs io.Writer) int {

@@ -7,8 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/bridge"
-	"github.com/cniblocks/cniblocks/internal/nstest"
-	"github.com/cniblocks/cniblocks/internal/ping"
+	"github.com/cniblocks/cniblocks/internal/test/nstest"
+	"github.com/cniblocks/cniblocks/internal/test/ping"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }

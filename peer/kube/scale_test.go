@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/cniblocks/cniblocks/internal/kubetest"
+	"github.com/cniblocks/cniblocks/internal/test/kubetest"
 )
 
 // fat is a Node of a cluster that has been used for a while: most of it are images.

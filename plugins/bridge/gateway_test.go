@@ -13,8 +13,8 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/cniblocks/cniblocks/cni"
-	"github.com/cniblocks/cniblocks/internal/nstest"
-	"github.com/cniblocks/cniblocks/internal/ping"
+	"github.com/cniblocks/cniblocks/internal/test/nstest"
+	"github.com/cniblocks/cniblocks/internal/test/ping"
 )
 
 // leads is a host-local of one range for each argument, "subnet gateway" each.

@@ -7,8 +7,8 @@ import (
 	"slices"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/base/undo"
 	"github.com/cniblocks/cniblocks/internal/snat"
-	"github.com/cniblocks/cniblocks/internal/undo"
 	"github.com/cniblocks/cniblocks/ipam"
 	"github.com/cniblocks/cniblocks/masq"
 )

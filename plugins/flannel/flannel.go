@@ -12,7 +12,7 @@ import (
 	"slices"
 
 	"github.com/cniblocks/cniblocks/cni"
-	"github.com/cniblocks/cniblocks/internal/undo"
+	"github.com/cniblocks/cniblocks/internal/base/undo"
 	"github.com/cniblocks/cniblocks/netns"
 )
 

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/cni"
-	"github.com/cniblocks/cniblocks/internal/reference"
+	"github.com/cniblocks/cniblocks/internal/test/reference"
 	"github.com/cniblocks/cniblocks/netns"
 )
 

@@ -9,8 +9,8 @@ import (
 	"strings"
 
 	"github.com/cniblocks/cniblocks/cni"
-	"github.com/cniblocks/cniblocks/internal/nearest"
-	"github.com/cniblocks/cniblocks/internal/sparse"
+	"github.com/cniblocks/cniblocks/internal/base/nearest"
+	"github.com/cniblocks/cniblocks/internal/base/sparse"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/overlay"
 	"github.com/cniblocks/cniblocks/peer"

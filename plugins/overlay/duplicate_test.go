@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/cni"
-	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/internal/test/nstest"
 )
 
 func TestADuplicateADDLeavesTheAttachmentOfTheFirst(t *testing.T) {

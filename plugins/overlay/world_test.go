@@ -15,9 +15,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/cni"
-	calls "github.com/cniblocks/cniblocks/internal/machine"
-	"github.com/cniblocks/cniblocks/internal/nstest"
-	"github.com/cniblocks/cniblocks/internal/ping"
+	calls "github.com/cniblocks/cniblocks/internal/test/machine"
+	"github.com/cniblocks/cniblocks/internal/test/nstest"
+	"github.com/cniblocks/cniblocks/internal/test/ping"
 	"github.com/cniblocks/cniblocks/netns"
 	carrier "github.com/cniblocks/cniblocks/overlay"
 	"github.com/cniblocks/cniblocks/plugins/bridge"

@@ -25,7 +25,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/cniblocks/cniblocks/agent"
-	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/overlay"
 	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/peer/etcd/etcdtest"

@@ -217,7 +217,7 @@ func TestTheTenSlowestTestsOfAllLanesAreToldWithoutSubtests(t *testing.T) {
 
 func TestPackagesWhoseTestsNeedKubernetesAreParted(t *testing.T) {
 	t.Parallel()
-	others, kube := parted("m/a m/internal/kubetest2 testing\nm/b testing m/internal/kubetest\nm/internal/kubetest\nm/c\nm/test/soak\n\n")
-	require.Equal(t, []string{"m/test/soak", "m/a", "m/internal/kubetest", "m/c"}, others, "the slow one first")
+	others, kube := parted("m/a m/internal/test/kubetest2 testing\nm/b testing m/internal/test/kubetest\nm/internal/test/kubetest\nm/c\nm/test/soak\n\n")
+	require.Equal(t, []string{"m/test/soak", "m/a", "m/internal/test/kubetest", "m/c"}, others, "the slow one first")
 	require.Equal(t, []string{"m/b"}, kube)
 }

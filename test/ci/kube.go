@@ -11,7 +11,7 @@ import (
 )
 
 // kubetest is the package by which tests get the programs of Kubernetes.
-const kubetest = "/internal/kubetest"
+const kubetest = "/internal/test/kubetest"
 
 // split parts the packages whose tests need the programs of Kubernetes from the others. Building those takes minutes, in
 // which the other tests can run.

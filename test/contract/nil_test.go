@@ -21,7 +21,9 @@ import (
 	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/agent"
 	"github.com/cniblocks/cniblocks/bridge"
-	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/internal/test/nstest"
+	"github.com/cniblocks/cniblocks/inventory"
+	"github.com/cniblocks/cniblocks/inventory/sweep"
 	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/netns"
@@ -73,6 +75,8 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		"bridge.Widen":             func() error { return bridge.Widen(ctx, ns, "br0", 1500) },
 		"bridge.SetPort":           func() error { return bridge.SetPort(ctx, ns, 1, bridge.Port{}) },
 		"bridge.VLANGateway":       func() error { return second(bridge.VLANGateway(ctx, ns, bridge.State{Name: "br0"}, 5, "", false)) },
+		"inventory.Options":        func() error { return second(inventory.Read(ctx, inventory.Options{NS: ns})) },
+		"sweep.Options":            func() error { return second(sweep.Make(sweep.Options{NS: ns, Found: &inventory.Node{}})) },
 		"masq.Conflicts":           func() error { return second(masq.Conflicts(ctx, ns, policy, ranges)) },
 		"masq.Ensure":              func() error { return second(masq.Ensure(ctx, ns, "", policy)) },
 		"masq.Forward.Blocked":     func() error { return second(fwd.Blocked(ctx)) },

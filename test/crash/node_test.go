@@ -21,10 +21,10 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/cniblocks/cniblocks/cni"
-	"github.com/cniblocks/cniblocks/internal/inventory"
-	"github.com/cniblocks/cniblocks/internal/inventory/sweep"
-	"github.com/cniblocks/cniblocks/internal/nstest"
-	"github.com/cniblocks/cniblocks/internal/tracer"
+	"github.com/cniblocks/cniblocks/internal/test/nstest"
+	"github.com/cniblocks/cniblocks/internal/test/tracer"
+	"github.com/cniblocks/cniblocks/inventory"
+	"github.com/cniblocks/cniblocks/inventory/sweep"
 	"github.com/cniblocks/cniblocks/netns"
 )
 

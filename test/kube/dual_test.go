@@ -11,8 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/cniblocks/cniblocks/internal/kubetest"
-	"github.com/cniblocks/cniblocks/internal/reference"
+	"github.com/cniblocks/cniblocks/internal/test/kubetest"
+	"github.com/cniblocks/cniblocks/internal/test/reference"
 )
 
 // dualStack is a kustomization of the base for pods of both families, with an image of another name.

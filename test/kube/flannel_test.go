@@ -13,7 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/cniblocks/cniblocks/internal/reference"
+	"github.com/cniblocks/cniblocks/internal/test/reference"
 	"github.com/cniblocks/cniblocks/test/internal/image"
 )
 

@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/cniblocks/cniblocks/internal/kubetest"
-	"github.com/cniblocks/cniblocks/internal/reference"
+	"github.com/cniblocks/cniblocks/internal/test/kubetest"
+	"github.com/cniblocks/cniblocks/internal/test/reference"
 	"github.com/cniblocks/cniblocks/test/internal/node"
 )
 

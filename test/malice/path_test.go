@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/cni"
-	"github.com/cniblocks/cniblocks/internal/machine"
-	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/internal/test/machine"
+	"github.com/cniblocks/cniblocks/internal/test/nstest"
 )
 
 // hostile are paths that are no container's namespace, with the code that an ADD answers.

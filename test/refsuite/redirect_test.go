@@ -18,8 +18,8 @@ import (
 	"runtime"
 	"strings"
 
-	"github.com/cniblocks/cniblocks/internal/gobuild"
-	"github.com/cniblocks/cniblocks/internal/reference"
+	"github.com/cniblocks/cniblocks/internal/test/gobuild"
+	"github.com/cniblocks/cniblocks/internal/test/reference"
 )
 
 // verbs are the functions of a plugin of the reference that execute the file instead.

@@ -12,7 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/cniblocks/cniblocks/internal/binaries"
+	"github.com/cniblocks/cniblocks/internal/test/binaries"
 )
 
 const agentImage = "cniblocks.test/agent:1"

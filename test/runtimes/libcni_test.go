@@ -11,7 +11,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 	"github.com/stretchr/testify/require"
 
-	"github.com/cniblocks/cniblocks/internal/nstest"
+	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/test/internal/node"
 	"github.com/cniblocks/cniblocks/test/runtimes/internal/library"
 )

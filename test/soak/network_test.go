@@ -7,7 +7,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/cniblocks/cniblocks/internal/machine"
+	"github.com/cniblocks/cniblocks/internal/test/machine"
 )
 
 // network is a configuration that many slots use.

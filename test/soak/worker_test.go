@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/cniblocks/cniblocks/cni"
-	"github.com/cniblocks/cniblocks/internal/machine"
-	"github.com/cniblocks/cniblocks/internal/tracer"
+	"github.com/cniblocks/cniblocks/internal/test/machine"
+	"github.com/cniblocks/cniblocks/internal/test/tracer"
 )
 
 // worker works on slots of its own. What it does depends on its random numbers alone, not on what others do meanwhile.

@@ -12,7 +12,7 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/cniblocks/cniblocks/internal/gobuild"
+	"github.com/cniblocks/cniblocks/internal/test/gobuild"
 )
 
 // metaPackages name, through what they depend on, the newest kernel of a Debian release: the backport of 6.12 in the

@@ -20,7 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cniblocks/cniblocks/internal/reference"
+	"github.com/cniblocks/cniblocks/internal/test/reference"
 	"github.com/cniblocks/cniblocks/test/bench/internal/report"
 	"github.com/cniblocks/cniblocks/test/bench/internal/scratch"
 	"github.com/cniblocks/cniblocks/test/bench/internal/stats"

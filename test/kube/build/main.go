@@ -11,8 +11,8 @@ import (
 	"os"
 	"time"
 
-	"github.com/cniblocks/cniblocks/internal/kubetest"
-	"github.com/cniblocks/cniblocks/internal/reference"
+	"github.com/cniblocks/cniblocks/internal/test/kubetest"
+	"github.com/cniblocks/cniblocks/internal/test/reference"
 )
 
 func main() {

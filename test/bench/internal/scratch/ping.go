@@ -9,7 +9,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/cniblocks/cniblocks/internal/ping"
+	"github.com/cniblocks/cniblocks/internal/test/ping"
 )
 
 // retryDelay is the time until the next attempt where the kernel refuses to send yet.

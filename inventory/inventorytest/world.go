@@ -1,0 +1,151 @@
+//go:build linux
+
+// Package inventorytest gives tests a node with pods that the bridge plugin attached.
+package inventorytest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/test/nstest"
+	"github.com/cniblocks/cniblocks/inventory"
+	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/plugins/bridge"
+	"github.com/cniblocks/cniblocks/plugins/hostlocal"
+)
+
+// World is a node with an uplink, and directories for what plugins keep.
+type World struct {
+	Node    *netns.NS
+	Name    string // by which the node's namespace is pinned
+	DataDir string // of leases
+	RunDir  string // of state
+	ConfDir string // of conflists
+
+	t         *testing.T
+	delegates cni.Delegates
+	paths     map[string]string // of the pods' namespaces, by container ID
+	results   map[string]json.RawMessage
+	before    string
+	beforeDir []string
+}
+
+// New makes a node, and remembers what it is like without pods.
+func New(t *testing.T) *World {
+	t.Helper()
+	w := &World{t: t, paths: map[string]string{}, results: map[string]json.RawMessage{},
+		delegates: cni.Delegates{"bridge": bridge.Plugin{}, "host-local": hostlocal.Plugin{}}}
+	w.Name, w.Node = nstest.Named(t)
+	dir := t.TempDir()
+	w.DataDir, w.RunDir, w.ConfDir = filepath.Join(dir, "leases"), filepath.Join(dir, "run"), filepath.Join(dir, "conf")
+	for _, d := range []string{w.DataDir, w.RunDir, w.ConfDir} {
+		require.NoError(t, os.Mkdir(d, 0o755))
+	}
+	nstest.Link(t, nstest.End{NS: w.Node, Name: "uplink", Addrs: []string{"192.0.2.1/24", "2001:db8::1/64"}},
+		nstest.End{NS: nstest.New(t), Name: "eth0", Addrs: []string{"192.0.2.2/24", "2001:db8::2/64"}})
+	nstest.AddRoute(t, w.Node, "default", "192.0.2.2")
+	nstest.AddRoute(t, w.Node, "default", "2001:db8::2")
+	// What the plugins switch on stays on, and so do the addresses that the kernel has for it.
+	nstest.Forward(t, w.Node)
+	nstest.Settle(t, w.Node)
+	w.before, w.beforeDir = nstest.Dump(w.Node), w.files()
+	return w
+}
+
+// Read takes the inventory.
+func (w *World) Read() *inventory.Node {
+	w.t.Helper()
+	n, err := inventory.Read(w.t.Context(), w.Options())
+	require.NoError(w.t, err)
+	require.Empty(w.t, n.Unread)
+	return n
+}
+
+// Options are those of an inventory of this node.
+func (w *World) Options() inventory.Options {
+	return inventory.Options{NS: w.Node, DataDirs: []string{w.DataDir}, ConfDir: w.ConfDir, StateDir: w.RunDir}
+}
+
+// Conf is a netconf of the bridge plugin for a network in 10.n.0.0/24 and fd00:n::/64, with more keys.
+func (w *World) Conf(network string, n string, more map[string]any) string {
+	c := map[string]any{"cniVersion": "1.1.0", "name": network, "type": "bridge", "bridge": "br-" + network, "isDefaultGateway": true,
+		"ipMasq": true, "ipam": map[string]any{"type": "host-local", "dataDir": w.DataDir,
+			"ranges": [][]map[string]any{{{"subnet": "10." + n + ".0.0/24"}}, {{"subnet": "fd00:" + n + "::/64"}}}}}
+	for k, v := range more {
+		c[k] = v
+	}
+	b, err := json.Marshal(c)
+	require.NoError(w.t, err)
+	return string(b)
+}
+
+// Add attaches a new pod, pinned, and returns the name of its namespace.
+func (w *World) Add(conf, id string) (pin string, ns *netns.NS) {
+	w.t.Helper()
+	pin, ns = nstest.Named(w.t)
+	w.paths[id] = netns.Dir + "/" + pin
+	w.results[id] = w.call(cni.ADD, conf, id)
+	return pin, ns
+}
+
+// AddUnseen attaches a pod whose namespace nobody can find by looking around.
+func (w *World) AddUnseen(conf, id string) {
+	w.t.Helper()
+	ns := nstest.New(w.t)
+	w.paths[id] = fmt.Sprintf("/proc/self/fd/%d", ns.Fd())
+	w.results[id] = w.call(cni.ADD, conf, id)
+}
+
+// Check calls CHECK of a pod that was added.
+func (w *World) Check(conf, id string) {
+	w.t.Helper()
+	var c map[string]any
+	require.NoError(w.t, json.Unmarshal([]byte(conf), &c))
+	c["prevResult"] = w.results[id]
+	b, err := json.Marshal(c)
+	require.NoError(w.t, err)
+	w.call(cni.CHECK, string(b), id)
+}
+
+func (w *World) call(verb cni.Verb, conf, id string) []byte {
+	w.t.Helper()
+	env := map[string]string{"CNI_COMMAND": string(verb), "CNI_CONTAINERID": id, "CNI_NETNS": w.paths[id],
+		"CNI_IFNAME": "eth0", "CNI_PATH": w.RunDir}
+	var out, errs bytes.Buffer
+	status := 0
+	require.NoError(w.t, w.Node.Do(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		status = cni.Run(ctx, bridge.Plugin{}, w.delegates, func(k string) string { return env[k] }, strings.NewReader(conf), &out, &errs)
+		return nil
+	}))
+	require.Zero(w.t, status, "%s %s: %s %s", verb, id, out.String(), errs.String())
+	return out.Bytes()
+}
+
+// RequireAsBefore fails if anything on the node is not as it was before the first pod.
+func (w *World) RequireAsBefore() {
+	w.t.Helper()
+	require.Equal(w.t, w.before, nstest.Dump(w.Node))
+	require.Equal(w.t, w.beforeDir, w.files())
+}
+
+func (w *World) files() (names []string) {
+	for _, dir := range []string{w.DataDir, w.RunDir} {
+		require.NoError(w.t, filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+			names = append(names, path)
+			return err
+		}))
+	}
+	return names
+}

@@ -1,0 +1,56 @@
+//go:build linux
+
+package sweep
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/cniblocks/cniblocks/bridge"
+	"github.com/cniblocks/cniblocks/inventory"
+	"github.com/cniblocks/cniblocks/link"
+	"github.com/cniblocks/cniblocks/spoof"
+)
+
+// guards removes the entries of macspoofchk, of interfaces that are gone too.
+func (s *sweeper) guards() {
+	count := map[string]int{}
+	var order []string
+	for _, g := range s.Found.Guards {
+		if g.Owner != inventory.Ours || !s.wants(g.Network) {
+			continue
+		}
+		if count[g.Network] == 0 {
+			order = append(order, g.Network)
+		}
+		count[g.Network]++
+	}
+	for _, network := range order {
+		s.add(Step{Network: network, Kind: "spoof guards", Name: network, Note: "of " + plural(count[network], "interface"),
+			do: func(ctx context.Context) error { return spoof.Retain(ctx, s.NS, link.AliasPrefix(network), nil) }})
+	}
+	if len(order) == 0 && s.Found.GuardTable && s.only() {
+		s.add(Step{Network: s.Network, Kind: "spoof guards", Name: "table bridge cniblocks", Note: "without entries",
+			do: func(ctx context.Context) error { return spoof.Retain(ctx, s.NS, link.AliasPrefix(s.Network), nil) }})
+	}
+}
+
+// hidden removes the rules about gateways outside of their subnet with their addresses.
+func (s *sweeper) hidden() {
+	var removed []string
+	for _, h := range s.Found.Hidden {
+		i := slices.IndexFunc(s.Found.Bridges, func(b inventory.Bridge) bool { return b.Name == h.Device })
+		d := slices.IndexFunc(s.Found.Devices, func(d inventory.Device) bool { return d.Name == h.Device })
+		lost := i < 0 && d < 0
+		device := i >= 0 && s.gone[s.Found.Bridges[i].Index] || d >= 0 && s.gone[s.Found.Devices[d].Index]
+		address := slices.ContainsFunc(s.plan.Steps, func(t Step) bool { return t.Kind == "address" && t.Name == h.Addr.String()+"/32" })
+		if device || address || lost {
+			removed = append(removed, h.Addr.String()+" of "+h.Device)
+		}
+	}
+	if len(removed) > 0 {
+		s.add(Step{Network: s.Network, Kind: "ARP rules", Name: "table arp cniblocks", Note: strings.Join(removed, ", "),
+			do: func(ctx context.Context) error { return bridge.SweepARP(ctx, s.NS) }})
+	}
+}
