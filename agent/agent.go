@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/node"
@@ -93,8 +94,8 @@ type Tunnel struct {
 	overlay.Config
 	Bridge   string        `json:"bridge,omitempty"`   // that an L2 tunnel is a port of
 	Device   string        `json:"device,omitempty"`   // its name; "": made of the network's; needed if there are several
-	Families []peer.Family `json:"families,omitempty"` // of pods; empty: both
-	Underlay peer.Family   `json:"underlay,omitempty"` // 0: see [overlay.Options]
+	Families []inet.Family `json:"families,omitempty"` // of pods; empty: both
+	Underlay inet.Family   `json:"underlay,omitempty"` // 0: see [overlay.Options]
 	MTU      int           `json:"mtu,omitempty"`      // bytes, for pods; 0: that of the paths
 	Table    uint32        `json:"table,omitempty"`    // of the routes; 0: main
 	Metric   uint32        `json:"metric,omitempty"`

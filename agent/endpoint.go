@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -175,7 +176,7 @@ func (r *runner) miss(at found) error {
 	if r.layout == nil {
 		return nil
 	}
-	for i, f := range peer.Families {
+	for i, f := range inet.Families {
 		gone := r.at[i].IsValid() && !at[i].IsValid()
 		if gone && slices.ContainsFunc(r.layout.Tunnels, func(t Tunnel) bool { return r.runsOver(t, f) }) {
 			return fmt.Errorf("this node has lost its %s address, %s, and the network's tunnels run over it: give it one", f, r.at[i])
@@ -185,14 +186,14 @@ func (r *runner) miss(at found) error {
 }
 
 // runsOver reports whether the packets of a tunnel's pods need an address of the family, of which this node had one.
-func (r *runner) runsOver(t Tunnel, f peer.Family) bool {
+func (r *runner) runsOver(t Tunnel, f inet.Family) bool {
 	switch {
 	case t.Underlay != 0:
 		return t.Underlay == f
 	case t.Encap == "host-gw":
 		return r.self != nil && len(r.self.PodsOf(f)) > 0
 	}
-	return f == peer.IPv4 || !r.at[0].IsValid()
+	return f == inet.IPv4 || !r.at[0].IsValid()
 }
 
 // steady keeps an address that still is one of the node's where there is a choice, so that a second one on the same link

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/node"
 	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/peer/flannel"
@@ -108,7 +109,7 @@ func (r *runner) subnetEnv(f node.File) error {
 		return nil
 	}
 	env := flannel.SubnetEnv{Networks: f.Network.Prefixes, MTU: f.MTU, IPMasq: f.IPMasq}
-	for _, family := range peer.Families {
+	for _, family := range inet.Families {
 		env.Subnets = append(env.Subnets, f.Self.PodsOf(family)[:min(1, len(f.Self.PodsOf(family)))]...)
 	}
 	slices.SortStableFunc(env.Networks, func(a, b netip.Prefix) int { return a.Addr().BitLen() - b.Addr().BitLen() })

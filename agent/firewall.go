@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 	"github.com/cniblocks/cniblocks/internal/snat"
@@ -38,9 +39,9 @@ func (r *runner) masquerade(ctx context.Context) error {
 	ranges := append(slices.Clone(r.self.Pods), r.former...)
 	p := snat.Outward(r.Network, ranges, append(slices.Clone(r.allPrefixes()), r.SNAT.Except...), r.SNAT.Families)
 	if !r.SNAT.Families.Any() {
-		var pods []masq.Range
+		var pods []inet.Range
 		for _, n := range append(ranges, r.allPrefixes()...) {
-			pods = append(pods, masq.RangeOf(n))
+			pods = append(pods, inet.RangeOf(n))
 		}
 		f := masq.Forward{NS: r.NS}
 		if r.stands(f.Check(ctx, r.Network, pods)) {

@@ -10,8 +10,8 @@ import (
 	"iter"
 	"sync/atomic"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/overlay"
-	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
 
@@ -32,12 +32,12 @@ func Flannel(c flannel.Config) (Layout, error) {
 	}
 	l := Layout{Prefixes: c.Prefixes()}
 	both := c.EnableIPv4 && c.EnableIPv6
-	families := []peer.Family{peer.IPv4}
+	families := []inet.Family{inet.IPv4}
 	switch {
 	case both:
-		families = peer.Families[:]
+		families = inet.Families[:]
 	case c.EnableIPv6:
-		families = []peer.Family{peer.IPv6}
+		families = []inet.Family{inet.IPv6}
 	}
 	switch e.Type {
 	case flannel.VXLAN:
@@ -47,7 +47,7 @@ func Flannel(c flannel.Config) (Layout, error) {
 	case flannel.WireGuard:
 		return wireguard(l, e, families)
 	case flannel.IPIP:
-		l.Tunnels = []Tunnel{{Config: overlay.Config{Encap: "ipip"}, Device: "flannel.ipip", Families: families, Underlay: peer.IPv4, MTU: less(e.MTU, ipipOverhead)}}
+		l.Tunnels = []Tunnel{{Config: overlay.Config{Encap: "ipip"}, Device: "flannel.ipip", Families: families, Underlay: inet.IPv4, MTU: less(e.MTU, ipipOverhead)}}
 	case flannel.HostGW:
 		l.Tunnels = []Tunnel{{Config: overlay.Config{Encap: "host-gw"}, MTU: e.MTU}}
 	case flannel.Geneve:
@@ -98,16 +98,16 @@ func less(mtu, overhead int) int {
 	return mtu - overhead
 }
 
-func vxlan(e flannel.Encapsulation, f peer.Family) Tunnel {
+func vxlan(e flannel.Encapsulation, f inet.Family) Tunnel {
 	t := Tunnel{Config: overlay.Config{Encap: "vxlan", VNI: e.VNI, Port: e.Port, GBP: e.GBP, DirectRouting: e.DirectRouting},
-		Device: fmt.Sprintf("flannel.%d", e.VNI), Families: []peer.Family{f}, Underlay: f, MTU: less(e.MTU, vxlanOverhead)}
-	if f == peer.IPv6 {
+		Device: fmt.Sprintf("flannel.%d", e.VNI), Families: []inet.Family{f}, Underlay: f, MTU: less(e.MTU, vxlanOverhead)}
+	if f == inet.IPv6 {
 		t.Device, t.MTU = fmt.Sprintf("flannel-v6.%d", e.VNI), less(e.MTU, vxlanOverheadV6)
 	}
 	return t
 }
 
-func wireguard(l Layout, e flannel.Encapsulation, families []peer.Family) (Layout, error) {
+func wireguard(l Layout, e flannel.Encapsulation, families []inet.Family) (Layout, error) {
 	if e.PSK != "" {
 		return Layout{}, errors.New(`flannel configuration: Backend.PSK: preshared keys are not supported: leave it out on all nodes, or use vxlan`)
 	}
@@ -115,14 +115,14 @@ func wireguard(l Layout, e flannel.Encapsulation, families []peer.Family) (Layou
 		Device: "flannel-wg", MTU: less(e.MTU, wgOverhead)}
 	switch e.Mode {
 	case flannel.ModeIPv4:
-		t.Underlay = peer.IPv4
+		t.Underlay = inet.IPv4
 	case flannel.ModeIPv6:
-		t.Underlay = peer.IPv6
+		t.Underlay = inet.IPv6
 	case flannel.ModeSeparate:
 		for _, f := range families {
 			own := t
-			own.Families, own.Underlay = []peer.Family{f}, f
-			if f == peer.IPv6 {
+			own.Families, own.Underlay = []inet.Family{f}, f
+			if f == inet.IPv6 {
 				own.Device, own.Port = "flannel-wg-v6", e.PortV6
 			}
 			l.Tunnels = append(l.Tunnels, own)

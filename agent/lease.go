@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
@@ -46,7 +47,7 @@ func (r *runner) asBefore(self peer.Peer) peer.Peer {
 		return self
 	}
 	for _, e := range []struct{ now, then *peer.Endpoint }{{&self.V4, &was.V4}, {&self.V6, &was.V6}} {
-		if e.now.MAC == (peer.MAC{}) {
+		if e.now.MAC == (inet.MAC{}) {
 			e.now.MAC = e.then.MAC
 		}
 	}

@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/bridge"
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
-	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/sysctl"
 )
 
@@ -85,7 +85,7 @@ type places struct {
 	advertised                []string // with a default route by router advertisement
 }
 
-func (r *runner) has(f peer.Family) bool { return len(r.self.PodsOf(f)) > 0 }
+func (r *runner) has(f inet.Family) bool { return len(r.self.PodsOf(f)) > 0 }
 
 // places finds the links, and names those whose parameters count to the goroutine that hears the kernel.
 func (r *runner) places() (p places, err error) {
@@ -132,7 +132,7 @@ func (r *runner) places() (p places, err error) {
 			}
 		}
 	}
-	if !r.has(peer.IPv6) {
+	if !r.has(inet.IPv6) {
 		return p, nil
 	}
 	routes, err := r.conn.Routes(rtnl.RouteFilter{Family: unix.AF_INET6, Proto: unix.RTPROT_RA})
@@ -159,7 +159,7 @@ func (r *runner) needs(p places) (all []need) {
 	mild := func(key string, right func(string) bool, value string) {
 		all = append(all, need{key: key, right: right, value: value, mild: true})
 	}
-	if r.has(peer.IPv6) {
+	if r.has(inet.IPv6) {
 		for _, l := range p.advertised { // the kernel takes the route away when it begins to forward, unless this is 2
 			mild(v6+l+"/accept_ra", not("1"), "2")
 		}
@@ -171,7 +171,7 @@ func (r *runner) needs(p places) (all []need) {
 	for _, l := range slices.Concat(p.tunnels, p.marked) {
 		mild(v6+l+"/accept_ra", only("0"), "0")
 	}
-	if r.has(peer.IPv4) {
+	if r.has(inet.IPv4) {
 		want("net/ipv4/ip_forward", not("0"), "1")
 		want(v4+"default/forwarding", not("0"), "1")
 		for _, l := range slices.Concat(p.tunnels, p.bridges, p.uplinks) {
@@ -240,8 +240,8 @@ func (r *runner) missingRules() (missing []fault, err error) {
 	if err != nil {
 		return nil, err
 	}
-	number := map[peer.Family]uint8{peer.IPv4: unix.AF_INET, peer.IPv6: unix.AF_INET6}
-	for _, f := range peer.Families {
+	number := map[inet.Family]uint8{inet.IPv4: unix.AF_INET, inet.IPv6: unix.AF_INET6}
+	for _, f := range inet.Families {
 		if !r.has(f) && !r.self.Endpoint(f).Addr.IsValid() {
 			continue
 		}

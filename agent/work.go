@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/overlay"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -170,10 +171,10 @@ func (r *runner) ensureAll(ctx context.Context, nets []*carrier) (reach peer.Rea
 		}
 		c.devices = own.Devices
 		reach.Encap = own.Encap
-		if c.Underlay != peer.IPv6 {
+		if c.Underlay != inet.IPv6 {
 			reach.V4 = own.V4
 		}
-		if c.Underlay != peer.IPv4 {
+		if c.Underlay != inet.IPv4 {
 			reach.V6 = own.V6
 		}
 	}
@@ -319,9 +320,9 @@ func (r *runner) allPrefixes() []netip.Prefix {
 }
 
 // of are the prefixes of some families; none are all.
-func of(prefixes []netip.Prefix, families []peer.Family) []netip.Prefix {
+func of(prefixes []netip.Prefix, families []inet.Family) []netip.Prefix {
 	return slices.DeleteFunc(slices.Clone(prefixes), func(p netip.Prefix) bool {
-		return len(families) > 0 && !slices.Contains(families, peer.FamilyOf(p.Addr()))
+		return len(families) > 0 && !slices.Contains(families, inet.FamilyOf(p.Addr()))
 	})
 }
 

@@ -13,9 +13,9 @@ import (
 	"slices"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/ipam"
 	"github.com/cniblocks/cniblocks/node"
-	"github.com/cniblocks/cniblocks/peer"
 )
 
 const (
@@ -167,7 +167,7 @@ func (r *reader) readState() error {
 		d := StateDir{Path: filepath.Join(r.StateDir, name), Network: name}
 		if f, err := node.Read(r.NS, filepath.Join(d.Path, nodeFile)); err == nil {
 			d.Here, d.Node, d.Prefixes = true, f.Self.Name, f.Network.Prefixes
-			for _, family := range peer.Families {
+			for _, family := range inet.Families {
 				if a := f.Self.Endpoint(family).Addr; a.IsValid() {
 					r.endpoints = append(r.endpoints, a)
 				}

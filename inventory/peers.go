@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/internal/kernel/wg"
 	"github.com/cniblocks/cniblocks/link"
@@ -20,8 +21,8 @@ import (
 
 // way is how the routes over a tunnel lead to the other nodes.
 type way struct {
-	macs map[netip.Addr]rtnl.MAC // neighbours
-	ends map[rtnl.MAC]netip.Addr // FDB
+	macs map[netip.Addr]inet.MAC // neighbours
+	ends map[inet.MAC]netip.Addr // FDB
 }
 
 // readPeers finds out of the kernel which nodes this one sends to: by routes of ours, by the FDB of devices that carry
@@ -87,7 +88,7 @@ func endpoint(w rtnl.Route, l rtnl.Link, ways map[int]way) netip.Addr {
 
 // readWay reads the neighbours and the FDB of a VXLAN device; nodes of a network with one subnet have no more than that.
 func (r *reader) readWay(d *Device) (way, error) {
-	w := way{map[netip.Addr]rtnl.MAC{}, map[rtnl.MAC]netip.Addr{}}
+	w := way{map[netip.Addr]inet.MAC{}, map[inet.MAC]netip.Addr{}}
 	neighs, err := r.c.Neighs(d.Index)
 	for _, n := range neighs {
 		w.macs[n.IP] = n.MAC
@@ -96,7 +97,7 @@ func (r *reader) readWay(d *Device) (way, error) {
 	for _, f := range fdbs {
 		switch {
 		case !f.Dst.IsValid():
-		case f.MAC == rtnl.MAC{}:
+		case f.MAC == inet.MAC{}:
 			r.peer(r.networkOf(d.Name), d.Name, f.Dst)
 		default:
 			w.ends[f.MAC] = f.Dst

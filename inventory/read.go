@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
@@ -120,14 +121,14 @@ func (r *reader) addrsOf(index int) []Addr {
 func linkLocal(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
 
 func (r *reader) readForwarding() {
-	on := func(f route.Family) bool {
+	on := func(f inet.Family) bool {
 		err := route.CheckForward(context.Background(), r.NS, f)
 		if err != nil && !errors.Is(err, route.ErrNotForwarding) && !errors.Is(err, fs.ErrNotExist) {
 			r.n.Unread = append(r.n.Unread, fmt.Sprintf("forwarding: %v", err))
 		}
 		return err == nil
 	}
-	r.n.ForwardIPv4, r.n.ForwardIPv6 = on(route.IPv4), on(route.IPv6)
+	r.n.ForwardIPv4, r.n.ForwardIPv6 = on(inet.IPv4), on(inet.IPv6)
 }
 
 func (r *reader) readRoutes(ctx context.Context) error {

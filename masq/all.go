@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"slices"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 	"github.com/cniblocks/cniblocks/netns"
@@ -99,7 +100,7 @@ func (b IPTables) mentions(chain string) (bool, error) {
 // that pods of the policy's network may have, and treats them otherwise than the policy does: the packets of one address
 // cannot be masqueraded for one network and not for the other. A network without any SNAT is not seen. It is cheap as
 // long as the network is the only one.
-func Conflicts(ctx context.Context, ns *netns.NS, p Policy, ranges []Range) ([]string, error) {
+func Conflicts(ctx context.Context, ns *netns.NS, p Policy, ranges []inet.Range) ([]string, error) {
 	if err := p.validate(); err != nil {
 		return nil, err
 	}
@@ -120,9 +121,9 @@ func Conflicts(ctx context.Context, ns *netns.NS, p Policy, ranges []Range) ([]s
 	return out, nil
 }
 
-func conflicts(p Policy, ranges []Range, o Policy) (out []string) {
+func conflicts(p Policy, ranges []inet.Range, o Policy) (out []string) {
 	for _, f := range families {
-		var own []Range
+		var own []inet.Range
 		for _, r := range ranges {
 			if f.has(r.Start) {
 				own = append(own, r)
@@ -131,7 +132,7 @@ func conflicts(p Policy, ranges []Range, o Policy) (out []string) {
 		ours, theirs := p.half(f), o.half(f)
 		all := theirs.sources
 		for a := range theirs.pods {
-			all = append(all, Range{Start: a, End: a})
+			all = append(all, inet.Range{Start: a, End: a})
 		}
 		shared, ok := newSpans(own...).overlap(newSpans(all...))
 		switch {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/netns"
 )
@@ -71,7 +72,7 @@ func TestASourceOutsideOfTheRangesIsNotMasqueraded(t *testing.T) {
 		nstest.AddRoute(t, w.outside, podNet4, uplink4.String())
 		nstest.AddRoute(t, w.outside, podNet6, uplink6.String())
 		p := dual("pods")
-		p.Sources = []Range{rng("10.1.0.3", "10.1.0.254"), rng("fd00:1::2", "fd00:1::2")}
+		p.Sources = []inet.Range{rng("10.1.0.3", "10.1.0.254"), rng("fd00:1::2", "fd00:1::2")}
 		require.NoError(t, open(t, w.node).Ensure(t.Context(), p))
 		require.Equal(t, pod4, w.seenFrom(t, outside4))
 		require.Equal(t, uplink6, w.seenFrom(t, outside6))
@@ -124,8 +125,8 @@ func TestListReturnsWhatWasEnsured(t *testing.T) {
 func TestRangesGrowAndShrinkInEveryBackend(t *testing.T) {
 	eachBackend(t, func(t *testing.T, open func(testing.TB, *netns.NS) Backend) {
 		b := open(t, nstest.New(t))
-		old := Policy{Network: "pods", Sources: []Range{rng("10.1.0.2", "10.1.0.254"), rng("fd00:1::2", "fd00:1::9")}, Except: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24")}}
-		grown := Policy{Network: "pods", Sources: []Range{rng("10.1.0.200", "10.1.1.9")}, Except: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/23")}}
+		old := Policy{Network: "pods", Sources: []inet.Range{rng("10.1.0.2", "10.1.0.254"), rng("fd00:1::2", "fd00:1::9")}, Except: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24")}}
+		grown := Policy{Network: "pods", Sources: []inet.Range{rng("10.1.0.200", "10.1.1.9")}, Except: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/23")}}
 		require.NoError(t, b.Ensure(t.Context(), old))
 		require.ErrorContains(t, b.Check(t.Context(), grown), "10.1.0.200-10.1.1.9")
 		require.NoError(t, b.Ensure(t.Context(), grown))
@@ -177,7 +178,7 @@ func TestManyWritersAtOnceNeverLoseOrDoubleARule(t *testing.T) {
 		policy := func(i int) Policy {
 			p := dual(fmt.Sprintf("net%d", i%3))
 			at := netip.AddrFrom4([4]byte{10, 2, byte(i), 1})
-			p.Sources = append(p.Sources, Range{Start: at, End: at})
+			p.Sources = append(p.Sources, inet.Range{Start: at, End: at})
 			return p
 		}
 		var wg sync.WaitGroup
@@ -203,10 +204,10 @@ func TestABadPolicyIsRefusedBeforeAnythingIsChanged(t *testing.T) {
 		a := netip.MustParseAddr
 		for want, p := range map[string]Policy{
 			"no name":                {},
-			"both addresses":         {Network: "n", Sources: []Range{{}}},
-			"one family":             {Network: "n", Sources: []Range{{Start: a("10.0.0.1"), End: a("fd00::1")}}},
-			"10.0.0.2-10.0.0.1":      {Network: "n", Sources: []Range{{Start: a("10.0.0.2"), End: a("10.0.0.1")}}},
-			"neither IPv4 within":    {Network: "n", Sources: []Range{{Start: a("::ffff:10.0.0.1"), End: a("::ffff:10.0.0.2")}}},
+			"both addresses":         {Network: "n", Sources: []inet.Range{{}}},
+			"one family":             {Network: "n", Sources: []inet.Range{{Start: a("10.0.0.1"), End: a("fd00::1")}}},
+			"10.0.0.2-10.0.0.1":      {Network: "n", Sources: []inet.Range{{Start: a("10.0.0.2"), End: a("10.0.0.1")}}},
+			"neither IPv4 within":    {Network: "n", Sources: []inet.Range{{Start: a("::ffff:10.0.0.1"), End: a("::ffff:10.0.0.2")}}},
 			"excepted destination":   {Network: "n", Except: []netip.Prefix{{}}},
 			"no owner":               {Network: "n", Pods: []Pod{{"", a("10.0.0.1")}}},
 			"pod c: range fe80::1%e": {Network: "n", Pods: []Pod{{"c", a("fe80::1%e")}}},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/netns"
 )
@@ -24,9 +25,9 @@ func Example() {
 
 	policy := masq.Policy{
 		Network: "pods",
-		Sources: []masq.Range{
+		Sources: []inet.Range{
 			{Start: netip.MustParseAddr("10.1.0.2"), End: netip.MustParseAddr("10.1.0.254")},
-			masq.RangeOf(netip.MustParsePrefix("fd00:1::/64")),
+			inet.RangeOf(netip.MustParsePrefix("fd00:1::/64")),
 		},
 		Except: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24"), netip.MustParsePrefix("fd00:1::/64")},
 	}
@@ -57,7 +58,7 @@ func ExampleForward() {
 	defer node.Close()
 
 	// Where no FORWARD policy drops, nothing is made.
-	pods := []masq.Range{masq.RangeOf(netip.MustParsePrefix("10.1.0.0/24"))}
+	pods := []inet.Range{inet.RangeOf(netip.MustParsePrefix("10.1.0.0/24"))}
 	forward := masq.Forward{NS: node}
 	fmt.Println(forward.Ensure(ctx, "pods", pods), forward.Check(ctx, "pods", pods))
 	// Output: <nil> <nil>

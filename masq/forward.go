@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"strings"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 	"github.com/cniblocks/cniblocks/netns"
@@ -35,7 +36,7 @@ func (w Forward) compat(f family) compat { return compat{filterShape(), w.NS, f}
 
 // Ensure makes the sources, and the pods if the network has no ranges, pass wherever a FORWARD policy drops. It only adds;
 // see Retain and Forget. Where no policy drops it costs one read of the kernel.
-func (w Forward) Ensure(ctx context.Context, network string, sources []Range, pods ...Pod) error {
+func (w Forward) Ensure(ctx context.Context, network string, sources []inet.Range, pods ...Pod) error {
 	p := Policy{Network: network, Sources: sources, Pods: pods}
 	if err := p.validate(); err != nil {
 		return err
@@ -50,7 +51,7 @@ func (w Forward) Ensure(ctx context.Context, network string, sources []Range, po
 }
 
 // Check returns an error that says which rule is missing where a FORWARD policy drops.
-func (w Forward) Check(ctx context.Context, network string, sources []Range, pods ...Pod) error {
+func (w Forward) Check(ctx context.Context, network string, sources []inet.Range, pods ...Pod) error {
 	p := Policy{Network: network, Sources: sources, Pods: pods}
 	if err := p.validate(); err != nil {
 		return err
@@ -152,7 +153,7 @@ func (w Forward) legacyWall(ctx context.Context, f family) (program, bool, error
 }
 
 // Retain takes away what the sources do not name. Pods stay whose owner is among the owners.
-func (w Forward) Retain(ctx context.Context, network string, sources []Range, owners ...string) error {
+func (w Forward) Retain(ctx context.Context, network string, sources []inet.Range, owners ...string) error {
 	if err := w.Ensure(ctx, network, sources); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 )
 
@@ -119,12 +120,12 @@ func TestForwardRangesGrowAndShrinkBesideOtherNetworks(t *testing.T) {
 			ns := nstest.New(t)
 			fw := Forward{NS: ns}
 			run(t, ns, "iptables-"+kind, "-w", "-P", "FORWARD", "DROP")
-			old, grown := []Range{rng("10.1.0.2", "10.1.0.9")}, []Range{rng("10.1.0.5", "10.1.0.99"), rng("fd00::1", "fd00::2")}
+			old, grown := []inet.Range{rng("10.1.0.2", "10.1.0.9")}, []inet.Range{rng("10.1.0.5", "10.1.0.99"), rng("fd00::1", "fd00::2")}
 			var wg sync.WaitGroup
 			errs := make([]error, 16)
 			for i := range errs {
 				wg.Go(func() {
-					errs[i] = fw.Ensure(t.Context(), []string{"pods", "other"}[i%2], [][]Range{old, grown}[i/2%2])
+					errs[i] = fw.Ensure(t.Context(), []string{"pods", "other"}[i%2], [][]inet.Range{old, grown}[i/2%2])
 				})
 			}
 			wg.Wait()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/netns"
@@ -137,9 +138,9 @@ func TestRangesGrowAtOnceAndShrinkOnlyInRetain(t *testing.T) {
 	t.Parallel()
 	ns := nstest.New(t)
 	b := NFT{ns}
-	old := Policy{Network: "pods", Sources: []Range{rng("10.1.0.2", "10.1.0.254")}, Except: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24")}}
-	touching := Policy{Network: "pods", Sources: []Range{rng("10.1.0.255", "10.1.1.9")}}
-	apart := Policy{Network: "pods", Sources: []Range{rng("10.9.0.2", "10.9.0.2"), rng("10.1.0.1", "10.1.0.1")}, Except: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+	old := Policy{Network: "pods", Sources: []inet.Range{rng("10.1.0.2", "10.1.0.254")}, Except: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24")}}
+	touching := Policy{Network: "pods", Sources: []inet.Range{rng("10.1.0.255", "10.1.1.9")}}
+	apart := Policy{Network: "pods", Sources: []inet.Range{rng("10.9.0.2", "10.9.0.2"), rng("10.1.0.1", "10.1.0.1")}, Except: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
 	for _, p := range []Policy{old, touching, apart} {
 		require.NoError(t, b.Ensure(t.Context(), p))
 		require.NoError(t, b.Check(t.Context(), p))
@@ -162,7 +163,7 @@ func TestThousandsOfRangesAllArrive(t *testing.T) {
 	p := Policy{Network: "pods"}
 	at := netip.MustParseAddr("10.0.0.0")
 	for range 2500 {
-		p.Sources = append(p.Sources, Range{Start: at, End: at})
+		p.Sources = append(p.Sources, inet.Range{Start: at, End: at})
 		at = at.Next().Next()
 	}
 	require.NoError(t, NFT{ns}.Ensure(t.Context(), p))
@@ -282,7 +283,7 @@ func TestConcurrentEnsureNeverLosesOrDoublesARule(t *testing.T) {
 			defer own.Close()
 			p := dual(fmt.Sprintf("net%d", i%4))
 			at := netip.AddrFrom4([4]byte{10, 2, byte(i), 1})
-			p.Sources = append(p.Sources, Range{Start: at, End: at})
+			p.Sources = append(p.Sources, inet.Range{Start: at, End: at})
 			errs[i] = NFT{own}.Ensure(t.Context(), p)
 		})
 	}
@@ -294,7 +295,7 @@ func TestConcurrentEnsureNeverLosesOrDoublesARule(t *testing.T) {
 	for i := range n {
 		p := dual(fmt.Sprintf("net%d", i%4))
 		at := netip.AddrFrom4([4]byte{10, 2, byte(i), 1})
-		p.Sources = append(p.Sources, Range{Start: at, End: at})
+		p.Sources = append(p.Sources, inet.Range{Start: at, End: at})
 		require.NoError(t, NFT{ns}.Check(t.Context(), p))
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 )
 
@@ -228,7 +229,7 @@ func toSpans(list []nft.Element) spans {
 		return 1
 	})
 	var (
-		out  []Range
+		out  []inet.Range
 		open netip.Addr
 	)
 	for _, e := range sorted {
@@ -237,7 +238,7 @@ func toSpans(list []nft.Element) spans {
 			continue
 		}
 		if open.IsValid() && open.Less(at) {
-			out = append(out, Range{Start: open, End: at.Prev()})
+			out = append(out, inet.Range{Start: open, End: at.Prev()})
 		}
 		open = netip.Addr{}
 		if !e.End {
@@ -245,7 +246,7 @@ func toSpans(list []nft.Element) spans {
 		}
 	}
 	if open.IsValid() {
-		out = append(out, Range{Start: open, End: RangeOf(netip.PrefixFrom(open, 0)).End})
+		out = append(out, inet.Range{Start: open, End: inet.RangeOf(netip.PrefixFrom(open, 0)).End})
 	}
 	return newSpans(out...)
 }

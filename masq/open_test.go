@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/netns"
 )
@@ -73,7 +74,7 @@ func TestSwitchTakesOldPodsAlongAndLeavesNothingOfTheOtherBackend(t *testing.T) 
 	before := firewall(t, ns)
 	old := dual("pods")
 	old.Pods = []Pod{{"c1/eth0", netip.MustParseAddr("10.7.0.1")}}
-	now := Policy{Network: "pods", Sources: []Range{rng("10.2.0.2", "10.2.0.9")}, Except: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/24")}}
+	now := Policy{Network: "pods", Sources: []inet.Range{rng("10.2.0.2", "10.2.0.9")}, Except: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/24")}}
 	nftables, iptables, legacy := NFT{ns}, IPTables{NS: ns}, IPTables{NS: ns, old: true}
 
 	require.NoError(t, legacy.Ensure(t.Context(), old))
@@ -101,7 +102,7 @@ func TestNetworksThatShareAddressesAndDifferInSNATAreNamed(t *testing.T) {
 		ns := nstest.New(t)
 		b := open(t, ns)
 		plain := Policy{Network: "plain"}
-		ranges := []Range{rng("10.1.0.100", "10.1.0.120")}
+		ranges := []inet.Range{rng("10.1.0.100", "10.1.0.120")}
 		got, err := Conflicts(t.Context(), ns, plain, ranges)
 		require.NoError(t, err)
 		require.Empty(t, got)
@@ -127,7 +128,7 @@ func TestNetworksThatShareAddressesAndDifferInSNATAreNamed(t *testing.T) {
 		require.Contains(t, got[0], "except different destinations")
 
 		apart := Policy{Network: "apart"}
-		got, err = Conflicts(t.Context(), ns, apart, []Range{rng("10.1.1.0", "10.1.1.9"), rng("fd00:2::", "fd00:2::9")})
+		got, err = Conflicts(t.Context(), ns, apart, []inet.Range{rng("10.1.1.0", "10.1.1.9"), rng("fd00:2::", "fd00:2::9")})
 		require.NoError(t, err)
 		require.Empty(t, got)
 	})

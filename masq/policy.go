@@ -6,6 +6,8 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+
+	"github.com/cniblocks/cniblocks/inet"
 )
 
 // KubeMark is the bit of a packet's mark by which kube-proxy says that it masquerades the packet itself.
@@ -19,7 +21,7 @@ type Policy struct {
 	Network string
 	// Sources are the addresses that pods of the network may have: the ranges of its address management less the gateways.
 	// They may overlap.
-	Sources []Range
+	Sources []inet.Range
 	// Except are destinations that see the pod's own address: the network's subnets, and what the administrator lists.
 	// Multicast (224.0.0.0/4, ff00::/8) is always excepted.
 	Except []netip.Prefix
@@ -55,7 +57,7 @@ func (p Policy) validate() error {
 		if pod.Owner == "" {
 			return fmt.Errorf("SNAT of network %q: the pod with address %s has no owner", p.Network, pod.Addr)
 		}
-		if err := (Range{Start: pod.Addr, End: pod.Addr}).Validate(); err != nil {
+		if err := (inet.Range{Start: pod.Addr, End: pod.Addr}).Validate(); err != nil {
 			return fmt.Errorf("SNAT of network %q: pod %s: %w", p.Network, pod.Owner, err)
 		}
 	}
@@ -76,11 +78,11 @@ func (f family) String() string { return fmt.Sprintf("IPv%d", uint8(f)) }
 
 func (f family) has(a netip.Addr) bool { return a.Is4() == (f == v4) }
 
-func (f family) multicast() Range {
+func (f family) multicast() inet.Range {
 	if f == v4 {
-		return RangeOf(netip.MustParsePrefix("224.0.0.0/4"))
+		return inet.RangeOf(netip.MustParsePrefix("224.0.0.0/4"))
 	}
-	return RangeOf(netip.MustParsePrefix("ff00::/8"))
+	return inet.RangeOf(netip.MustParsePrefix("ff00::/8"))
 }
 
 // half is a policy's part of one family, wanted or in place.
@@ -91,7 +93,7 @@ type half struct {
 
 // half returns the part of a family in the form in which backends keep it.
 func (p Policy) half(f family) half {
-	var sources, except []Range
+	var sources, except []inet.Range
 	for _, r := range p.Sources {
 		if f.has(r.Start) {
 			sources = append(sources, r)
@@ -108,7 +110,7 @@ func (p Policy) half(f family) half {
 	}
 	for _, e := range p.Except {
 		if f.has(e.Addr()) {
-			except = append(except, RangeOf(e))
+			except = append(except, inet.RangeOf(e))
 		}
 	}
 	h.except = newSpans(append(except, f.multicast())...)
@@ -173,7 +175,7 @@ func policyOf(network string, halves map[family]half) Policy {
 		h := halves[f]
 		p.Sources = append(p.Sources, h.sources...)
 		for _, e := range h.except.prefixes() {
-			if !RangeOf(e).Overlaps(f.multicast()) {
+			if !inet.RangeOf(e).Overlaps(f.multicast()) {
 				p.Except = append(p.Except, e)
 			}
 		}

@@ -7,18 +7,12 @@ import (
 	"github.com/cniblocks/cniblocks/inet"
 )
 
-// Range is the addresses from Start to End, both included.
-type Range = inet.Range
-
-// RangeOf is the range of all addresses of a prefix.
-func RangeOf(p netip.Prefix) Range { return inet.RangeOf(p) }
-
 // spans is a set of addresses of one family: ranges in order that neither overlap nor touch.
-type spans []Range
+type spans []inet.Range
 
-func newSpans(ranges ...Range) spans {
+func newSpans(ranges ...inet.Range) spans {
 	sorted := slices.Clone(ranges)
-	slices.SortFunc(sorted, func(a, b Range) int { return a.Start.Compare(b.Start) })
+	slices.SortFunc(sorted, func(a, b inet.Range) int { return a.Start.Compare(b.Start) })
 	var out spans
 	for _, r := range sorted {
 		if n := len(out); n > 0 && (!out[n-1].End.Less(r.Start) || out[n-1].End.Next() == r.Start) {
@@ -45,11 +39,11 @@ func (s spans) minus(o spans) spans {
 	return out
 }
 
-func (s spans) cover(r Range) bool {
-	return slices.ContainsFunc(s, func(o Range) bool { return !r.Start.Less(o.Start) && !o.End.Less(r.End) })
+func (s spans) cover(r inet.Range) bool {
+	return slices.ContainsFunc(s, func(o inet.Range) bool { return !r.Start.Less(o.Start) && !o.End.Less(r.End) })
 }
 
-func (s spans) overlap(o spans) (Range, bool) {
+func (s spans) overlap(o spans) (inet.Range, bool) {
 	for _, r := range s {
 		for _, other := range o {
 			if r.Overlaps(other) {
@@ -57,7 +51,7 @@ func (s spans) overlap(o spans) (Range, bool) {
 			}
 		}
 	}
-	return Range{}, false
+	return inet.Range{}, false
 }
 
 // prefixes writes the addresses as the fewest prefixes.
@@ -68,14 +62,14 @@ func (s spans) prefixes() []netip.Prefix {
 			bits := at.BitLen()
 			for bits > 0 {
 				wider := netip.PrefixFrom(at, bits-1)
-				if wider.Masked().Addr() != at || r.End.Less(RangeOf(wider).End) {
+				if wider.Masked().Addr() != at || r.End.Less(inet.RangeOf(wider).End) {
 					break
 				}
 				bits--
 			}
 			p := netip.PrefixFrom(at, bits)
 			out = append(out, p)
-			at = RangeOf(p).End.Next()
+			at = inet.RangeOf(p).End.Next()
 		}
 	}
 	return out

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 )
 
@@ -55,7 +56,7 @@ const podWord = " pod "
 
 // origin is where packets may come from: a range of the network, or the address of a pod, which the comment names.
 type origin struct {
-	Range
+	inet.Range
 	comment string
 }
 
@@ -64,19 +65,19 @@ func (h half) origins(network string) (out []origin) {
 		out = append(out, origin{r, commentFor(network)})
 	}
 	for _, a := range slices.SortedFunc(maps.Keys(h.pods), netip.Addr.Compare) {
-		out = append(out, origin{Range{Start: a, End: a}, commentFor(network) + podWord + h.pods[a]})
+		out = append(out, origin{inet.Range{Start: a, End: a}, commentFor(network) + podWord + h.pods[a]})
 	}
 	return out
 }
 
-func pair(r Range) [2]netip.Addr { return [2]netip.Addr{r.Start, r.End} }
+func pair(r inet.Range) [2]netip.Addr { return [2]netip.Addr{r.Start, r.End} }
 
 func readNAT(network string, rules []xtables.Match) half {
 	h := half{pods: map[netip.Addr]string{}}
 	for _, r := range rules {
 		h.readOrigin(network, r)
 		if !r.Src[0].IsValid() && r.Dst[0].IsValid() {
-			h.except = append(h.except, Range{Start: r.Dst[0], End: r.Dst[1]})
+			h.except = append(h.except, inet.Range{Start: r.Dst[0], End: r.Dst[1]})
 		}
 	}
 	h.sources, h.except = newSpans(h.sources...), newSpans(h.except...)
@@ -99,7 +100,7 @@ func (h *half) readOrigin(network string, r xtables.Match) {
 	if owner, ok := strings.CutPrefix(r.Comment, commentFor(network)+podWord); ok {
 		h.pods[r.Src[0]] = owner
 	} else {
-		h.sources = append(h.sources, Range{Start: r.Src[0], End: r.Src[1]})
+		h.sources = append(h.sources, inet.Range{Start: r.Src[0], End: r.Src[1]})
 	}
 }
 

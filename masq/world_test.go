@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/internal/test/ping"
 	"github.com/cniblocks/cniblocks/netns"
@@ -70,15 +71,15 @@ func (w world) seenFrom(t testing.TB, to netip.Addr) netip.Addr {
 	return in.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
 }
 
-func rng(first, last string) Range {
-	return Range{Start: netip.MustParseAddr(first), End: netip.MustParseAddr(last)}
+func rng(first, last string) inet.Range {
+	return inet.Range{Start: netip.MustParseAddr(first), End: netip.MustParseAddr(last)}
 }
 
 // dual is a policy for the pod of a world.
 func dual(network string) Policy {
 	return Policy{
 		Network: network,
-		Sources: []Range{rng("10.1.0.2", "10.1.0.254"), rng("fd00:1::2", "fd00:1::ffff")},
+		Sources: []inet.Range{rng("10.1.0.2", "10.1.0.254"), rng("fd00:1::2", "fd00:1::ffff")},
 		Except:  []netip.Prefix{netip.MustParsePrefix(podNet4), netip.MustParsePrefix(podNet6)},
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/overlay"
 	"github.com/cniblocks/cniblocks/peer"
@@ -211,7 +212,7 @@ func TestTheMACSurvivesTheLossOfTheDeviceAndAStatedOneWins(t *testing.T) {
 	n.open(t, overlay.VXLAN{})
 	first, err := n.net.Ensure(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, peer.DeriveMAC("pods", "a", peer.IPv4), first.V4.MAC)
+	require.Equal(t, peer.DeriveMAC("pods", "a", inet.IPv4), first.V4.MAC)
 	ip(t, n.ns, "link del "+first.Devices[0])
 	again, err := n.net.Ensure(t.Context())
 	require.NoError(t, err)
@@ -221,7 +222,7 @@ func TestTheMACSurvivesTheLossOfTheDeviceAndAStatedOneWins(t *testing.T) {
 	kept, err := n.net.Ensure(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, "02:00:00:00:00:07", kept.V4.MAC.String(), "an existing device keeps its own")
-	n.V4.MAC = peer.MAC{2, 0, 0, 0, 0, 8}
+	n.V4.MAC = inet.MAC{2, 0, 0, 0, 0, 8}
 	n.open(t, overlay.VXLAN{})
 	stated, err := n.net.Ensure(t.Context())
 	require.NoError(t, err)

@@ -20,6 +20,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/internal/test/ping"
 	"github.com/cniblocks/cniblocks/netns"
@@ -207,7 +208,7 @@ func run(ns *netns.NS, program, args string) (string, error) {
 }
 
 // reach fails unless every pod and node reaches every pod of every node over both families.
-func (c *cluster) reach(families ...peer.Family) {
+func (c *cluster) reach(families ...inet.Family) {
 	c.t.Helper()
 	for _, from := range c.nodes {
 		for _, to := range c.nodes {
@@ -226,20 +227,20 @@ func (c *cluster) reach(families ...peer.Family) {
 	}
 }
 
-func (c *cluster) pings(from *netns.NS, to pod, what string, families []peer.Family) {
+func (c *cluster) pings(from *netns.NS, to pod, what string, families []inet.Family) {
 	c.t.Helper()
 	for _, a := range to.addrs(families) {
 		require.NoError(c.t, nstest.Ping(c.t.Context(), from, a, ping.Options{Timeout: patience}), what)
 	}
 }
 
-func (p pod) addrs(families []peer.Family) []netip.Addr {
+func (p pod) addrs(families []inet.Family) []netip.Addr {
 	if len(families) == 0 {
-		families = peer.Families[:]
+		families = inet.Families[:]
 	}
 	var all []netip.Addr
 	for _, f := range families {
-		if f == peer.IPv4 {
+		if f == inet.IPv4 {
 			all = append(all, p.v4)
 		} else {
 			all = append(all, p.v6)
@@ -249,7 +250,7 @@ func (p pod) addrs(families []peer.Family) []netip.Addr {
 }
 
 // streams carries some megabytes from each node's first pod to the next node's, and probes the path's MTU.
-func (c *cluster) streams(families ...peer.Family) {
+func (c *cluster) streams(families ...inet.Family) {
 	c.t.Helper()
 	for i, from := range c.nodes {
 		to := c.nodes[(i+1)%len(c.nodes)]

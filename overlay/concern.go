@@ -7,8 +7,8 @@ import (
 	"errors"
 	"net/netip"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
-	"github.com/cniblocks/cniblocks/peer"
 )
 
 // Concerns reports whether what the kernel announced makes it differ from what the last list asks for, or changes the
@@ -109,7 +109,7 @@ func (n *Node) asLeft(l *rtnl.Link) bool {
 	return false
 }
 
-func (n *Node) deviceMTUNow(f peer.Family) int {
+func (n *Node) deviceMTUNow(f inet.Family) int {
 	if n.under == nil {
 		return 0
 	}

@@ -16,18 +16,18 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/link"
-	"github.com/cniblocks/cniblocks/peer"
 )
 
 // device is a link as wanted.
 type device struct {
 	name   string
 	tunnel rtnl.Tunnel
-	mac    rtnl.MAC    // zero: whatever it has
-	over   peer.Family // its underlay
-	inner  peer.Family // the only pods that it carries; 0: both
+	mac    inet.MAC    // zero: whatever it has
+	over   inet.Family // its underlay
+	inner  inet.Family // the only pods that it carries; 0: both
 	shared bool        // with other networks of this node
 	bare   bool        // carries none of the node's addresses
 	bridge string      // to be a port of
@@ -165,7 +165,7 @@ func (n *Node) renamed(l rtnl.Link, d device, want []device) bool {
 // mend is what is to be changed of a link that is the right one. Its MTU is settled when the paths are known.
 func (n *Node) mend(l rtnl.Link, d device, all []rtnl.Link) (s rtnl.Set, differs bool) {
 	s.Index = l.Index
-	if d.mac != (rtnl.MAC{}) && l.MAC != d.mac {
+	if d.mac != (inet.MAC{}) && l.MAC != d.mac {
 		s.MAC, differs = d.mac, true
 	}
 	if !l.Up() {

@@ -14,8 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
-	"github.com/cniblocks/cniblocks/peer"
 )
 
 const (
@@ -103,7 +103,7 @@ func wrong(s rtnl.Set) string {
 	switch {
 	case s.Up:
 		return "it is down"
-	case s.MAC != (rtnl.MAC{}):
+	case s.MAC != (inet.MAC{}):
 		return "its MAC should be " + s.MAC.String()
 	case s.Alias != "":
 		return "its alias should be " + s.Alias
@@ -161,7 +161,7 @@ func (n *Node) wantedAddrs() map[rtnl.Addr]bool {
 			continue
 		}
 		for _, a := range n.o.Node.NodeAddrs() {
-			if f := peer.FamilyOf(a); n.o.carries(f) && (d.inner == 0 || d.inner == f) {
+			if f := inet.FamilyOf(a); n.o.carries(f) && (d.inner == 0 || d.inner == f) {
 				want[rtnl.Addr{Link: index, Prefix: netip.PrefixFrom(a, a.BitLen())}] = true
 			}
 		}
@@ -254,7 +254,7 @@ func (n *Node) diff(ctx context.Context, links []rtnl.Link) (c changes, refused 
 			return h.Extern || n.o.Adopt || h.Learned && !n.want.fdbs.has(fdbKey{link: h.Link, dst: h.Dst})
 		},
 		same:     sameFDB,
-		replaces: func(h, w *rtnl.FDB) bool { return h.MAC != (rtnl.MAC{}) },
+		replaces: func(h, w *rtnl.FDB) bool { return h.MAC != (inet.MAC{}) },
 		conflict: func(h, w *rtnl.FDB) {
 			conflict(w, n.endOf(w.Dst), h.String())
 		},

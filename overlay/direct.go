@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
@@ -22,7 +23,7 @@ type direct struct{}
 func (Direct) driver(*Options) (driver, error) { return direct{}, nil }
 
 func (direct) layer() uint32                         { return 0 }
-func (direct) overhead(peer.Family) int              { return 0 }
+func (direct) overhead(inet.Family) int              { return 0 }
 func (direct) devices(*Node) ([]device, error)       { return nil, nil }
 func (direct) peerDevices(*Node, peer.Peer) []device { return nil }
 
@@ -85,10 +86,10 @@ func (n *Node) past(p *peer.Peer, to *plan) *peer.Peer {
 
 // hop is the endpoint that a range is routed to.
 func hop(n *Node, p *peer.Peer, r netip.Prefix) netip.Addr {
-	if r.Addr().Is4() && p.V4.Addr.IsValid() && n.o.Underlay != peer.IPv6 {
+	if r.Addr().Is4() && p.V4.Addr.IsValid() && n.o.Underlay != inet.IPv6 {
 		return p.V4.Addr
 	}
-	if n.o.Underlay != peer.IPv4 {
+	if n.o.Underlay != inet.IPv4 {
 		return p.V6.Addr
 	}
 	return netip.Addr{}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/overlay"
 	"github.com/cniblocks/cniblocks/peer"
@@ -124,7 +125,7 @@ func form(c overlay.Config) string {
 
 // feature is what the kernel must have for a row of the table.
 func feature(s overlay.Support) nstest.Feature {
-	v6 := s.Underlay == peer.IPv6
+	v6 := s.Underlay == inet.IPv6
 	switch {
 	case s.Config.Encap == "gre" && s.Config.L2 && v6:
 		return nstest.IP6GRETap
@@ -134,7 +135,7 @@ func feature(s overlay.Support) nstest.Feature {
 		return nstest.IP6GRE
 	case s.Config.Encap == "ipip" && v6:
 		return nstest.IP6Tnl
-	case s.Config.Encap == "ipip" && s.Pods == peer.IPv6:
+	case s.Config.Encap == "ipip" && s.Pods == inet.IPv6:
 		return nstest.SIT
 	case s.Config.Encap == "host-gw":
 		return nstest.Bridge
@@ -155,8 +156,8 @@ func TestEveryRowOfTheTableHolds(t *testing.T) {
 			nstest.Need(t, feature(s))
 			c := newCluster(t, 2)
 			for _, n := range c.nodes {
-				n.Pods = n.Pods[b2i(s.Pods == peer.IPv6):][:1]
-				if s.Underlay == peer.IPv4 {
+				n.Pods = n.Pods[b2i(s.Pods == inet.IPv6):][:1]
+				if s.Underlay == inet.IPv4 {
 					n.V6 = peer.Endpoint{}
 				} else {
 					n.V4 = peer.Endpoint{}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -16,8 +17,8 @@ import (
 // hops is the TTL of the outer header where the kernel would leave it at what the route says.
 const hops = 64
 
-func ipHeader(f peer.Family) int {
-	if f == peer.IPv4 {
+func ipHeader(f inet.Family) int {
+	if f == inet.IPv4 {
 		return 20
 	}
 	return 40
@@ -40,7 +41,7 @@ func shared(encap string, port, usual uint16) string {
 }
 
 // encapRoutes adds the routes of a peer through a device in external mode, whose MTU is that over f.
-func (n *Node) encapRoutes(p *peer.Peer, link int, f peer.Family, e rtnl.Encap, to *plan) {
+func (n *Node) encapRoutes(p *peer.Peer, link int, f inet.Family, e rtnl.Encap, to *plan) {
 	narrow := n.narrow(n.pathMTU(p), f)
 	for _, r := range n.pods(p) {
 		w := n.route(r, link)
@@ -85,7 +86,7 @@ func (n *Node) tunnelEnds(p *peer.Peer) (own, remote peer.Endpoint, err error) {
 }
 
 // deviceRoutes adds the routes of a peer over a device that finds the way itself, whose MTU is that over f.
-func (n *Node) deviceRoutes(p *peer.Peer, link int, f peer.Family, to *plan) {
+func (n *Node) deviceRoutes(p *peer.Peer, link int, f inet.Family, to *plan) {
 	narrow := n.narrow(n.pathMTU(p), f)
 	for _, r := range n.pods(p) {
 		w := n.route(r, link)

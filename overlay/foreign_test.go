@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/overlay"
@@ -92,7 +93,7 @@ func TestForeignNeighboursAndFDBEntriesOnOurDeviceStay(t *testing.T) {
 	dev := self.Devices[0]
 	ip(t, n.ns, "neigh add 10.244.2.0 lladdr 02:00:00:00:00:aa dev "+dev+" nud permanent")
 	ip(t, n.ns, "neigh add 10.244.99.0 lladdr 02:00:00:00:00:ab dev "+dev+" nud permanent")
-	mac := peer.DeriveMAC("pods", "c", peer.IPv4).String()
+	mac := peer.DeriveMAC("pods", "c", inet.IPv4).String()
 	for _, f := range []string{"02:00:00:00:00:ac dst 192.0.2.99", mac + " dst 192.0.2.99"} {
 		out, err := run(n.ns, "bridge", "fdb add "+f+" dev "+dev)
 		require.NoError(t, err, out)

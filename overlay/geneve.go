@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -59,7 +60,7 @@ func (g *geneve) peerDevices(*Node, peer.Peer) []device { return nil }
 
 // overhead: 14 bytes less are on the wire, but the kernel keeps room for an inner Ethernet that is not there, and tells
 // senders so.
-func (g *geneve) overhead(f peer.Family) int {
+func (g *geneve) overhead(f inet.Family) int {
 	const udp, header, ethernet = 8, 8, 14
 	return ipHeader(f) + udp + header + ethernet
 }

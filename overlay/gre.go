@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -39,7 +40,7 @@ type gre struct {
 
 func (g GRE) driver(o *Options) (driver, error) {
 	if g.Key == 0 && !g.NoKey {
-		for _, f := range peer.Families {
+		for _, f := range inet.Families {
 			if v := o.Node.Endpoint(f).VNI; v != 0 {
 				g.Key = v
 			}
@@ -62,7 +63,7 @@ func (g GRE) driver(o *Options) (driver, error) {
 
 func (g *gre) layer() uint32 { return 1 }
 
-func (g *gre) overhead(f peer.Family) int {
+func (g *gre) overhead(f inet.Family) int {
 	const base, key, ethernet = 4, 4, 14
 	n := ipHeader(f) + base
 	if !g.NoKey {
@@ -78,8 +79,8 @@ func (g *gre) overhead(f peer.Family) int {
 func (g *gre) forEach() bool { return g.PointToPoint || g.L2.on() }
 
 // families are those of the underlay that this node has.
-func (o *Options) families() (all []peer.Family) {
-	for _, f := range peer.Families {
+func (o *Options) families() (all []inet.Family) {
+	for _, f := range inet.Families {
 		if (o.Underlay == 0 || o.Underlay == f) && o.Node.Endpoint(f).Addr.IsValid() {
 			all = append(all, f)
 		}
@@ -87,8 +88,8 @@ func (o *Options) families() (all []peer.Family) {
 	return all
 }
 
-func greName(f peer.Family) string {
-	if f == peer.IPv4 {
+func greName(f inet.Family) string {
+	if f == inet.IPv4 {
 		return "cb-gre"
 	}
 	return "cb-ip6gre"
@@ -102,7 +103,7 @@ func (g *gre) devices(n *Node) (all []device, err error) {
 		return nil, nil
 	}
 	for _, f := range n.o.families() {
-		all = append(all, device{name: greName(f), over: f, shared: !g.NoKey, tunnel: rtnl.GRE{V6: f == peer.IPv6, External: true}})
+		all = append(all, device{name: greName(f), over: f, shared: !g.NoKey, tunnel: rtnl.GRE{V6: f == inet.IPv6, External: true}})
 	}
 	return all, nil
 }
@@ -115,7 +116,7 @@ func (g *gre) peerDevices(n *Node, p peer.Peer) []device {
 	if err != nil {
 		return nil
 	}
-	d := device{name: g.deviceOf(n, &p), over: peer.FamilyOf(own.Addr), tunnel: rtnl.GRE{
+	d := device{name: g.deviceOf(n, &p), over: inet.FamilyOf(own.Addr), tunnel: rtnl.GRE{
 		V6: own.Addr.Is6(), Tap: g.L2.on(), Local: own.Addr, Remote: remote.Addr, Key: g.Key, Keyed: !g.NoKey, TTL: g.TTL, TOS: g.TOS,
 	}}
 	if g.L2.on() {
@@ -148,7 +149,7 @@ func (g *gre) plan(n *Node, p *peer.Peer, to *plan) error {
 	if err != nil || g.L2.on() {
 		return err
 	}
-	f := peer.FamilyOf(own.Addr)
+	f := inet.FamilyOf(own.Addr)
 	if g.forEach() {
 		n.deviceRoutes(p, n.links[g.deviceOf(n, p)], f, to)
 		return nil
@@ -165,7 +166,7 @@ func (g *gre) reach(n *Node) (peer.Reach, error) {
 	r := n.plainReach("gre")
 	for _, e := range []*peer.Endpoint{&r.V4, &r.V6} {
 		if e.Addr.IsValid() {
-			e.VNI = n.o.Node.Endpoint(peer.FamilyOf(e.Addr)).VNI
+			e.VNI = n.o.Node.Endpoint(inet.FamilyOf(e.Addr)).VNI
 		}
 	}
 	return r, nil

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -248,7 +249,7 @@ func TestTheDigestChangesWithEveryOption(t *testing.T) {
 	t.Parallel()
 	prefix := netip.MustParsePrefix("10.0.0.0/8")
 	options := Options{Network: "n", Node: peer.Peer{Name: "a", Pods: []netip.Prefix{prefix}, Reach: peer.Reach{V4: peer.Endpoint{Addr: prefix.Addr()}}},
-		Prefixes: []netip.Prefix{prefix}, Families: []peer.Family{peer.IPv4}}
+		Prefixes: []netip.Prefix{prefix}, Families: []inet.Family{inet.IPv4}}
 	for _, encap := range []Encap{VXLAN{}, GRE{}, IPIP{}, Geneve{}, WireGuard{}, Direct{}} {
 		seen := map[string]string{}
 		put := func(n *Node, what string) {

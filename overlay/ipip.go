@@ -5,6 +5,7 @@ package overlay
 import (
 	"net/netip"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -40,22 +41,22 @@ const (
 )
 
 func (i *ipip) layer() uint32                         { return 1 }
-func (i *ipip) overhead(f peer.Family) int            { return ipHeader(f) }
+func (i *ipip) overhead(f inet.Family) int            { return ipHeader(f) }
 func (i *ipip) peerDevices(*Node, peer.Peer) []device { return nil }
 
 func (i *ipip) devices(n *Node) (all []device, err error) {
 	for _, f := range n.o.families() {
-		if f == peer.IPv6 {
+		if f == inet.IPv6 {
 			all = append(all, device{name: ip6tnlName, over: f, shared: true, tunnel: rtnl.IPTunnel{Type: "ip6tnl", External: true}})
 			continue
 		}
 		local := n.o.Node.V4.Addr
-		for _, inner := range peer.Families {
+		for _, inner := range inet.Families {
 			name, kind := i.name, "ipip"
-			if inner == peer.IPv6 {
+			if inner == inet.IPv6 {
 				name, kind = sitName, "sit"
 			}
-			if n.o.carries(inner) && (inner == peer.IPv4 || n.needsSIT()) {
+			if n.o.carries(inner) && (inner == inet.IPv4 || n.needsSIT()) {
 				all = append(all, device{name: name, over: f, inner: inner, shared: true, tunnel: rtnl.IPTunnel{Type: kind, Local: local, TTL: i.TTL, TOS: i.TOS}})
 			}
 		}
@@ -65,11 +66,11 @@ func (i *ipip) devices(n *Node) (all []device, err error) {
 
 // needsSIT reports whether IPv6 pods are to be carried over IPv4: not every kernel has sit, and not every network IPv6.
 func (n *Node) needsSIT() bool {
-	if len(n.o.Node.PodsOf(peer.IPv6)) > 0 {
+	if len(n.o.Node.PodsOf(inet.IPv6)) > 0 {
 		return true
 	}
 	for _, p := range n.list {
-		if len(p.PodsOf(peer.IPv6)) > 0 {
+		if len(p.PodsOf(inet.IPv6)) > 0 {
 			return true
 		}
 	}
@@ -88,10 +89,10 @@ func (i *ipip) plan(n *Node, p *peer.Peer, to *plan) error {
 		if ttl == 0 {
 			ttl = hops
 		}
-		n.encapRoutes(p, n.links[ip6tnlName], peer.IPv6, rtnl.Encap{Dst: remote.Addr, Src: own.Addr, TTL: ttl, TOS: i.TOS}, to)
+		n.encapRoutes(p, n.links[ip6tnlName], inet.IPv6, rtnl.Encap{Dst: remote.Addr, Src: own.Addr, TTL: ttl, TOS: i.TOS}, to)
 		return nil
 	}
-	narrow := n.narrow(n.pathMTU(p), peer.IPv4)
+	narrow := n.narrow(n.pathMTU(p), inet.IPv4)
 	for _, r := range n.pods(p) {
 		w := n.route(r, n.links[i.name])
 		w.Via, w.OnLink = remote.Addr, true

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/internal/test/ping"
 	"github.com/cniblocks/cniblocks/overlay"
@@ -44,13 +45,13 @@ func TestOneSubnetSpansTheNodesThroughTunnelsOnTheirBridges(t *testing.T) {
 	for _, s := range []struct {
 		name  string
 		encap overlay.Encap
-		under peer.Family
+		under inet.Family
 		need  nstest.Feature
 	}{
-		{"vxlan over IPv4", overlay.VXLAN{L2: bridge}, peer.IPv4, nstest.VXLAN},
-		{"vxlan over IPv6", overlay.VXLAN{L2: bridge}, peer.IPv6, nstest.VXLAN},
-		{"gre over IPv4", overlay.GRE{L2: bridge}, peer.IPv4, nstest.GRETap},
-		{"gre over IPv6", overlay.GRE{L2: bridge}, peer.IPv6, nstest.IP6GRETap},
+		{"vxlan over IPv4", overlay.VXLAN{L2: bridge}, inet.IPv4, nstest.VXLAN},
+		{"vxlan over IPv6", overlay.VXLAN{L2: bridge}, inet.IPv6, nstest.VXLAN},
+		{"gre over IPv4", overlay.GRE{L2: bridge}, inet.IPv4, nstest.GRETap},
+		{"gre over IPv6", overlay.GRE{L2: bridge}, inet.IPv6, nstest.IP6GRETap},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()

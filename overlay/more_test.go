@@ -16,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/internal/test/ping"
 	"github.com/cniblocks/cniblocks/netns"
@@ -91,9 +92,9 @@ func TestTwoUnderlaysOfOneNetworkHaveADeviceEach(t *testing.T) {
 	n := c.nodes[0]
 	before := c.dumps()
 	var both []*overlay.Node
-	for f, name := range map[peer.Family]string{peer.IPv4: "flannel.1", peer.IPv6: "flannel-v6.1"} {
+	for f, name := range map[inet.Family]string{inet.IPv4: "flannel.1", inet.IPv6: "flannel-v6.1"} {
 		o := n.options()
-		o.Device, o.Underlay, o.Families = name, f, []peer.Family{f}
+		o.Device, o.Underlay, o.Families = name, f, []inet.Family{f}
 		half, err := overlay.New(o, overlay.VXLAN{VNI: 1, Port: overlay.PortFlannel})
 		require.NoError(t, err)
 		require.NoError(t, half.Set(t.Context(), c.peers()))
@@ -118,7 +119,7 @@ func TestOtherPeersTrafficGoesOnWhileAPeerComesAndGoes(t *testing.T) {
 		c.keys(e)
 		c.up(e)
 		c.addPods()
-		c.reach(peer.IPv4)
+		c.reach(inet.IPv4)
 		ctx, stop := context.WithCancel(t.Context())
 		var gap time.Duration
 		var lost, answered atomic.Int32

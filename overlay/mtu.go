@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -15,7 +16,7 @@ const minMTU = 68
 
 // base is the MTU of the link that bears this node's endpoint of a family, else of that with the default route, 0 if there is
 // none either.
-func (n *Node) base(f peer.Family) int {
+func (n *Node) base(f inet.Family) int {
 	own := n.o.Node.Endpoint(f).Addr
 	link, ok := n.under.local[own]
 	if !ok && own.IsValid() {
@@ -45,7 +46,7 @@ func (n *Node) path(p *peer.Peer) (mtu int, cut error) {
 		if !a.IsValid() {
 			continue
 		}
-		f := peer.FamilyOf(a)
+		f := inet.FamilyOf(a)
 		way := n.under.to(a)
 		if way.err == nil || way.own {
 			reached = true
@@ -92,16 +93,16 @@ func less(mtu, overhead int) int {
 }
 
 // deviceMTU is that of a device over a family: of the widest path, so that routes may narrow it.
-func (n *Node) deviceMTU(f peer.Family) int {
+func (n *Node) deviceMTU(f inet.Family) int {
 	if n.o.MTU != 0 {
 		return n.o.MTU
 	}
-	return less(max(n.base(f), n.under.widest[b2i(f == peer.IPv6)]), n.d.overhead(f))
+	return less(max(n.base(f), n.under.widest[b2i(f == inet.IPv6)]), n.d.overhead(f))
 }
 
 // mtus settles the MTU for pods and finds devices with another one than wanted.
 func (n *Node) mtus(links []rtnl.Link) ([]mtuChange, error) {
-	byFamily := map[peer.Family]int{}
+	byFamily := map[inet.Family]int{}
 	for _, f := range n.families() {
 		byFamily[f] = n.deviceMTU(f)
 	}
@@ -120,7 +121,7 @@ func (n *Node) mtus(links []rtnl.Link) ([]mtuChange, error) {
 			n.o.Network, endpoints(&n.o.Node, n.o.Underlay))
 	case mtu != 0 && mtu < minMTU:
 		return nil, fmt.Errorf("network %q: %d bytes are left for pods, and IPv4 needs %d (RFC 791): %s", n.o.Network, mtu, minMTU, remedy)
-	case mtu != 0 && mtu < MinMTUv6 && n.o.carries(peer.IPv6) && len(n.o.Node.PodsOf(peer.IPv6)) > 0:
+	case mtu != 0 && mtu < MinMTUv6 && n.o.carries(inet.IPv6) && len(n.o.Node.PodsOf(inet.IPv6)) > 0:
 		return nil, fmt.Errorf("network %q: %d bytes are left for pods, and IPv6 needs %d (RFC 8200): %s, or leave the IPv6 ranges out",
 			n.o.Network, mtu, MinMTUv6, remedy)
 	}
@@ -137,8 +138,8 @@ func (n *Node) mtus(links []rtnl.Link) ([]mtuChange, error) {
 }
 
 // families are those of the underlay that this node uses.
-func (n *Node) families() []peer.Family {
-	var all []peer.Family
+func (n *Node) families() []inet.Family {
+	var all []inet.Family
 	for _, d := range n.devices {
 		all = append(all, d.over)
 	}
@@ -149,7 +150,7 @@ func (n *Node) families() []peer.Family {
 }
 
 // narrow is the MTU of a route to a peer over a device: that of the path where the device's is larger, else 0.
-func (n *Node) narrow(mtu int, device peer.Family) uint32 {
+func (n *Node) narrow(mtu int, device inet.Family) uint32 {
 	if n.o.MTU == 0 && mtu != 0 && mtu < n.widest[device] {
 		return uint32(mtu)
 	}

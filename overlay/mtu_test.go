@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/overlay"
 	"github.com/cniblocks/cniblocks/peer"
@@ -117,7 +118,7 @@ func TestAnOptionThatCannotBeIsRefusedWithItsNameAndRemedy(t *testing.T) {
 		`name of the network "../x"`:                 func(o *overlay.Options) { o.Network = "../x" },
 		"this node has no name":                      func(o *overlay.Options) { o.Node.Name = "" },
 		"has no endpoint":                            func(o *overlay.Options) { o.Node.V4 = peer.Endpoint{} },
-		"the underlay is to be ipv6":                 func(o *overlay.Options) { o.Underlay = peer.IPv6 },
+		"the underlay is to be ipv6":                 func(o *overlay.Options) { o.Underlay = inet.IPv6 },
 		"mtu 40":                                     func(o *overlay.Options) { o.MTU = 40 },
 		`device: interface name "a-name-of-16-byte"`: func(o *overlay.Options) { o.Device = "a-name-of-16-byte" },
 	} {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -46,7 +47,7 @@ type Node struct {
 	held     map[netip.Prefix]string // who had which range before the last list
 	least    int                     // MTU of the narrowest path
 	narrowed bool                    // least decides the pods' MTU
-	widest   map[peer.Family]int     // MTU of the devices
+	widest   map[inet.Family]int     // MTU of the devices
 	reached  int                     // peers that there is a way to
 	cut      error                   // the first that there is none to; nil: there is to all
 	amiss    bool                    // the last pass failed, so that what changes may mend it
@@ -60,7 +61,7 @@ type driver interface {
 	peerDevices(n *Node, p peer.Peer) []device  // for those with a device for each peer
 	plan(n *Node, p *peer.Peer, to *plan) error // adds what can be done, and says why the rest cannot
 	ways(n *Node, p *peer.Peer) [2]netip.Addr   // the endpoints that packets to the peer go to, some may be zero
-	overhead(over peer.Family) int              // in bytes
+	overhead(over inet.Family) int              // in bytes
 	reach(n *Node) (peer.Reach, error)
 	layer() uint32 // 0 for plain routes, 1 for tunnels
 }
@@ -299,5 +300,5 @@ func (n *Node) pods(p *peer.Peer) []netip.Prefix {
 	if len(n.o.Families) == 0 {
 		return p.Pods
 	}
-	return slices.DeleteFunc(slices.Clone(p.Pods), func(r netip.Prefix) bool { return !n.o.carries(peer.FamilyOf(r.Addr())) })
+	return slices.DeleteFunc(slices.Clone(p.Pods), func(r netip.Prefix) bool { return !n.o.carries(inet.FamilyOf(r.Addr())) })
 }

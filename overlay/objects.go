@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 )
 
@@ -35,14 +36,14 @@ type neighKey struct {
 
 type fdbKey struct {
 	link int
-	mac  rtnl.MAC
+	mac  inet.MAC
 	dst  netip.Addr // counts for the zero MAC only, which may have several
 }
 
 func keyOfRoute(r *rtnl.Route) netip.Prefix { return r.Dst }
 func keyOfNeigh(n *rtnl.Neigh) neighKey     { return neighKey{n.Link, n.IP} }
 func keyOfFDB(f *rtnl.FDB) fdbKey {
-	if f.MAC == (rtnl.MAC{}) {
+	if f.MAC == (inet.MAC{}) {
 		return fdbKey{f.Link, f.MAC, f.Dst}
 	}
 	return fdbKey{link: f.Link, mac: f.MAC}

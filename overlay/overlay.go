@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/peer"
@@ -68,8 +69,8 @@ type Options struct {
 	// a device or have none. Empty: all routes of ours are of this network.
 	Prefixes []netip.Prefix
 
-	Families []peer.Family // of pods that are carried; empty: both
-	Underlay peer.Family   // to be used alone; 0: IPv4 where both ends have it, else IPv6
+	Families []inet.Family // of pods that are carried; empty: both
+	Underlay inet.Family   // to be used alone; 0: IPv4 where both ends have it, else IPv6
 
 	Table  uint32 // of the routes; 0: main
 	Metric uint32 // where the metrics of the routes begin, see metric; usually 0
@@ -176,8 +177,8 @@ func (o *Options) check() error {
 			return fmt.Errorf("device: %w", err)
 		}
 	}
-	if o.MTU != 0 && o.MTU < MinMTUv6 && len(o.Node.PodsOf(peer.IPv6)) > 0 {
-		return fmt.Errorf("mtu %d: IPv6 needs %d bytes (RFC 8200), and this node has the IPv6 range %s", o.MTU, MinMTUv6, o.Node.PodsOf(peer.IPv6)[0])
+	if o.MTU != 0 && o.MTU < MinMTUv6 && len(o.Node.PodsOf(inet.IPv6)) > 0 {
+		return fmt.Errorf("mtu %d: IPv6 needs %d bytes (RFC 8200), and this node has the IPv6 range %s", o.MTU, MinMTUv6, o.Node.PodsOf(inet.IPv6)[0])
 	}
 	return nil
 }
@@ -194,7 +195,7 @@ func plainName(s string) bool {
 }
 
 // carries reports whether pods of the family are served.
-func (o *Options) carries(f peer.Family) bool {
+func (o *Options) carries(f inet.Family) bool {
 	return len(o.Families) == 0 || slices.Contains(o.Families, f)
 }
 
@@ -207,7 +208,7 @@ func (o *Options) holds(p netip.Prefix) bool {
 
 // ends are both ends of the tunnel to a peer, over the first family that both have.
 func (o *Options) ends(p *peer.Peer) (own, remote peer.Endpoint, err error) {
-	for _, f := range peer.Families {
+	for _, f := range inet.Families {
 		if o.Underlay != 0 && o.Underlay != f {
 			continue
 		}
@@ -220,9 +221,9 @@ func (o *Options) ends(p *peer.Peer) (own, remote peer.Endpoint, err error) {
 		endpoints(p, 0), endpoints(&o.Node, o.Underlay))
 }
 
-func endpoints(p *peer.Peer, only peer.Family) string {
+func endpoints(p *peer.Peer, only inet.Family) string {
 	s := ""
-	for _, f := range peer.Families {
+	for _, f := range inet.Families {
 		if a := p.Endpoint(f).Addr; a.IsValid() && (only == 0 || only == f) {
 			if s != "" {
 				s += ", "

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -87,9 +88,9 @@ func (n *Node) planOne(p *peer.Peer, to *plan) error {
 // survey looks up all paths and widths anew.
 func (n *Node) survey() {
 	n.least, n.reached, n.cut = 0, 0, nil
-	n.widest = map[peer.Family]int{}
+	n.widest = map[inet.Family]int{}
 	n.ask()
-	for _, f := range peer.Families {
+	for _, f := range inet.Families {
 		n.widest[f] = n.deviceMTU(f)
 	}
 }

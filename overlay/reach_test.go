@@ -7,9 +7,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/overlay"
-	"github.com/cniblocks/cniblocks/peer"
 )
 
 // setups are the encapsulations with the features that they need from the kernel.
@@ -17,25 +17,25 @@ var setups = []struct {
 	name     string
 	encap    overlay.Encap
 	need     []nstest.Feature
-	underlay peer.Family
+	underlay inet.Family
 }{
 	{"vxlan over IPv4", overlay.VXLAN{}, []nstest.Feature{nstest.VXLAN}, 0},
-	{"vxlan over IPv6", overlay.VXLAN{}, []nstest.Feature{nstest.VXLAN}, peer.IPv6},
+	{"vxlan over IPv6", overlay.VXLAN{}, []nstest.Feature{nstest.VXLAN}, inet.IPv6},
 	{"vxlan with group policy", overlay.VXLAN{GBP: true}, []nstest.Feature{nstest.VXLAN}, 0},
 	{"vxlan with direct routing", overlay.VXLAN{DirectRouting: true}, []nstest.Feature{nstest.VXLAN}, 0},
 	{"vxlan-gpe over IPv4", overlay.VXLAN{GPE: true}, []nstest.Feature{nstest.VXLAN}, 0},
-	{"vxlan-gpe over IPv6", overlay.VXLAN{GPE: true}, []nstest.Feature{nstest.VXLAN}, peer.IPv6},
-	{"gre over IPv4", overlay.GRE{}, []nstest.Feature{nstest.GRE}, peer.IPv4},
-	{"gre over IPv6", overlay.GRE{}, []nstest.Feature{nstest.IP6GRE}, peer.IPv6},
-	{"gre without a key", overlay.GRE{NoKey: true}, []nstest.Feature{nstest.GRE}, peer.IPv4},
-	{"gre point-to-point over IPv4", overlay.GRE{PointToPoint: true}, []nstest.Feature{nstest.GRE}, peer.IPv4},
-	{"gre point-to-point over IPv6", overlay.GRE{PointToPoint: true}, []nstest.Feature{nstest.IP6GRE}, peer.IPv6},
-	{"ipip over IPv4", overlay.IPIP{}, []nstest.Feature{nstest.IPIP, nstest.SIT}, peer.IPv4},
-	{"ipip over IPv6", overlay.IPIP{}, []nstest.Feature{nstest.IP6Tnl}, peer.IPv6},
-	{"geneve over IPv4", overlay.Geneve{}, []nstest.Feature{nstest.Geneve}, peer.IPv4},
-	{"geneve over IPv6", overlay.Geneve{}, []nstest.Feature{nstest.Geneve}, peer.IPv6},
-	{"wireguard over IPv4", overlay.WireGuard{}, []nstest.Feature{nstest.WireGuard}, peer.IPv4},
-	{"wireguard over IPv6", overlay.WireGuard{}, []nstest.Feature{nstest.WireGuard}, peer.IPv6},
+	{"vxlan-gpe over IPv6", overlay.VXLAN{GPE: true}, []nstest.Feature{nstest.VXLAN}, inet.IPv6},
+	{"gre over IPv4", overlay.GRE{}, []nstest.Feature{nstest.GRE}, inet.IPv4},
+	{"gre over IPv6", overlay.GRE{}, []nstest.Feature{nstest.IP6GRE}, inet.IPv6},
+	{"gre without a key", overlay.GRE{NoKey: true}, []nstest.Feature{nstest.GRE}, inet.IPv4},
+	{"gre point-to-point over IPv4", overlay.GRE{PointToPoint: true}, []nstest.Feature{nstest.GRE}, inet.IPv4},
+	{"gre point-to-point over IPv6", overlay.GRE{PointToPoint: true}, []nstest.Feature{nstest.IP6GRE}, inet.IPv6},
+	{"ipip over IPv4", overlay.IPIP{}, []nstest.Feature{nstest.IPIP, nstest.SIT}, inet.IPv4},
+	{"ipip over IPv6", overlay.IPIP{}, []nstest.Feature{nstest.IP6Tnl}, inet.IPv6},
+	{"geneve over IPv4", overlay.Geneve{}, []nstest.Feature{nstest.Geneve}, inet.IPv4},
+	{"geneve over IPv6", overlay.Geneve{}, []nstest.Feature{nstest.Geneve}, inet.IPv6},
+	{"wireguard over IPv4", overlay.WireGuard{}, []nstest.Feature{nstest.WireGuard}, inet.IPv4},
+	{"wireguard over IPv6", overlay.WireGuard{}, []nstest.Feature{nstest.WireGuard}, inet.IPv6},
 	{"host-gw", overlay.Direct{}, nil, 0},
 }
 

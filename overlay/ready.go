@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/peer"
@@ -18,7 +19,7 @@ import (
 // translated is a driver whose tunnels may end at an address that is on none of this node's links, since a router translates
 // it.
 type translated interface {
-	translated(n *Node, f peer.Family) (bool, error)
+	translated(n *Node, f inet.Family) (bool, error)
 }
 
 // ownEnds fails if the peers' packets cannot arrive: an endpoint of this node that tunnels run to is on none of its links,
@@ -40,10 +41,10 @@ func (n *Node) ownEnds() error {
 }
 
 // uses reports whether tunnels run over the family: to the peers or, as long as there are none, to one that is as this node.
-func (n *Node) uses(f peer.Family) bool {
+func (n *Node) uses(f inet.Family) bool {
 	over := func(p peer.Peer) bool {
 		to := n.d.ways(n, &p)
-		return peer.FamilyOf(to[0]) == f || peer.FamilyOf(to[1]) == f
+		return inet.FamilyOf(to[0]) == f || inet.FamilyOf(to[1]) == f
 	}
 	if len(n.list) == 0 {
 		return over(n.o.Node)
@@ -51,7 +52,7 @@ func (n *Node) uses(f peer.Family) bool {
 	return slices.ContainsFunc(n.list, over)
 }
 
-func (n *Node) ownEnd(f peer.Family, addrs []rtnl.Addr) error {
+func (n *Node) ownEnd(f inet.Family, addrs []rtnl.Addr) error {
 	own := n.o.Node.Endpoint(f).Addr
 	var down string
 	for _, a := range addrs {

@@ -15,6 +15,7 @@ import (
 	"reflect"
 	"strconv"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/boot"
 	"github.com/cniblocks/cniblocks/internal/base/sparse"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
@@ -38,7 +39,7 @@ type Stamp struct {
 // StampLink is a device as it was left.
 type StampLink struct {
 	Index int      `json:"index"`
-	MAC   peer.MAC `json:"mac"`
+	MAC   inet.MAC `json:"mac"`
 }
 
 // StampRoute is one of our routes over a device. Routes go with the device when it is set down.

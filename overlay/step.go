@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -104,7 +105,7 @@ func (n *Node) step(ctx context.Context, steps []change) (done bool, err error) 
 		}
 	}
 	c, ok := n.replan(before, after)
-	if !ok || slices.ContainsFunc(c.delFDB, func(f rtnl.FDB) bool { return f.MAC == rtnl.MAC{} }) { // with what was learned
+	if !ok || slices.ContainsFunc(c.delFDB, func(f rtnl.FDB) bool { return f.MAC == inet.MAC{} }) { // with what was learned
 		return false, nil
 	}
 	if free, err := n.free(c.setRoute); err != nil || !free {
@@ -132,7 +133,7 @@ func (n *Node) fits(p *peer.Peer, goes bool) bool {
 	if goes {
 		return mtu > n.least || mtu == n.mtu && n.least >= n.mtu && !n.narrowed
 	}
-	return mtu >= n.mtu && mtu <= max(n.widest[peer.IPv4], n.widest[peer.IPv6])
+	return mtu >= n.mtu && mtu <= max(n.widest[inet.IPv4], n.widest[inet.IPv6])
 }
 
 // reclaim makes the claims those of the changed peers; undo takes that back. It reports false if two would overlap.

@@ -5,14 +5,14 @@ package overlay
 import (
 	"iter"
 
-	"github.com/cniblocks/cniblocks/peer"
+	"github.com/cniblocks/cniblocks/inet"
 )
 
 // Support is one row of the table of what works: an encapsulation in one form, for pods of one family over an underlay of
 // one family.
 type Support struct {
 	Config         Config
-	Pods, Underlay peer.Family
+	Pods, Underlay inet.Family
 	Refused        string // what the error says; "" works
 	Overhead       int    // bytes that each packet of a pod grows by
 }
@@ -21,8 +21,8 @@ type Support struct {
 func Table() iter.Seq[Support] {
 	return func(yield func(Support) bool) {
 		for _, c := range forms() {
-			for _, pods := range peer.Families {
-				for _, under := range peer.Families {
+			for _, pods := range inet.Families {
+				for _, under := range inet.Families {
 					if !yield(support(c, pods, under)) {
 						return
 					}
@@ -50,7 +50,7 @@ func forms() []Config {
 	return append(all, Config{Encap: "vxlan", GPE: true, L2: true, Bridge: "cni0"})
 }
 
-func support(c Config, pods, under peer.Family) Support {
+func support(c Config, pods, under inet.Family) Support {
 	s := Support{Config: c, Pods: pods, Underlay: under}
 	e, err := c.Encapsulation()
 	if err != nil {
@@ -63,7 +63,7 @@ func support(c Config, pods, under peer.Family) Support {
 		return s
 	}
 	s.Overhead = d.overhead(under)
-	if _, plain := e.(Direct); plain && pods == peer.IPv6 && under == peer.IPv4 {
+	if _, plain := e.(Direct); plain && pods == inet.IPv6 && under == inet.IPv4 {
 		s.Refused = "needs an IPv6 endpoint"
 	}
 	return s

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/internal/test/ping"
@@ -106,7 +107,7 @@ func TestQuestionsWhoseAnswerTheNodeKnowsStayOutOfTheTunnelIfSuppressed(t *testi
 			nstest.Need(t, s.need, nstest.Bridge)
 			c := newCluster(t, 2)
 			a, b := c.nodes[0], c.nodes[1]
-			v4 := func(o *overlay.Options) { o.Underlay = peer.IPv4 }
+			v4 := func(o *overlay.Options) { o.Underlay = inet.IPv4 }
 			for _, n := range c.nodes {
 				n.addBridge(t)
 			}

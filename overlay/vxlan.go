@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -45,16 +46,16 @@ func (VXLAN) Name() string { return "vxlan" }
 
 type vxlan struct {
 	VXLAN
-	family peer.Family
+	family inet.Family
 	own    peer.Endpoint
 }
 
 func (v VXLAN) driver(o *Options) (driver, error) {
 	d := &vxlan{VXLAN: v, family: o.Underlay}
 	if d.family == 0 {
-		d.family = peer.IPv4
+		d.family = inet.IPv4
 		if !o.Node.V4.Addr.IsValid() {
-			d.family = peer.IPv6
+			d.family = inet.IPv6
 		}
 	}
 	d.own = o.Node.Endpoint(d.family)
@@ -84,7 +85,7 @@ func (v VXLAN) driver(o *Options) (driver, error) {
 
 func (d *vxlan) layer() uint32 { return 1 }
 
-func (d *vxlan) overhead(f peer.Family) int {
+func (d *vxlan) overhead(f inet.Family) int {
 	const udp, header, ethernet = 8, 8, 14
 	n := ipHeader(f) + udp + header
 	if !d.GPE {
@@ -126,7 +127,7 @@ func (d *vxlan) follow(n *Node, dev *device, t rtnl.VXLAN) error {
 		return err
 	}
 	there, ok := l.Tunnel().(rtnl.VXLAN)
-	if dev.mac == (rtnl.MAC{}) {
+	if dev.mac == (inet.MAC{}) {
 		dev.mac = peer.DeriveMAC(n.o.Network, n.o.Node.Name, d.family)
 		if ok {
 			dev.mac = l.MAC
@@ -147,8 +148,8 @@ func (d *vxlan) follow(n *Node, dev *device, t rtnl.VXLAN) error {
 }
 
 // translated: a device over IPv4 need not be bound to an address. One that is has lost it.
-func (d *vxlan) translated(n *Node, f peer.Family) (bool, error) {
-	if f == peer.IPv6 || d.GPE {
+func (d *vxlan) translated(n *Node, f inet.Family) (bool, error) {
+	if f == inet.IPv6 || d.GPE {
 		return false, nil
 	}
 	l, err := n.conn.LinkByName(n.o.named("vxlan"))
@@ -173,7 +174,7 @@ func (d *vxlan) plan(n *Node, p *peer.Peer, to *plan) error {
 	}
 	link := n.links[n.devices[0].name]
 	if d.L2.on() {
-		to.fdbs = append(to.fdbs, d.fdb(link, rtnl.MAC{}, end))
+		to.fdbs = append(to.fdbs, d.fdb(link, inet.MAC{}, end))
 		return nil
 	}
 	if d.DirectRouting {
@@ -192,7 +193,7 @@ func (d *vxlan) plan(n *Node, p *peer.Peer, to *plan) error {
 // ethernet leads the ranges to the peer's own address, that to its MAC, and that to its endpoint.
 func (d *vxlan) ethernet(n *Node, p *peer.Peer, end peer.Endpoint, link int, to *plan) {
 	mac := end.MAC
-	if mac == (rtnl.MAC{}) {
+	if mac == (inet.MAC{}) {
 		mac = peer.DeriveMAC(n.o.Network, p.Name, d.family)
 	}
 	to.fdbs = append(to.fdbs, d.fdb(link, mac, end))
@@ -211,7 +212,7 @@ func (d *vxlan) ethernet(n *Node, p *peer.Peer, end peer.Endpoint, link int, to 
 }
 
 // fdb states port and VNI only where they are not the device's, as the kernel reports them.
-func (d *vxlan) fdb(link int, mac rtnl.MAC, end peer.Endpoint) rtnl.FDB {
+func (d *vxlan) fdb(link int, mac inet.MAC, end peer.Endpoint) rtnl.FDB {
 	f := rtnl.FDB{Link: link, MAC: mac, Dst: end.Addr, Extern: true}
 	if end.Port != 0 && end.Port != d.Port {
 		f.Port = end.Port
@@ -233,7 +234,7 @@ func (d *vxlan) gpe(n *Node, p *peer.Peer, end peer.Endpoint, link int, to *plan
 func (d *vxlan) reach(n *Node) (peer.Reach, error) {
 	r := n.plainReach("vxlan")
 	end := &r.V4
-	if d.family == peer.IPv6 {
+	if d.family == inet.IPv6 {
 		end = &r.V6
 	}
 	end.Port, end.VNI = d.Port, d.VNI

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -58,7 +59,7 @@ func (w *wireguard) layer() uint32                         { return 1 }
 func (w *wireguard) peerDevices(*Node, peer.Peer) []device { return nil }
 
 // overhead is a header of 16 bytes and a tag of 16 (the WireGuard paper, section 5.4.6) in UDP.
-func (w *wireguard) overhead(f peer.Family) int {
+func (w *wireguard) overhead(f inet.Family) int {
 	const udp, header, tag = 8, 16, 16
 	return ipHeader(f) + udp + header + tag
 }
@@ -74,7 +75,7 @@ func (w *wireguard) devices(n *Node) (_ []device, err error) {
 }
 
 // translated: a peer answers to where it was last called from.
-func (w *wireguard) translated(*Node, peer.Family) (bool, error) { return true, nil }
+func (w *wireguard) translated(*Node, inet.Family) (bool, error) { return true, nil }
 
 func (w *wireguard) ways(n *Node, p *peer.Peer) [2]netip.Addr { return oneWay(n, p) }
 

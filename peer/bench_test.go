@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
@@ -23,8 +24,8 @@ func nodes(n int) peer.Network {
 				netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0, 0, 0x10, 0, 0, hi, lo}), 64),
 			},
 			Reach: peer.Reach{
-				V4: peer.Endpoint{Addr: netip.AddrFrom4([4]byte{172, 16, hi, lo}), MAC: peer.DeriveMAC("pods", name, peer.IPv4)},
-				V6: peer.Endpoint{Addr: netip.AddrFrom16([16]byte{0xfd, 1, 14: hi, 15: lo}), MAC: peer.DeriveMAC("pods", name, peer.IPv6)},
+				V4: peer.Endpoint{Addr: netip.AddrFrom4([4]byte{172, 16, hi, lo}), MAC: peer.DeriveMAC("pods", name, inet.IPv4)},
+				V6: peer.Endpoint{Addr: netip.AddrFrom16([16]byte{0xfd, 1, 14: hi, 15: lo}), MAC: peer.DeriveMAC("pods", name, inet.IPv6)},
 			},
 		})
 	}

@@ -3,23 +3,25 @@ package peer
 import (
 	"fmt"
 	"net/netip"
+
+	"github.com/cniblocks/cniblocks/inet"
 )
 
 // census knows the peers that were accepted so far, and finds those that another one cannot live with.
 type census struct {
 	entries []entry
 	ranges  forest
-	inside  [len(Families)]int32 // the places around the endpoints of the entry that was asked for last
-	first   []int32              // the number of the first range of entry i; a last one is the count
+	inside  [len(inet.Families)]int32 // the places around the endpoints of the entry that was asked for last
+	first   []int32                   // the number of the first range of entry i; a last one is the count
 	names   map[string]int32
-	taken   [len(Families)]taken
+	taken   [len(inet.Families)]taken
 	repeats map[string]bool // names that several entries bear; made when it is first asked for
 }
 
 // taken is what the accepted entries have of one family, and which entry has it.
 type taken struct {
 	ends map[netip.AddrPort]int32
-	macs map[MAC]int32
+	macs map[inet.MAC]int32
 	keys map[PublicKey]int32
 }
 
@@ -73,10 +75,10 @@ func (c *census) conflicts(i int) Problems {
 	for n := c.first[i]; n < c.first[i+1]; n++ {
 		at := c.ranges.at[n]
 		if o := c.ranges.clash(at); o != none {
-			found = append(found, c.overlap(claim{int32(i), at}, o, FamilyOf(c.ranges.places[at].prefix.Addr())))
+			found = append(found, c.overlap(claim{int32(i), at}, o, inet.FamilyOf(c.ranges.places[at].prefix.Addr())))
 		}
 	}
-	for n, f := range Families {
+	for n, f := range inet.Families {
 		end := e.Endpoint(f)
 		found = append(found, c.sameEnd(n, end)...)
 		c.inside[n] = c.ranges.inside(end.Addr)
@@ -106,7 +108,7 @@ func (c *census) shared(key, value string, with int32, remedy string) *Problem {
 	return problem(key, value, "is also that of "+c.party(int(with)), "%s", remedy)
 }
 
-func (c *census) overlap(mine, other claim, f Family) *Problem {
+func (c *census) overlap(mine, other claim, f inet.Family) *Problem {
 	verb, remedy := "overlaps", "give every peer ranges of its own"
 	switch {
 	case mine.place < 0:
@@ -122,7 +124,7 @@ func (c *census) overlap(mine, other claim, f Family) *Problem {
 	return problem(key, value, fmt.Sprintf("%s %s %s of %s", verb, otherKey, otherValue, c.party(int(other.owner))), "%s", remedy)
 }
 
-func (c *census) text(cl claim, f Family) (key, value string) {
+func (c *census) text(cl claim, f inet.Family) (key, value string) {
 	if cl.place < 0 {
 		return "endpoint", c.entries[cl.owner].Endpoint(f).Addr.String()
 	}
@@ -136,13 +138,13 @@ func (c *census) accept(i int) {
 	for n := c.first[i]; n < c.first[i+1]; n++ {
 		c.ranges.hold(c.ranges.at[n], owner)
 	}
-	for n, f := range Families {
+	for n, f := range inet.Families {
 		end, t := e.Endpoint(f), &c.taken[n]
 		if end.Addr.IsValid() {
 			put(&t.ends, netip.AddrPortFrom(end.Addr, end.Port), owner, len(c.entries))
 			c.ranges.mark(c.inside[n], claim{owner, -1})
 		}
-		if end.MAC != (MAC{}) {
+		if end.MAC != (inet.MAC{}) {
 			put(&t.macs, end.MAC, owner, len(c.entries))
 		}
 		if end.PublicKey != (PublicKey{}) {

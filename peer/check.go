@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/cniblocks/cniblocks/inet"
 )
 
 const maxName = 253 // bytes, as a DNS name
@@ -34,7 +36,7 @@ func checkPeer(p Peer, within []netip.Prefix) Problems {
 		}
 	}
 	add(checkName(p.Name))
-	for _, f := range Families {
+	for _, f := range inet.Families {
 		if e := p.Endpoint(f); e != (Endpoint{}) {
 			found = append(found, checkEndpoint(f, e)...)
 		}
@@ -56,7 +58,7 @@ func checkPeer(p Peer, within []netip.Prefix) Problems {
 				add(problem("pods", r.String(), "overlaps pods "+q.String()+" of the same peer", "state the larger one alone"))
 			}
 		}
-		for _, f := range Families {
+		for _, f := range inet.Families {
 			if a := p.Endpoint(f).Addr; a.IsValid() && r.Contains(a) {
 				add(problem("endpoint", a.String(), "lies in its own pods "+r.String(),
 					"state the node's address on the underlay; a tunnel cannot lead to its own end"))
@@ -84,14 +86,14 @@ func checkName(s string) *Problem {
 	return nil
 }
 
-func checkEndpoint(f Family, e Endpoint) Problems {
+func checkEndpoint(f inet.Family, e Endpoint) Problems {
 	var found Problems
 	if e.Addr.IsValid() {
 		if w := checkAddr(f, e.Addr); w != nil {
 			found = append(found, w)
 		}
 	}
-	if e.MAC != (MAC{}) && !e.MAC.Unicast() {
+	if e.MAC != (inet.MAC{}) && !e.MAC.Unicast() {
 		found = append(found, problem("mac", e.MAC.String(), "is a group address, which no device has", "state the MAC of the node's tunnel device"))
 	}
 	if e.VNI > MaxVNI {
@@ -100,13 +102,13 @@ func checkEndpoint(f Family, e Endpoint) Problems {
 	return found
 }
 
-func checkAddr(f Family, a netip.Addr) *Problem {
+func checkAddr(f inet.Family, a netip.Addr) *Problem {
 	const remedy = "state the address at which the other nodes reach this one"
 	bad := func(reason string) *Problem { return problem("endpoint", a.String(), reason, remedy) }
 	switch {
 	case a.Is4In6():
 		return problem("endpoint", a.String(), "is an IPv4 address mapped into IPv6", "write %s", a.Unmap())
-	case FamilyOf(a) != f:
+	case inet.FamilyOf(a) != f:
 		return problem("endpoint", a.String(), "is not an address of "+f.String()+", which it is given for", "give it for the family that it is of")
 	case a.Zone() != "":
 		return problem("endpoint", a.String(), "has a zone, which means something on one machine only", "state a global or unique local address")
@@ -168,10 +170,10 @@ func checkPods(r netip.Prefix, within []netip.Prefix) *Problem {
 		if n.Bits() <= r.Bits() && n.Contains(r.Addr()) {
 			return nil
 		}
-		of = of || FamilyOf(n.Addr()) == FamilyOf(r.Addr())
+		of = of || inet.FamilyOf(n.Addr()) == inet.FamilyOf(r.Addr())
 	}
 	if !of {
-		return problem("pods", r.String(), fmt.Sprintf("is of %s, and network has no prefix of this family (%s)", FamilyOf(r.Addr()), list(within, netip.Prefix.String)),
+		return problem("pods", r.String(), fmt.Sprintf("is of %s, and network has no prefix of this family (%s)", inet.FamilyOf(r.Addr()), list(within, netip.Prefix.String)),
 			"add one to network, or leave the range out")
 	}
 	return problem("pods", r.String(), "lies outside of network "+list(within, netip.Prefix.String), "choose a range within, or extend network")

@@ -3,6 +3,8 @@ package peer
 import (
 	"crypto/sha256"
 	"net/netip"
+
+	"github.com/cniblocks/cniblocks/inet"
 )
 
 // MaxVNI is the largest tunnel id that VXLAN (RFC 7348) and Geneve (RFC 8926) carry.
@@ -16,11 +18,11 @@ const MaxVNI = 1<<24 - 1
 //	printf 'pods\0a\0ipv4' | sha256sum
 //
 // 46 bits are left: among 10 000 nodes two share one with a probability of less than one in a million.
-func DeriveMAC(network, node string, f Family) MAC {
+func DeriveMAC(network, node string, f inet.Family) inet.MAC {
 	b := append(make([]byte, 0, 128), network...)
 	b = append(append(b, 0), node...)
 	h := sha256.Sum256(append(append(b, 0), f.String()...))
-	m := MAC(h[:6])
+	m := inet.MAC(h[:6])
 	m[0] = m[0]&^1 | 2
 	return m
 }
@@ -45,7 +47,7 @@ func DeriveVNI(network string) uint32 {
 // A range of a single address is that address. The zero Prefix has the zero Addr.
 func NodeAddr(r netip.Prefix) netip.Addr {
 	r = r.Masked()
-	if !r.IsValid() || FamilyOf(r.Addr()) != IPv6 {
+	if !r.IsValid() || inet.FamilyOf(r.Addr()) != inet.IPv6 {
 		return r.Addr()
 	}
 	a := r.Addr().As16()
@@ -58,7 +60,7 @@ func NodeAddr(r netip.Prefix) netip.Addr {
 // NodeAddrs are the node's own addresses in the overlay: the [NodeAddr] of its first range of each family that it has.
 func (p Peer) NodeAddrs() []netip.Addr {
 	var addrs []netip.Addr
-	for _, f := range Families {
+	for _, f := range inet.Families {
 		if r := p.PodsOf(f); len(r) > 0 {
 			addrs = append(addrs, NodeAddr(r[0]))
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
@@ -17,13 +18,13 @@ func TestADerivedMACIsTheSameEverywhere(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		network, node string
-		family        peer.Family
+		family        inet.Family
 		want          string
 	}{
-		{"pods", "a", peer.IPv4, "92:49:0c:31:1c:d7"},
-		{"pods", "a", peer.IPv6, "ee:12:53:1e:9c:13"},
-		{"pods", "b", peer.IPv4, "fa:bb:4f:76:ce:f2"},
-		{"", "", peer.IPv4, "c2:98:7e:85:6b:04"},
+		{"pods", "a", inet.IPv4, "92:49:0c:31:1c:d7"},
+		{"pods", "a", inet.IPv6, "ee:12:53:1e:9c:13"},
+		{"pods", "b", inet.IPv4, "fa:bb:4f:76:ce:f2"},
+		{"", "", inet.IPv4, "c2:98:7e:85:6b:04"},
 	} {
 		require.Equal(t, c.want, peer.DeriveMAC(c.network, c.node, c.family).String())
 	}
@@ -31,10 +32,10 @@ func TestADerivedMACIsTheSameEverywhere(t *testing.T) {
 
 func TestDerivedMACsAreUnicastLocalAndDistinct(t *testing.T) {
 	t.Parallel()
-	seen := map[peer.MAC]string{}
+	seen := map[inet.MAC]string{}
 	for _, network := range []string{"pods", "pod", "s", ""} {
 		for i := range 2000 {
-			for _, f := range peer.Families {
+			for _, f := range inet.Families {
 				who := fmt.Sprintf("%q %d %s", network, i, f)
 				m := peer.DeriveMAC(network, fmt.Sprint(i), f)
 				require.EqualValues(t, 2, m[0]&3, who)
@@ -43,7 +44,7 @@ func TestDerivedMACsAreUnicastLocalAndDistinct(t *testing.T) {
 			}
 		}
 	}
-	require.NotEqual(t, peer.DeriveMAC("ab", "c", peer.IPv4), peer.DeriveMAC("a", "bc", peer.IPv4))
+	require.NotEqual(t, peer.DeriveMAC("ab", "c", inet.IPv4), peer.DeriveMAC("a", "bc", inet.IPv4))
 }
 
 func TestADerivedVNIIsTheSameEverywhereAndNeverZero(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
@@ -67,6 +68,6 @@ func ExampleNodeAddr() {
 }
 
 func ExampleDeriveMAC() {
-	fmt.Println(peer.DeriveMAC("pods", "a", peer.IPv4))
+	fmt.Println(peer.DeriveMAC("pods", "a", inet.IPv4))
 	// Output: 92:49:0c:31:1c:d7
 }

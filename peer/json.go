@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/nearest"
 )
 
@@ -33,7 +34,7 @@ const wholeValue = "value" // the key of what is no peer at all
 var (
 	peerKeys     = [...]string{"name", "endpoint", "pods", "mac", "publicKey", "port", "vni", "encap"}
 	documentKeys = [...]string{"network", "peers"}
-	familyKeys   = [...]string{IPv4.String(), IPv6.String()}
+	familyKeys   = [...]string{inet.IPv4.String(), inet.IPv6.String()}
 )
 
 // Parse reads a peers document:
@@ -154,7 +155,7 @@ func decodePeer(v []byte) (e entry) {
 	}
 	e.Name = e.text("name", values[keyName])
 	e.endpoints(values[keyEndpoint])
-	e.Pods = make([]netip.Prefix, 0, len(Families)) // one of each, mostly
+	e.Pods = make([]netip.Prefix, 0, len(inet.Families)) // one of each, mostly
 	for v := range oneOrMore(values[keyPods]) {
 		p, w := parsePrefix("pods", v)
 		if w == nil {
@@ -194,7 +195,7 @@ func (e *entry) endpoints(v []byte) {
 			e.add(w)
 			continue
 		}
-		f := FamilyOf(a.Unmap())
+		f := inet.FamilyOf(a.Unmap())
 		if first := e.Endpoint(f).Addr; first.IsValid() {
 			e.add(problem("endpoint", a.String(), fmt.Sprintf("is the second of %s beside %s", f, first), "state at most one for each family"))
 			continue
@@ -208,7 +209,7 @@ func (e *entry) perFamily(key string, v []byte, set func(*Endpoint, []byte) (wro
 	if absent(v) {
 		return
 	}
-	one := func(key string, f Family, v []byte) {
+	one := func(key string, f inet.Family, v []byte) {
 		if wrong, remedy := set(e.endpoint(f), v); wrong != "" {
 			e.add(problem(key, show(v), wrong, "%s", remedy))
 		}
@@ -233,21 +234,21 @@ func (e *entry) perFamily(key string, v []byte, set func(*Endpoint, []byte) (wro
 		default:
 			seen[i] = true
 			if !absent(v) {
-				one(key+"."+familyKeys[i], Families[i], v)
+				one(key+"."+familyKeys[i], inet.Families[i], v)
 			}
 		}
 	}
 }
 
 // families are those that a value without a family is for: of the endpoints, or both if there are none.
-func (r Reach) families() []Family {
+func (r Reach) families() []inet.Family {
 	switch v4, v6 := r.V4.Addr.IsValid(), r.V6.Addr.IsValid(); {
 	case v4 && !v6:
-		return Families[:1]
+		return inet.Families[:1]
 	case v6 && !v4:
-		return Families[1:]
+		return inet.Families[1:]
 	}
-	return Families[:]
+	return inet.Families[:]
 }
 
 func (e *Endpoint) mac(v []byte) (wrong, remedy string) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
@@ -65,7 +66,7 @@ func TestAValueMayDifferByFamily(t *testing.T) {
 	got := one(t, `"port": { "ipv6": 2, "ipv4": 1 }, "vni": { "ipv6": 3 }, "mac": { "ipv4": "02:00:00:00:00:01", "ipv6": null },
 		"endpoint": ["192.0.2.11", "2001:db8::11"]`)
 	require.Equal(t, peer.Reach{
-		V4: peer.Endpoint{Addr: addr("192.0.2.11"), MAC: peer.MAC{2, 5: 1}, Port: 1},
+		V4: peer.Endpoint{Addr: addr("192.0.2.11"), MAC: inet.MAC{2, 5: 1}, Port: 1},
 		V6: peer.Endpoint{Addr: addr("2001:db8::11"), Port: 2, VNI: 3},
 	}, got.Reach)
 	alone := one(t, `"endpoint": "192.0.2.11", "vni": { "ipv6": 3 }`)

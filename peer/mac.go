@@ -8,10 +8,7 @@ import (
 	"github.com/cniblocks/cniblocks/inet"
 )
 
-// MAC is an Ethernet address. The zero value means that there is none.
-type MAC = inet.MAC
-
-func parseMAC(s string) (m MAC, wrong, remedy string) {
+func parseMAC(s string) (m inet.MAC, wrong, remedy string) {
 	m, err := inet.ParseMAC(s)
 	switch {
 	case errors.Is(err, inet.ErrGroup):

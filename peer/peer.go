@@ -17,22 +17,6 @@ import (
 	"github.com/cniblocks/cniblocks/inet"
 )
 
-// Family is a version of the Internet protocol. Where a value is kept per family, the family is that of the underlay,
-// whatever the pods speak that are carried over it.
-type Family = inet.Family
-
-// The two families.
-const (
-	IPv4 = inet.IPv4
-	IPv6 = inet.IPv6
-)
-
-// Families are both, in the order in which they are listed everywhere.
-var Families = inet.Families
-
-// FamilyOf is the family of an address. An IPv4 address mapped into IPv6 is of neither, as is the zero Addr.
-func FamilyOf(a netip.Addr) Family { return inet.FamilyOf(a) }
-
 // Peer is one node as the others see it. In its Pods the order of the ranges counts: the first one of a family holds the
 // node's own address ([NodeAddr]).
 type Peer struct {
@@ -52,35 +36,35 @@ type Reach struct {
 // it or takes its own default.
 type Endpoint struct {
 	Addr      netip.Addr // of the underlay
-	MAC       MAC        // of the tunnel device, where the encapsulation has an inner Ethernet
+	MAC       inet.MAC   // of the tunnel device, where the encapsulation has an inner Ethernet
 	PublicKey PublicKey  // WireGuard's
 	Port      uint16     // UDP
 	VNI       uint32     // 24 bits
 }
 
 // Endpoint is the node's end on the underlay of a family, the zero value if there is none.
-func (r Reach) Endpoint(f Family) Endpoint {
+func (r Reach) Endpoint(f inet.Family) Endpoint {
 	switch f {
-	case IPv4:
+	case inet.IPv4:
 		return r.V4
-	case IPv6:
+	case inet.IPv6:
 		return r.V6
 	}
 	return Endpoint{}
 }
 
-func (r *Reach) endpoint(f Family) *Endpoint {
-	if f == IPv4 {
+func (r *Reach) endpoint(f inet.Family) *Endpoint {
+	if f == inet.IPv4 {
 		return &r.V4
 	}
 	return &r.V6
 }
 
 // PodsOf are the peer's ranges of one family, in their order.
-func (p Peer) PodsOf(f Family) []netip.Prefix {
+func (p Peer) PodsOf(f inet.Family) []netip.Prefix {
 	var of []netip.Prefix
 	for _, r := range p.Pods {
-		if FamilyOf(r.Addr()) == f {
+		if inet.FamilyOf(r.Addr()) == f {
 			of = append(of, r)
 		}
 	}

@@ -59,7 +59,7 @@ func changes() map[string]func(*peer.Peer) {
 		"key":           func(p *peer.Peer) { p.V6.PublicKey[31]++ },
 		"port":          func(p *peer.Peer) { p.V4.Port++ },
 		"VNI":           func(p *peer.Peer) { p.V6.VNI++ },
-		"other family":  func(p *peer.Peer) { p.V4.MAC, p.V6.MAC = p.V6.MAC, peer.MAC{} },
+		"other family":  func(p *peer.Peer) { p.V4.MAC, p.V6.MAC = p.V6.MAC, inet.MAC{} },
 	}
 }
 
@@ -124,36 +124,36 @@ func TestTheDigestIsTheSameOnEveryMachine(t *testing.T) {
 
 func TestTheFamilyOfAnAddress(t *testing.T) {
 	t.Parallel()
-	for s, want := range map[string]peer.Family{
-		"192.0.2.1": peer.IPv4, "0.0.0.0": peer.IPv4, "::": peer.IPv6, "2001:db8::1": peer.IPv6, "fe80::1%eth0": peer.IPv6,
+	for s, want := range map[string]inet.Family{
+		"192.0.2.1": inet.IPv4, "0.0.0.0": inet.IPv4, "::": inet.IPv6, "2001:db8::1": inet.IPv6, "fe80::1%eth0": inet.IPv6,
 		"::ffff:192.0.2.1": 0,
 	} {
-		require.Equal(t, want, peer.FamilyOf(addr(s)), s)
+		require.Equal(t, want, inet.FamilyOf(addr(s)), s)
 	}
-	require.Zero(t, peer.FamilyOf(netip.Addr{}))
-	require.Equal(t, []string{"ipv4", "ipv6", "no family"}, []string{peer.IPv4.String(), peer.IPv6.String(), peer.Family(0).String()})
+	require.Zero(t, inet.FamilyOf(netip.Addr{}))
+	require.Equal(t, []string{"ipv4", "ipv6", "no family"}, []string{inet.IPv4.String(), inet.IPv6.String(), inet.Family(0).String()})
 }
 
 func TestEndpointsAndRangesAreFoundByFamily(t *testing.T) {
 	t.Parallel()
 	p := full(t)
-	require.Equal(t, p.V4, p.Endpoint(peer.IPv4))
-	require.Equal(t, p.V6, p.Endpoint(peer.IPv6))
+	require.Equal(t, p.V4, p.Endpoint(inet.IPv4))
+	require.Equal(t, p.V6, p.Endpoint(inet.IPv6))
 	require.Zero(t, p.Endpoint(0))
 	p.Pods = prefixes("fd00::/64", "10.1.0.0/24", "fd01::/64", "10.0.0.0/24")
-	require.Equal(t, prefixes("10.1.0.0/24", "10.0.0.0/24"), p.PodsOf(peer.IPv4))
-	require.Equal(t, prefixes("fd00::/64", "fd01::/64"), p.PodsOf(peer.IPv6))
+	require.Equal(t, prefixes("10.1.0.0/24", "10.0.0.0/24"), p.PodsOf(inet.IPv4))
+	require.Equal(t, prefixes("fd00::/64", "fd01::/64"), p.PodsOf(inet.IPv6))
 	require.Empty(t, p.PodsOf(0))
 }
 
 func TestMACsAndKeysAreTexts(t *testing.T) {
 	t.Parallel()
 	p := full(t)
-	for _, f := range peer.Families {
+	for _, f := range inet.Families {
 		e := p.Endpoint(f)
 		text, err := e.MAC.MarshalText()
 		require.NoError(t, err)
-		var m peer.MAC
+		var m inet.MAC
 		require.NoError(t, m.UnmarshalText(text))
 		require.Equal(t, e.MAC, m)
 		require.NoError(t, m.UnmarshalText(nil))

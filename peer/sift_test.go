@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
@@ -66,7 +67,7 @@ func withPort(p peer.Peer, port uint16) peer.Peer {
 
 func TestEachProblemNamesPartiesKeyValueAndRemedy(t *testing.T) {
 	t.Parallel()
-	mac := func(p peer.Peer, m byte) peer.Peer { p.V4.MAC = peer.MAC{m, 1, 2, 3, 4, 5}; return p }
+	mac := func(p peer.Peer, m byte) peer.Peer { p.V4.MAC = inet.MAC{m, 1, 2, 3, 4, 5}; return p }
 	key := func(p peer.Peer, k byte) peer.Peer { p.V4.PublicKey = peer.PublicKey{k}; return p }
 	const other = "give every peer ranges of its own"
 	const loop = "let no range hold the address of a node: it would lead into the tunnel"
@@ -243,7 +244,7 @@ func TestOfTwoThatClashTheEarlierStays(t *testing.T) {
 func TestAPeerThatIsLeftOutTakesNobodysPlace(t *testing.T) {
 	t.Parallel()
 	broken := at("b", "192.0.2.2", "10.244.0.0/16", "10.99.0.0/16", "fd00::/48")
-	broken.V4.MAC, broken.V4.PublicKey = peer.MAC{2}, peer.PublicKey{1}
+	broken.V4.MAC, broken.V4.PublicKey = inet.MAC{2}, peer.PublicKey{1}
 	later := at("c", "192.0.2.2", "10.99.1.0/24", "fd00::/64")
 	later.V4.MAC, later.V4.PublicKey = broken.V4.MAC, broken.V4.PublicKey
 	good, problems, err := peer.Network{Peers: []peer.Peer{at("a", "192.0.2.1", "10.244.1.0/24"), broken, later, at("b", "192.0.2.4", "10.4.0.0/24")}}.Sift()
@@ -271,9 +272,9 @@ func clash(p, q peer.Peer) bool {
 	if p.Name == q.Name {
 		return true
 	}
-	for _, f := range peer.Families {
+	for _, f := range inet.Families {
 		a, b := p.Endpoint(f), q.Endpoint(f)
-		if a.Addr.IsValid() && a.Addr == b.Addr && a.Port == b.Port || a.MAC != (peer.MAC{}) && a.MAC == b.MAC {
+		if a.Addr.IsValid() && a.Addr == b.Addr && a.Port == b.Port || a.MAC != (inet.MAC{}) && a.MAC == b.MAC {
 			return true
 		}
 		for _, r := range q.Pods {
@@ -325,7 +326,7 @@ func crowd(rng *rand.Rand, n int) peer.Network {
 		case 2:
 			p.V6.Addr = netip.AddrFrom16([16]byte{0xfd, 0, 0, byte(rng.IntN(256)), 15: 1})
 		case 3:
-			p.V4.MAC = peer.MAC{2, byte(rng.IntN(2 * n))}
+			p.V4.MAC = inet.MAC{2, byte(rng.IntN(2 * n))}
 		}
 		net.Peers = append(net.Peers, p)
 	}

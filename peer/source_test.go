@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
@@ -147,7 +148,7 @@ func TestNodesThatRegisterAtOnceMakeAValidNetwork(t *testing.T) {
 			end.V4.Addr = netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})
 			_, err := m.Acquire(t.Context(), peer.Peer{Name: fmt.Sprint("n", i), Reach: end})
 			if err == nil {
-				end.V4.MAC = peer.DeriveMAC("pods", fmt.Sprint("n", i), peer.IPv4)
+				end.V4.MAC = peer.DeriveMAC("pods", fmt.Sprint("n", i), inet.IPv4)
 				_ = m.Publish(t.Context(), end)
 			}
 		})
@@ -155,7 +156,7 @@ func TestNodesThatRegisterAtOnceMakeAValidNetwork(t *testing.T) {
 	for peers := range s.Watch(t.Context()) { //nolint:errcheck // it yields no error
 		n := peer.Network{Prefixes: []netip.Prefix{s.network}, Peers: peers}
 		require.NoError(t, n.Validate())
-		ready := !slices.ContainsFunc(peers, func(p peer.Peer) bool { return p.V4.MAC == peer.MAC{} })
+		ready := !slices.ContainsFunc(peers, func(p peer.Peer) bool { return p.V4.MAC == inet.MAC{} })
 		if len(peers) == 50 && ready {
 			break
 		}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"iter"
 	"net/netip"
+
+	"github.com/cniblocks/cniblocks/inet"
 )
 
 // oneOrMore yields the values of a list, or the one value that is no list. Nothing comes of nothing.
@@ -110,7 +112,7 @@ func (p *Peer) UnmarshalJSON(data []byte) error {
 func appendPeer(b []byte, p Peer) []byte {
 	b = appendQuoted(append(b, `{ "name": `...), p.Name)
 	var ends []netip.Addr
-	for _, f := range Families {
+	for _, f := range inet.Families {
 		if a := p.Endpoint(f).Addr; a.IsValid() {
 			ends = append(ends, a)
 		}
@@ -140,9 +142,9 @@ func appendPerFamily(b []byte, key string, r Reach, get func(Endpoint) any) []by
 	b = append(append(append(b, `, "`...), key...), `": `...)
 	of := r.families()
 	switch {
-	case len(of) == 2 && v4 == v6, of[0] == IPv4 && len(of) == 1 && v6 == zero:
+	case len(of) == 2 && v4 == v6, of[0] == inet.IPv4 && len(of) == 1 && v6 == zero:
 		return appendValue(b, v4)
-	case of[0] == IPv6 && v4 == zero:
+	case of[0] == inet.IPv6 && v4 == zero:
 		return appendValue(b, v6)
 	}
 	b = append(b, "{ "...)

@@ -15,15 +15,6 @@ import (
 	"github.com/cniblocks/cniblocks/sysctl"
 )
 
-// Family is an address family.
-type Family = inet.Family
-
-// The two families.
-const (
-	IPv4 = inet.IPv4
-	IPv6 = inet.IPv6
-)
-
 func forwarding(f inet.Family) string {
 	if f == inet.IPv4 {
 		return "net/ipv4/ip_forward"

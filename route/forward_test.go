@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/internal/test/ping"
 	"github.com/cniblocks/cniblocks/netns"
@@ -32,21 +33,21 @@ func TestForwardLetsPacketsThroughOfTheFamiliesThatAreAsked(t *testing.T) {
 		}
 	}
 	for _, c := range []struct {
-		family route.Family
+		family inet.Family
 		to     string
-		other  route.Family
-	}{{route.IPv4, "198.51.100.2", route.IPv6}, {route.IPv6, "2001:db8:1::2", route.IPv4}} {
+		other  inet.Family
+	}{{inet.IPv4, "198.51.100.2", inet.IPv6}, {inet.IPv6, "2001:db8:1::2", inet.IPv4}} {
 		err := route.CheckForward(t.Context(), r, c.family)
 		require.ErrorIs(t, err, route.ErrNotForwarding)
 		require.ErrorContains(t, err, c.family.String())
 		require.NoError(t, route.Forward(t.Context(), r, c.family))
 		require.NoError(t, route.CheckForward(t.Context(), r, c.family))
 		require.NoError(t, nstest.Ping(t.Context(), a, ip(c.to), ping.Options{}))
-		if c.other == route.IPv6 {
+		if c.other == inet.IPv6 {
 			require.ErrorIs(t, route.CheckForward(t.Context(), r, c.other), route.ErrNotForwarding)
 		}
 	}
-	require.NoError(t, route.Forward(t.Context(), r, route.IPv4, route.IPv6))
+	require.NoError(t, route.Forward(t.Context(), r, inet.IPv4, inet.IPv6))
 	require.NoError(t, route.Forward(t.Context(), r))
 }
 
@@ -59,7 +60,7 @@ func TestManyWhoSwitchForwardingOnAtOnceLeaveNoDeviceBehind(t *testing.T) {
 	var wg sync.WaitGroup
 	errs := make([]error, 8)
 	for i := range errs {
-		wg.Go(func() { errs[i] = route.Forward(t.Context(), ns, route.IPv4, route.IPv6) })
+		wg.Go(func() { errs[i] = route.Forward(t.Context(), ns, inet.IPv4, inet.IPv6) })
 	}
 	wg.Wait()
 	for _, err := range errs {
@@ -95,7 +96,7 @@ func TestAnAdvertisedDefaultRouteSurvivesForwarding(t *testing.T) {
 		return false
 	}
 	require.Eventually(t, advertised, 10*time.Second, 20*time.Millisecond)
-	require.NoError(t, route.Forward(t.Context(), ns, route.IPv4, route.IPv6))
+	require.NoError(t, route.Forward(t.Context(), ns, inet.IPv4, inet.IPv6))
 	require.True(t, advertised(), "the route is still there")
 	for name, want := range map[string]string{"uplink": "2", "quiet": "1"} {
 		v, err := sysctl.Get(ns, "net/ipv6/conf/"+name+"/accept_ra")

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 )
 
@@ -46,7 +47,7 @@ func look(e *End) (l rtnl.Link, errs []error) {
 	if !l.Up() {
 		errs = append(errs, fmt.Errorf("%s is down", e.Name))
 	}
-	if e.MAC != (MAC{}) && e.MAC != l.MAC {
+	if e.MAC != (inet.MAC{}) && e.MAC != l.MAC {
 		errs = append(errs, fmt.Errorf("%s has MAC %s; want %s", e.Name, l.MAC, e.MAC))
 	}
 	if e.MTU != 0 && e.MTU != l.MTU {

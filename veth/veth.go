@@ -25,17 +25,11 @@ import (
 	"github.com/cniblocks/cniblocks/netns"
 )
 
-// MAC is an Ethernet address; the zero value is the kernel's choice. [ParseMAC] reads one.
-type MAC = inet.MAC
-
-// ParseMAC reads six octets; the all-zero and group addresses are errors.
-func ParseMAC(s string) (MAC, error) { return inet.ParseMAC(s) }
-
 // End is one end of a pair.
 type End struct {
 	NS    *netns.NS // needed
 	Name  string    // needed
-	MAC   MAC       // the zero value is a random one
+	MAC   inet.MAC  // the zero value is a random one
 	MTU   int       // bytes, 68 to 65535; 0 is the kernel's choice
 	Index int       // filled in by [Create]
 }
@@ -87,11 +81,11 @@ func CreateOn(ctx context.Context, p Pair, master int) (Pair, error) {
 	if err := ctx.Err(); err != nil {
 		return p, err
 	}
-	drawn := p.Host.MAC == MAC{}
+	drawn := p.Host.MAC == inet.MAC{}
 	if drawn {
 		p.Host.MAC = rtnl.RandomMAC()
 	}
-	if p.Pod.MAC == (MAC{}) { // drawn here, so that nobody has to ask for it
+	if p.Pod.MAC == (inet.MAC{}) { // drawn here, so that nobody has to ask for it
 		p.Pod.MAC = rtnl.RandomMAC()
 	}
 	var made rtnl.Link

@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/internal/test/ping"
 	"github.com/cniblocks/cniblocks/link"
@@ -56,8 +57,8 @@ func TestCreateFillsInWhatTheKernelChose(t *testing.T) {
 		"host's MTU stated": func(p *veth.Pair) { p.Host.MTU = 9000 },
 		"pod's MTU stated":  func(p *veth.Pair) { p.Pod.MTU = 68 },
 		"all stated": func(p *veth.Pair) {
-			p.Host.MAC, p.Host.MTU = veth.MAC{2, 0, 0, 0, 0, 1}, 1400
-			p.Pod.MAC, p.Pod.MTU = veth.MAC{2, 0, 0, 0, 0, 2}, 1400
+			p.Host.MAC, p.Host.MTU = inet.MAC{2, 0, 0, 0, 0, 1}, 1400
+			p.Pod.MAC, p.Pod.MTU = inet.MAC{2, 0, 0, 0, 0, 2}, 1400
 			p.Alias = "cniblocks/net/id/eth0"
 		},
 	} {
@@ -193,7 +194,7 @@ func TestACreateThatFailsLeavesNothing(t *testing.T) {
 		"host's name is empty":  {change: func(p *veth.Pair) { p.Host.Name = "" }, says: `interface name ""`},
 		"pod's name is pattern": {change: func(p *veth.Pair) { p.Pod.Name = "eth%d" }, says: `interface name "eth%d"`},
 		"name is too long":      {change: func(p *veth.Pair) { p.Pod.Name = "sixteen-letters-" }, says: "at most 15 bytes"},
-		"MAC is a group":        {change: func(p *veth.Pair) { p.Pod.MAC = veth.MAC{1, 0, 0, 0, 0, 1} }, says: "eth0: MAC address 01:00:00:00:00:01 is a group's"},
+		"MAC is a group":        {change: func(p *veth.Pair) { p.Pod.MAC = inet.MAC{1, 0, 0, 0, 0, 1} }, says: "eth0: MAC address 01:00:00:00:00:01 is a group's"},
 		"MTU is too small":      {change: func(p *veth.Pair) { p.Host.MTU = 67 }, says: "host0: MTU 67: want 68 to 65535 bytes"},
 		"MTU is too large":      {change: func(p *veth.Pair) { p.Pod.MTU = 65536 }, says: "eth0: MTU 65536: want 68 to 65535 bytes"},
 		"MTU is negative":       {change: func(p *veth.Pair) { p.Pod.MTU = -1 }, says: "eth0: MTU -1"},
@@ -308,7 +309,7 @@ func TestCheckFindsThePairOrSaysWhatIsWrong(t *testing.T) {
 	nstest.SetUp(t, other.Pod.NS, "eth0")
 	for says, change := range map[string]func(p *veth.Pair){
 		`host0 has the alias "mine"; want "yours"`: func(p *veth.Pair) { p.Alias = "yours" },
-		"eth0 has MAC":                       func(p *veth.Pair) { p.Pod.MAC = veth.MAC{2} },
+		"eth0 has MAC":                       func(p *veth.Pair) { p.Pod.MAC = inet.MAC{2} },
 		"host0 has MTU 1500; want 1400":      func(p *veth.Pair) { p.Host.MTU = 1400 },
 		"eth0 is not the other end of host0": func(p *veth.Pair) { p.Pod.NS = other.Pod.NS },
 		"find link nowhere: no such device":  func(p *veth.Pair) { p.Host.Name = "nowhere" },

@@ -17,11 +17,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/nearest"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/node"
 	"github.com/cniblocks/cniblocks/overlay"
-	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
 
@@ -238,7 +238,7 @@ func (a *addrs) Set(s string) error {
 		switch {
 		case err != nil:
 			return err
-		case slices.ContainsFunc(*a, func(b netip.Addr) bool { return b.Is4() == ip.Is4() }) || peer.FamilyOf(ip) == 0:
+		case slices.ContainsFunc(*a, func(b netip.Addr) bool { return b.Is4() == ip.Is4() }) || inet.FamilyOf(ip) == 0:
 			return errors.New("want at most one address of each family")
 		}
 		*a = append(*a, ip)
@@ -282,7 +282,7 @@ func (e *expression) Set(s string) (err error) {
 	return err
 }
 
-type family struct{ peer.Family }
+type family struct{ inet.Family }
 
 func (f *family) String() string {
 	if f.Family == 0 {
@@ -292,7 +292,7 @@ func (f *family) String() string {
 }
 
 func (f *family) Set(s string) error {
-	for _, k := range peer.Families {
+	for _, k := range inet.Families {
 		if s == k.String() {
 			f.Family = k
 			return nil

@@ -14,9 +14,9 @@ import (
 	"strings"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/node"
-	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
 
@@ -166,9 +166,9 @@ func (f envFinder) networks(ns *netns.NS) (names []string, err error) {
 // envOf is what subnet.env would say: the first range of each family.
 func envOf(f node.File) flannel.SubnetEnv {
 	e := flannel.SubnetEnv{MTU: f.MTU, IPMasq: f.IPMasq}
-	for _, family := range peer.Families {
+	for _, family := range inet.Families {
 		for _, p := range f.Network.Prefixes {
-			if peer.FamilyOf(p.Addr()) == family {
+			if inet.FamilyOf(p.Addr()) == family {
 				e.Networks = append(e.Networks, p)
 			}
 		}

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/peer"
@@ -30,10 +31,10 @@ type Rule struct {
 }
 
 // pass is whose packets are let through.
-func (r Rule) pass(p masq.Policy) []masq.Range {
+func (r Rule) pass(p masq.Policy) []inet.Range {
 	all := slices.Clone(p.Sources)
 	for _, n := range r.Pass {
-		all = append(all, masq.RangeOf(n))
+		all = append(all, inet.RangeOf(n))
 	}
 	return all
 }
@@ -115,7 +116,7 @@ func Outward(network string, own, except []netip.Prefix, families masq.Families)
 		if !families.Has(o.Addr().Is4()) {
 			continue
 		}
-		r := masq.RangeOf(o)
+		r := inet.RangeOf(o)
 		if first := r.Start.Next().Next(); first.IsValid() && !r.End.Less(first) {
 			r.Start = first // after the base address and the gateway
 		}

@@ -15,6 +15,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
@@ -257,7 +258,7 @@ func holdOf(subnets string, kv *mvccpb.KeyValue) *hold {
 
 // fits reports whether a lease is one that the configuration gives out.
 func fits(c flannel.Config, l flannel.Lease) bool {
-	four, six := c.Part(peer.IPv4), c.Part(peer.IPv6)
+	four, six := c.Part(inet.IPv4), c.Part(inet.IPv6)
 	return (four.Count() == 0 && !l.Subnet.IsValid() || four.Contains(l.Subnet)) &&
 		(six.Count() == 0 && !l.IPv6Subnet.IsValid() || six.Contains(l.IPv6Subnet))
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/peer/etcd"
 	"github.com/cniblocks/cniblocks/peer/etcd/etcdtest"
@@ -359,7 +360,7 @@ func first(t *testing.T, s *etcd.Store) []peer.Peer {
 }
 
 func addrs(p peer.Peer) (all []string) {
-	for _, f := range peer.Families {
+	for _, f := range inet.Families {
 		if a := p.Endpoint(f).Addr; a.IsValid() {
 			all = append(all, a.String())
 		}

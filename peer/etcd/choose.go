@@ -8,7 +8,7 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/cniblocks/cniblocks/peer"
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
 
@@ -17,7 +17,7 @@ import (
 // that comes back after its lease ran out mostly finds what it had.
 func choose(c flannel.Config, node string, preferred, taken []netip.Prefix) (flannel.Lease, error) {
 	var l flannel.Lease
-	for _, f := range peer.Families {
+	for _, f := range inet.Families {
 		part := c.Part(f)
 		if part.Count() == 0 {
 			continue
@@ -26,7 +26,7 @@ func choose(c flannel.Config, node string, preferred, taken []netip.Prefix) (fla
 		if err != nil {
 			return flannel.Lease{}, err
 		}
-		if f == peer.IPv4 {
+		if f == inet.IPv4 {
 			l.Subnet = r
 		} else {
 			l.IPv6Subnet = r
@@ -35,7 +35,7 @@ func choose(c flannel.Config, node string, preferred, taken []netip.Prefix) (fla
 	return l, nil
 }
 
-func pick(part flannel.Part, f peer.Family, node string, preferred, taken []netip.Prefix) (netip.Prefix, error) {
+func pick(part flannel.Part, f inet.Family, node string, preferred, taken []netip.Prefix) (netip.Prefix, error) {
 	for _, r := range preferred {
 		if part.Contains(r) && !slices.ContainsFunc(taken, r.Overlaps) {
 			return r, nil
@@ -54,9 +54,9 @@ func pick(part flannel.Part, f peer.Family, node string, preferred, taken []neti
 	return part.Range(n), nil
 }
 
-func full(part flannel.Part, f peer.Family) error {
+func full(part flannel.Part, f inet.Family) error {
 	key := "Network"
-	if f == peer.IPv6 {
+	if f == inet.IPv6 {
 		key = "IPv6Network"
 	}
 	return fmt.Errorf("the network is full: all %d ranges of /%d in %s %s are taken: extend %s, or delete the leases of nodes that are gone for good",
@@ -70,7 +70,7 @@ type span struct{ first, last int }
 func spans(part flannel.Part, taken []netip.Prefix) []span {
 	var all []span
 	for _, r := range taken {
-		if peer.FamilyOf(r.Addr()) == peer.FamilyOf(part.Min) && r.Overlaps(part.Network) {
+		if inet.FamilyOf(r.Addr()) == inet.FamilyOf(part.Min) && r.Overlaps(part.Network) {
 			all = append(all, span{number(part, r.Masked().Addr()), number(part, last(r))})
 		}
 	}

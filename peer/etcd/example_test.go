@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/peer/etcd"
 )
@@ -28,7 +29,7 @@ func Example() {
 		log.Print(err) // the network is full: ...
 		return
 	}
-	self.Encap, self.V4.VNI, self.V4.MAC = "vxlan", 1, peer.MAC{0x0a, 0x58, 10, 244, 1, 2}
+	self.Encap, self.V4.VNI, self.V4.MAC = "vxlan", 1, inet.MAC{0x0a, 0x58, 10, 244, 1, 2}
 	if err := s.Publish(ctx, self.Reach); err != nil {
 		log.Print(err)
 		return

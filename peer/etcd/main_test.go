@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/peer/etcd"
@@ -101,10 +102,10 @@ func want(name string, addrs ...string) peer.Peer {
 func vxlan(p peer.Peer, n byte) peer.Reach {
 	r := peer.Reach{Encap: "vxlan", V4: p.V4, V6: p.V6}
 	if r.V4.Addr.IsValid() {
-		r.V4.MAC, r.V4.VNI = peer.MAC{2, 4, 5: n}, 1
+		r.V4.MAC, r.V4.VNI = inet.MAC{2, 4, 5: n}, 1
 	}
 	if r.V6.Addr.IsValid() {
-		r.V6.MAC, r.V6.VNI = peer.MAC{2, 6, 5: n}, 1
+		r.V6.MAC, r.V6.VNI = inet.MAC{2, 6, 5: n}, 1
 	}
 	return r
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sort"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
@@ -27,7 +28,7 @@ const (
 )
 
 // mark is that of a kind and a value of it.
-func (r *roll) mark(k kind, family peer.Family, value []byte) mark {
+func (r *roll) mark(k kind, family inet.Family, value []byte) mark {
 	var b [2 + 64]byte
 	b[0], b[1] = byte(k), byte(family)
 	n := copy(b[2:], value)
@@ -39,7 +40,7 @@ func (r *roll) rangeMark(k kind, p netip.Prefix) mark {
 	a := p.Addr().As16()
 	copy(b[:], a[:])
 	b[16] = byte(p.Bits())
-	return r.mark(k, peer.FamilyOf(p.Addr()), b[:])
+	return r.mark(k, inet.FamilyOf(p.Addr()), b[:])
 }
 
 // index makes the marks of the list. It reports whether nobody on it is in another's way, as far as the marks can tell.
@@ -91,18 +92,18 @@ func (r *roll) marksOf(p *peer.Peer) []trait {
 	for _, pods := range p.Pods {
 		all = append(all, trait{r.rangeMark(aRange, pods), r.rangeMark(aRange, pods)})
 	}
-	for _, f := range peer.Families {
+	for _, f := range inet.Families {
 		e := p.Endpoint(f) // a MAC or a key is unique on one underlay
 		if e.Addr.IsValid() {
 			end := [18]byte{16: byte(e.Port >> 8), 17: byte(e.Port)}
 			a := e.Addr.As16()
 			copy(end[:], a[:])
-			add(r.mark(anEnd, peer.FamilyOf(e.Addr), end[:]))
+			add(r.mark(anEnd, inet.FamilyOf(e.Addr), end[:]))
 			if h, ok := r.holder(e.Addr); ok {
 				all = append(all, trait{r.rangeMark(aHost, h), r.rangeMark(aRange, h)})
 			}
 		}
-		if e.MAC != (peer.MAC{}) {
+		if e.MAC != (inet.MAC{}) {
 			add(r.mark(aMAC, f, e.MAC[:]))
 		}
 		if e.PublicKey != (peer.PublicKey{}) {
@@ -135,7 +136,7 @@ func (r *roll) fits(p *peer.Peer) bool {
 			return false
 		}
 	}
-	for _, f := range peer.Families {
+	for _, f := range inet.Families {
 		if a := p.Endpoint(f).Addr; a.IsValid() && r.bits[place(a)] == mixed {
 			return false
 		}

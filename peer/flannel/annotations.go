@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
@@ -71,8 +72,8 @@ func (n Annotations) IsManaged(annotations map[string]string) bool {
 // Overwrite are the addresses that the node with these annotations has to publish in place of its own; the zero Addr if
 // none is ordered. The error holds a [*peer.Problem].
 func (n Annotations) Overwrite(annotations map[string]string) (v4, v6 netip.Addr, err error) {
-	if v4, err = annotated(annotations, n.PublicIPOverwrite, peer.IPv4); err == nil {
-		v6, err = annotated(annotations, n.PublicIPv6Overwrite, peer.IPv6)
+	if v4, err = annotated(annotations, n.PublicIPOverwrite, inet.IPv4); err == nil {
+		v6, err = annotated(annotations, n.PublicIPv6Overwrite, inet.IPv6)
 	}
 	return v4, v6, err
 }
@@ -83,12 +84,12 @@ func (n Annotations) Lease(annotations map[string]string, podCIDRs []string) (Le
 	var l Lease
 	for _, s := range podCIDRs {
 		r, err := netip.ParsePrefix(s)
-		f := peer.FamilyOf(r.Addr())
+		f := inet.FamilyOf(r.Addr())
 		if err != nil || f == 0 {
 			return Lease{}, problem("spec.podCIDRs", quote(s), "is not a range", "let the controller manager assign them (--allocate-node-cidrs)")
 		}
 		at := &l.Subnet
-		if f == peer.IPv6 {
+		if f == inet.IPv6 {
 			at = &l.IPv6Subnet
 		}
 		if at.IsValid() {
@@ -97,10 +98,10 @@ func (n Annotations) Lease(annotations map[string]string, podCIDRs []string) (Le
 		*at = r.Masked()
 	}
 	var err error
-	if l.Attrs.PublicIP, err = annotated(annotations, n.PublicIP, peer.IPv4); err != nil {
+	if l.Attrs.PublicIP, err = annotated(annotations, n.PublicIP, inet.IPv4); err != nil {
 		return Lease{}, err
 	}
-	if l.Attrs.PublicIPv6, err = annotated(annotations, n.PublicIPv6, peer.IPv6); err != nil {
+	if l.Attrs.PublicIPv6, err = annotated(annotations, n.PublicIPv6, inet.IPv6); err != nil {
 		return Lease{}, err
 	}
 	l.Attrs.BackendType = annotations[n.BackendType]
@@ -109,7 +110,7 @@ func (n Annotations) Lease(annotations map[string]string, podCIDRs []string) (Le
 	return l, nil
 }
 
-func annotated(annotations map[string]string, name string, f peer.Family) (netip.Addr, error) {
+func annotated(annotations map[string]string, name string, f inet.Family) (netip.Addr, error) {
 	if annotations[name] == "" {
 		return netip.Addr{}, nil
 	}

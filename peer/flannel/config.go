@@ -8,7 +8,7 @@ import (
 	"math/big"
 	"net/netip"
 
-	"github.com/cniblocks/cniblocks/peer"
+	"github.com/cniblocks/cniblocks/inet"
 )
 
 // Config is a network as <prefix>/config in etcd and net-conf.json in Kubernetes state it. It is comparable. As JSON it is
@@ -56,14 +56,14 @@ func ParseConfig(data []byte) (Config, error) {
 		EnableIPv4:     r.flag("EnableIPv4", in.EnableIPv4, true),
 		EnableIPv6:     r.flag("EnableIPv6", in.EnableIPv6, false),
 		EnableNFTables: r.flag("EnableNFTables", in.EnableNFTables, false),
-		Network:        r.network("Network", in.Network, peer.IPv4),
-		IPv6Network:    r.network("IPv6Network", in.IPv6Network, peer.IPv6),
+		Network:        r.network("Network", in.Network, inet.IPv4),
+		IPv6Network:    r.network("IPv6Network", in.IPv6Network, inet.IPv6),
 		SubnetLen:      int(r.number("SubnetLen", in.SubnetLen, 32, 0)),
 		IPv6SubnetLen:  int(r.number("IPv6SubnetLen", in.IPv6SubnetLen, 128, 0)),
-		SubnetMin:      r.addr("SubnetMin", in.SubnetMin, peer.IPv4),
-		SubnetMax:      r.addr("SubnetMax", in.SubnetMax, peer.IPv4),
-		IPv6SubnetMin:  r.addr("IPv6SubnetMin", in.IPv6SubnetMin, peer.IPv6),
-		IPv6SubnetMax:  r.addr("IPv6SubnetMax", in.IPv6SubnetMax, peer.IPv6),
+		SubnetMin:      r.addr("SubnetMin", in.SubnetMin, inet.IPv4),
+		SubnetMax:      r.addr("SubnetMax", in.SubnetMax, inet.IPv4),
+		IPv6SubnetMin:  r.addr("IPv6SubnetMin", in.IPv6SubnetMin, inet.IPv6),
+		IPv6SubnetMax:  r.addr("IPv6SubnetMax", in.IPv6SubnetMax, inet.IPv6),
 		Backend:        r.backend(in.Backend),
 	}
 	if len(r.wrong) == 0 {
@@ -128,11 +128,11 @@ func (c Config) Ranges() (Config, error) {
 }
 
 // Part is that of a family which is enabled, in a configuration that [Config.Ranges] returned; else it is the zero value.
-func (c Config) Part(f peer.Family) Part {
+func (c Config) Part(f inet.Family) Part {
 	switch {
-	case f == peer.IPv4 && c.EnableIPv4:
+	case f == inet.IPv4 && c.EnableIPv4:
 		return Part{c.Network, c.SubnetLen, c.SubnetMin, c.SubnetMax}
-	case f == peer.IPv6 && c.EnableIPv6:
+	case f == inet.IPv6 && c.EnableIPv6:
 		return Part{c.IPv6Network, c.IPv6SubnetLen, c.IPv6SubnetMin, c.IPv6SubnetMax}
 	}
 	return Part{}

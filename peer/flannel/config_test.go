@@ -9,7 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/cniblocks/cniblocks/peer"
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
 
@@ -95,7 +95,7 @@ func TestRangesAreCountedAndNumbered(t *testing.T) {
 	c, err = c.Ranges()
 	require.NoError(t, err)
 	require.Equal(t, []netip.Prefix{pfx("10.3.0.0/16"), pfx("fd00::/32")}, c.Prefixes())
-	four, six := c.Part(peer.IPv4), c.Part(peer.IPv6)
+	four, six := c.Part(inet.IPv4), c.Part(inet.IPv6)
 	require.Equal(t, 254, four.Count())
 	require.Equal(t, pfx("10.3.2.0/24"), four.Range(0))
 	require.Equal(t, pfx("10.3.255.0/24"), four.Range(253))
@@ -106,7 +106,7 @@ func TestRangesAreCountedAndNumbered(t *testing.T) {
 	}
 	require.False(t, four.Contains(netip.Prefix{}))
 	c.EnableIPv6 = false
-	require.Zero(t, c.Part(peer.IPv6).Count())
+	require.Zero(t, c.Part(inet.IPv6).Count())
 	wide := flannel.Part{Network: pfx("::/1"), Len: 126, Min: ip("::4"), Max: ip("7fff::")}
 	require.Equal(t, int(^uint(0)>>1), wide.Count())
 }

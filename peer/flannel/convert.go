@@ -46,14 +46,14 @@ func (a Attrs) Reach() (peer.Reach, error) {
 		}
 		return peer.Reach{}, problem("BackendType", quote(a.BackendType), "is not one that is known here", "want one of %s", knownTypes)
 	}
-	for _, f := range peer.Families {
+	for _, f := range inet.Families {
 		e := endpoint(&r, f)
 		e.Addr = a.addrOf(f)
 		key, data := a.dataOf(f)
 		if err := e.read(a.BackendType, key, data); err != nil {
 			return peer.Reach{}, err
 		}
-		if a.BackendType == VXLAN && e.Addr.IsValid() && e.MAC == (peer.MAC{}) {
+		if a.BackendType == VXLAN && e.Addr.IsValid() && e.MAC == (inet.MAC{}) {
 			return peer.Reach{}, problem(key+".VtepMAC", "", "is missing", "restart the agent of that node; it publishes the MAC of its device")
 		}
 		if !e.Addr.IsValid() && a.BackendType != WireGuard {
@@ -97,8 +97,8 @@ func oneKey(r *peer.Reach) error {
 // end is an endpoint on its way from and to the data of a backend.
 type end peer.Endpoint
 
-func endpoint(r *peer.Reach, f peer.Family) *end {
-	if f == peer.IPv4 {
+func endpoint(r *peer.Reach, f inet.Family) *end {
+	if f == inet.IPv4 {
 		return (*end)(&r.V4)
 	}
 	return (*end)(&r.V6)
@@ -142,7 +142,7 @@ func Encode(p peer.Peer) (Lease, error) {
 	var l Lease
 	for _, r := range p.Pods {
 		at := &l.Subnet
-		if peer.FamilyOf(r.Addr()) == peer.IPv6 {
+		if inet.FamilyOf(r.Addr()) == inet.IPv6 {
 			at = &l.IPv6Subnet
 		}
 		if at.IsValid() {
@@ -168,7 +168,7 @@ func EncodeReach(r peer.Reach) (Attrs, error) {
 	if known(r.Encap) == "" {
 		return Attrs{}, fmt.Errorf("publish encapsulation %q: flannel leases have %s", r.Encap, knownTypes)
 	}
-	for _, f := range peer.Families {
+	for _, f := range inet.Families {
 		e := r.Endpoint(f)
 		if !e.Addr.IsValid() {
 			continue
@@ -177,7 +177,7 @@ func EncodeReach(r peer.Reach) (Attrs, error) {
 		if err != nil {
 			return Attrs{}, err
 		}
-		if f == peer.IPv4 {
+		if f == inet.IPv4 {
 			a.BackendData = data
 		} else {
 			a.BackendV6Data = data
@@ -190,12 +190,12 @@ func encodeData(encap string, e peer.Endpoint) (Raw, error) {
 	var v any
 	switch encap {
 	case VXLAN:
-		if e.MAC == (peer.MAC{}) {
+		if e.MAC == (inet.MAC{}) {
 			return "", fmt.Errorf("publish encapsulation vxlan at %s: the MAC of the device is missing: make the device first", e.Addr)
 		}
 		v = struct {
 			VNI     uint16 // that is all that flannel has room for, and it reads it back
-			VtepMAC peer.MAC
+			VtepMAC inet.MAC
 		}{uint16(e.VNI), e.MAC}
 	case WireGuard:
 		if e.PublicKey == (peer.PublicKey{}) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
@@ -29,8 +30,8 @@ func ExampleEncode() {
 		Pods: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:10:244:1::/64")},
 		Reach: peer.Reach{
 			Encap: flannel.VXLAN,
-			V4:    peer.Endpoint{Addr: netip.MustParseAddr("192.0.2.11"), MAC: peer.MAC{0x0a, 0x58, 10, 244, 1, 2}, VNI: 1},
-			V6:    peer.Endpoint{Addr: netip.MustParseAddr("2001:db8::11"), MAC: peer.MAC{0x0a, 0x58, 10, 244, 1, 3}, VNI: 1},
+			V4:    peer.Endpoint{Addr: netip.MustParseAddr("192.0.2.11"), MAC: inet.MAC{0x0a, 0x58, 10, 244, 1, 2}, VNI: 1},
+			V6:    peer.Endpoint{Addr: netip.MustParseAddr("2001:db8::11"), MAC: inet.MAC{0x0a, 0x58, 10, 244, 1, 3}, VNI: 1},
 		},
 	})
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
@@ -39,24 +40,24 @@ func ParseKey(key string) (Lease, error) {
 	var l Lease
 	var err *peer.Problem
 	if !dual || four != noIPv4 {
-		if l.Subnet, err = parseRange(key, four, peer.IPv4); err != nil {
+		if l.Subnet, err = parseRange(key, four, inet.IPv4); err != nil {
 			return Lease{}, err
 		}
 	}
 	if dual {
-		if l.IPv6Subnet, err = parseRange(key, six, peer.IPv6); err != nil {
+		if l.IPv6Subnet, err = parseRange(key, six, inet.IPv6); err != nil {
 			return Lease{}, err
 		}
 	}
 	return l, nil
 }
 
-func parseRange(key, s string, f peer.Family) (netip.Prefix, *peer.Problem) {
+func parseRange(key, s string, f inet.Family) (netip.Prefix, *peer.Problem) {
 	const remedy = `name it as flannel does, such as "10.244.1.0-24" or "10.244.1.0-24&fd00:10:244:1::-64", or delete it`
 	addr, bits, _ := strings.Cut(s, "-")
 	a, err := netip.ParseAddr(addr)
 	n, atoi := strconv.ParseUint(bits, 10, 8)
-	if err != nil || atoi != nil || a.Zone() != "" || peer.FamilyOf(a) != f || n == 0 || int(n) > a.BitLen() {
+	if err != nil || atoi != nil || a.Zone() != "" || inet.FamilyOf(a) != f || n == 0 || int(n) > a.BitLen() {
 		return netip.Prefix{}, problem("key", quote(key), "names no range of "+f.String(), remedy)
 	}
 	r := netip.PrefixFrom(a, int(n))

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/cniblocks/cniblocks/peer"
+	"github.com/cniblocks/cniblocks/inet"
 )
 
 // Lease is one node's ranges, at most one for each family, and what it publishes of itself. It is comparable.
@@ -70,8 +70,8 @@ func ParseAttrs(value []byte) (Attrs, error) {
 		return Attrs{}, problem("BackendType", show(in.BackendType), "is not a string", "write the name of a backend in quotes")
 	}
 	var errs [2]error
-	a.PublicIP, errs[0] = publicIP("PublicIP", in.PublicIP, peer.IPv4)
-	a.PublicIPv6, errs[1] = publicIP("PublicIPv6", in.PublicIPv6, peer.IPv6)
+	a.PublicIP, errs[0] = publicIP("PublicIP", in.PublicIP, inet.IPv4)
+	a.PublicIPv6, errs[1] = publicIP("PublicIPv6", in.PublicIPv6, inet.IPv6)
 	if err := errors.Join(errs[:]...); err != nil {
 		return Attrs{}, err
 	}
@@ -99,7 +99,7 @@ func (a Attrs) MarshalJSON() ([]byte, error) {
 	return json.Marshal(out)
 }
 
-func publicIP(key string, v []byte, f peer.Family) (netip.Addr, error) {
+func publicIP(key string, v []byte, f inet.Family) (netip.Addr, error) {
 	if null(v) {
 		return netip.Addr{}, nil
 	}
@@ -111,9 +111,9 @@ func publicIP(key string, v []byte, f peer.Family) (netip.Addr, error) {
 }
 
 // parseAddr reads the address of a node. That of no node, which flannel writes for a family without one, is the zero Addr.
-func parseAddr(key, s string, f peer.Family) (netip.Addr, error) {
+func parseAddr(key, s string, f inet.Family) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
-	if err != nil || a.Zone() != "" || peer.FamilyOf(a) != f {
+	if err != nil || a.Zone() != "" || inet.FamilyOf(a) != f {
 		return netip.Addr{}, problem(key, quote(s), "is not an address of "+f.String(), "write the address at which the other nodes reach this one")
 	}
 	if a.IsUnspecified() {
@@ -131,15 +131,15 @@ func printed(a netip.Addr) string {
 }
 
 // addrOf and dataOf are the attributes of one family of the underlay, with the name of the data for problems.
-func (a Attrs) addrOf(f peer.Family) netip.Addr {
-	if f == peer.IPv4 {
+func (a Attrs) addrOf(f inet.Family) netip.Addr {
+	if f == inet.IPv4 {
 		return a.PublicIP
 	}
 	return a.PublicIPv6
 }
 
-func (a Attrs) dataOf(f peer.Family) (key string, data Raw) {
-	if f == peer.IPv4 {
+func (a Attrs) dataOf(f inet.Family) (key string, data Raw) {
+	if f == inet.IPv4 {
 		return "BackendData", a.BackendData
 	}
 	return "BackendV6Data", a.BackendV6Data

@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"unicode/utf8"
 
-	"github.com/cniblocks/cniblocks/peer"
+	"github.com/cniblocks/cniblocks/inet"
 )
 
 // reader takes values out of a document and keeps what is wrong with them.
@@ -61,15 +61,15 @@ func unquote(v []byte) (s string, err error) {
 	return s, err
 }
 
-func (r *reader) network(key string, v []byte, f peer.Family) netip.Prefix {
+func (r *reader) network(key string, v []byte, f inet.Family) netip.Prefix {
 	s := r.text(key, v)
 	if s == "" {
 		return netip.Prefix{}
 	}
 	p, err := netip.ParsePrefix(s)
-	if err != nil || peer.FamilyOf(p.Addr()) != f {
+	if err != nil || inet.FamilyOf(p.Addr()) != f {
 		example := "10.244.0.0/16"
-		if f == peer.IPv6 {
+		if f == inet.IPv6 {
 			example = "fd00:10:244::/48"
 		}
 		r.bad("%s %s is not a range of %s: write one such as %q", key, quote(s), f, example)
@@ -78,13 +78,13 @@ func (r *reader) network(key string, v []byte, f peer.Family) netip.Prefix {
 	return p.Masked()
 }
 
-func (r *reader) addr(key string, v []byte, f peer.Family) netip.Addr {
+func (r *reader) addr(key string, v []byte, f inet.Family) netip.Addr {
 	s := r.text(key, v)
 	if s == "" {
 		return netip.Addr{}
 	}
 	a, err := netip.ParseAddr(s)
-	if err != nil || peer.FamilyOf(a) != f || a.Zone() != "" {
+	if err != nil || inet.FamilyOf(a) != f || a.Zone() != "" {
 		r.bad("%s %s is not an address of %s: write the base of a range within the network, or leave it out", key, quote(s), f)
 		return netip.Addr{}
 	}

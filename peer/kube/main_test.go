@@ -16,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/test/kubetest"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/peer"
@@ -183,7 +184,7 @@ func vxlanPeer(name string, i int) peer.Peer {
 	return peer.Peer{
 		Name: name, Pods: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i))},
 		Reach: peer.Reach{Encap: "vxlan", V4: peer.Endpoint{
-			Addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), MAC: peer.MAC{2, 5: byte(i)}, VNI: 1,
+			Addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), MAC: inet.MAC{2, 5: byte(i)}, VNI: 1,
 		}},
 	}
 }

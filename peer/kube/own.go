@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
@@ -116,11 +117,11 @@ func (s *Store) fits(l flannel.Lease) error {
 	}
 	for _, f := range []struct {
 		enabled      bool
-		family       peer.Family
+		family       inet.Family
 		have, within netip.Prefix
 	}{
-		{s.config.EnableIPv4, peer.IPv4, l.Subnet, s.config.Network},
-		{s.config.EnableIPv6, peer.IPv6, l.IPv6Subnet, s.config.IPv6Network},
+		{s.config.EnableIPv4, inet.IPv4, l.Subnet, s.config.Network},
+		{s.config.EnableIPv6, inet.IPv6, l.IPv6Subnet, s.config.IPv6Network},
 	} {
 		switch {
 		case !f.enabled:

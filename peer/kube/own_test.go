@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/peer/kube"
 )
@@ -135,7 +136,7 @@ func TestPublishWritesItsOwnAnnotationsAloneAndOnlyWhatDiffers(t *testing.T) {
 	require.Equal(t, doc.Metadata.ResourceVersion, w.get("a").Metadata.ResourceVersion, "nothing was written")
 
 	both := vxlanPeer("", 1).Reach
-	both.V6 = peer.Endpoint{Addr: netip.MustParseAddr("2001:db8::1"), MAC: peer.MAC{2, 5: 6}, VNI: 1}
+	both.V6 = peer.Endpoint{Addr: netip.MustParseAddr("2001:db8::1"), MAC: inet.MAC{2, 5: 6}, VNI: 1}
 	require.NoError(t, s.Publish(t.Context(), both))
 	maps.Copy(want, map[string]string{"public-ipv6": "2001:db8::1", "backend-v6-data": `{"VNI":1,"VtepMAC":"02:00:00:00:00:06"}`})
 	require.Equal(t, want, w.get("a").Metadata.Annotations)

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
@@ -72,10 +73,10 @@ func (s *Store) wanted(podCIDRs []string) []string {
 	}
 	return slices.DeleteFunc(slices.Clone(podCIDRs), func(c string) bool {
 		p, err := netip.ParsePrefix(c)
-		switch peer.FamilyOf(p.Addr()) {
-		case peer.IPv4:
+		switch inet.FamilyOf(p.Addr()) {
+		case inet.IPv4:
 			return !s.config.EnableIPv4
-		case peer.IPv6:
+		case inet.IPv6:
 			return !s.config.EnableIPv6
 		}
 		return err == nil // what is no range is for others to judge

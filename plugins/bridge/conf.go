@@ -8,11 +8,11 @@ import (
 
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/sparse"
 	"github.com/cniblocks/cniblocks/ipam"
 	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/masq"
-	"github.com/cniblocks/cniblocks/veth"
 )
 
 // conf is the netconf: every key of the reference's bridge plugin, with its meaning, ipMasqExcept and ipMasqElsewhere.
@@ -49,7 +49,7 @@ type conf struct {
 	IPAM ipamConf `json:"ipam"`
 
 	least bool // the configuration is broken, and only what DEL and GC must know was read
-	mac   veth.MAC
+	mac   inet.MAC
 	port  bridge.Port
 	pools []ipam.Pool // of host-local, canonical; what SNAT and GC go by
 }
@@ -246,7 +246,7 @@ func (c *conf) readMAC(r *cni.Request) (err error) {
 		if m.value == "" {
 			continue
 		}
-		if c.mac, err = veth.ParseMAC(m.value); err != nil {
+		if c.mac, err = inet.ParseMAC(m.value); err != nil {
 			return cni.Errorf(cni.ErrConfig, "netconf: key %q: %w", m.key, err)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/ipam"
 	"github.com/cniblocks/cniblocks/link"
@@ -130,13 +131,13 @@ func (j *job) withdraw(ctx context.Context) error {
 	return j.gateways.Withdraw(ctx, j.added...)
 }
 
-func gatewaysOf(res *cni.Result) (want []bridge.Gateway, families []route.Family) {
-	seen := map[route.Family]bool{}
+func gatewaysOf(res *cni.Result) (want []bridge.Gateway, families []inet.Family) {
+	seen := map[inet.Family]bool{}
 	for _, ip := range res.IPs {
 		want = append(want, bridge.Gateway{Addr: ip.Gateway, Subnet: ip.Address.Masked()})
-		f := route.IPv6
+		f := inet.IPv6
 		if ip.Address.Addr().Is4() {
-			f = route.IPv4
+			f = inet.IPv4
 		}
 		if !seen[f] {
 			seen[f] = true

@@ -7,16 +7,16 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/undo"
 	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/spoof"
-	"github.com/cniblocks/cniblocks/veth"
 )
 
 // guard keeps frames with another source address than the pod's from entering the bridge (key macspoofchk). It stands
 // before the pod's end is up.
-func (j *job) guard(ctx context.Context, port string, mac veth.MAC, u *undo.Stack) error {
+func (j *job) guard(ctx context.Context, port string, mac inet.MAC, u *undo.Stack) error {
 	if !j.MACSpoofChk {
 		return nil
 	}

@@ -8,9 +8,9 @@ import (
 
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/link"
-	"github.com/cniblocks/cniblocks/route"
 )
 
 // checkMTU refuses an IPv6 address on an interface that cannot carry IPv6.
@@ -60,8 +60,8 @@ func tooNarrow(br bridge.State) error {
 }
 
 // widen lets a device of the bridge bear the gateways if ports of another network made it too narrow for IPv6.
-func (j *job) widen(ctx context.Context, br bridge.State, families []route.Family) error {
-	if br.MTU >= bridge.MinMTU6 || !slices.Contains(families, route.IPv6) {
+func (j *job) widen(ctx context.Context, br bridge.State, families []inet.Family) error {
+	if br.MTU >= bridge.MinMTU6 || !slices.Contains(families, inet.IPv6) {
 		return nil
 	}
 	if err := tooNarrow(br); err != nil {

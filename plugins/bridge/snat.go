@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/undo"
 	"github.com/cniblocks/cniblocks/internal/snat"
 	"github.com/cniblocks/cniblocks/ipam"
@@ -37,10 +38,10 @@ func (j *job) ensureSNAT(ctx context.Context, rule snat.Rule, res *cni.Result, u
 
 // warnConflicts names other networks that treat addresses of this one otherwise.
 func (j *job) warnConflicts(ctx context.Context) error {
-	var all []masq.Range
+	var all []inet.Range
 	for _, pool := range j.pools {
 		for _, r := range pool {
-			all = append(all, masq.Range{Start: r.Start, End: r.End})
+			all = append(all, inet.Range{Start: r.Start, End: r.End})
 		}
 	}
 	if len(all) == 0 {
@@ -89,15 +90,15 @@ func (j *job) gateway(r ipam.Range) netip.Addr {
 }
 
 // without is the range less one address.
-func without(r ipam.Range, gw netip.Addr) (out []masq.Range) {
+func without(r ipam.Range, gw netip.Addr) (out []inet.Range) {
 	if !gw.IsValid() || gw.Less(r.Start) || r.End.Less(gw) {
-		return []masq.Range{{Start: r.Start, End: r.End}}
+		return []inet.Range{{Start: r.Start, End: r.End}}
 	}
 	if r.Start.Less(gw) {
-		out = append(out, masq.Range{Start: r.Start, End: gw.Prev()})
+		out = append(out, inet.Range{Start: r.Start, End: gw.Prev()})
 	}
 	if gw.Less(r.End) {
-		out = append(out, masq.Range{Start: gw.Next(), End: r.End})
+		out = append(out, inet.Range{Start: gw.Next(), End: r.End})
 	}
 	return out
 }

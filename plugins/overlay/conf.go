@@ -9,11 +9,11 @@ import (
 	"strings"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/nearest"
 	"github.com/cniblocks/cniblocks/internal/base/sparse"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/overlay"
-	"github.com/cniblocks/cniblocks/peer"
 )
 
 // conf is the netconf of overlay and of host-gw.
@@ -182,12 +182,12 @@ func (c *conf) checkDelegate(r *cni.Request) error {
 	}
 }
 
-func (c *conf) underlay() peer.Family {
+func (c *conf) underlay() inet.Family {
 	switch c.Underlay {
 	case "ipv4":
-		return peer.IPv4
+		return inet.IPv4
 	case "ipv6":
-		return peer.IPv6
+		return inet.IPv6
 	}
 	return 0
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/sparse"
 	"github.com/cniblocks/cniblocks/ipam"
 	"github.com/cniblocks/cniblocks/peer"
@@ -164,10 +165,10 @@ func (c *conf) pools(v *view) ([]ipam.Pool, error) {
 		return nil, err
 	}
 	var pools []ipam.Pool
-	for _, f := range peer.Families {
+	for _, f := range inet.Families {
 		var pool ipam.Pool
 		for _, p := range own {
-			if peer.FamilyOf(p.Addr()) != f {
+			if inet.FamilyOf(p.Addr()) != f {
 				continue
 			}
 			r, err := c.share(p, v.prefixes)

@@ -11,30 +11,30 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/agent"
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/overlay"
-	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
 
 func TestANetworkIsBuiltAsFlannelDoesUnderItsNames(t *testing.T) {
 	t.Parallel()
-	v4, v6 := []peer.Family{peer.IPv4}, []peer.Family{peer.IPv6}
+	v4, v6 := []inet.Family{inet.IPv4}, []inet.Family{inet.IPv6}
 	const two = `"Network": "10.244.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:10:244::/48"`
 	for config, want := range map[string][]agent.Tunnel{
 		`{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}`: {
-			{Config: overlay.Config{Encap: "vxlan", VNI: 1, Port: 8472}, Device: "flannel.1", Families: v4, Underlay: peer.IPv4}},
+			{Config: overlay.Config{Encap: "vxlan", VNI: 1, Port: 8472}, Device: "flannel.1", Families: v4, Underlay: inet.IPv4}},
 		`{` + two + `, "Backend": {"Type": "vxlan", "VNI": 7, "Port": 4789, "MTU": 9000, "DirectRouting": true}}`: {
-			{Config: overlay.Config{Encap: "vxlan", VNI: 7, Port: 4789, DirectRouting: true}, Device: "flannel.7", Families: v4, Underlay: peer.IPv4, MTU: 8950},
-			{Config: overlay.Config{Encap: "vxlan", VNI: 7, Port: 4789, DirectRouting: true}, Device: "flannel-v6.7", Families: v6, Underlay: peer.IPv6, MTU: 8930}},
+			{Config: overlay.Config{Encap: "vxlan", VNI: 7, Port: 4789, DirectRouting: true}, Device: "flannel.7", Families: v4, Underlay: inet.IPv4, MTU: 8950},
+			{Config: overlay.Config{Encap: "vxlan", VNI: 7, Port: 4789, DirectRouting: true}, Device: "flannel-v6.7", Families: v6, Underlay: inet.IPv6, MTU: 8930}},
 		`{` + two + `, "Backend": {"Type": "host-gw"}}`: {{Config: overlay.Config{Encap: "host-gw"}}},
 		`{` + two + `, "Backend": {"Type": "wireguard", "PersistentKeepaliveInterval": 25}}`: {
-			{Config: overlay.Config{Encap: "wireguard", Port: 51820, PersistentKeepalive: 25}, Device: "flannel-wg", Families: v4, Underlay: peer.IPv4},
-			{Config: overlay.Config{Encap: "wireguard", Port: 51821, PersistentKeepalive: 25}, Device: "flannel-wg-v6", Families: v6, Underlay: peer.IPv6}},
+			{Config: overlay.Config{Encap: "wireguard", Port: 51820, PersistentKeepalive: 25}, Device: "flannel-wg", Families: v4, Underlay: inet.IPv4},
+			{Config: overlay.Config{Encap: "wireguard", Port: 51821, PersistentKeepalive: 25}, Device: "flannel-wg-v6", Families: v6, Underlay: inet.IPv6}},
 		`{` + two + `, "Backend": {"Type": "wireguard", "Mode": "ipv6", "MTU": 1500}}`: {
-			{Config: overlay.Config{Encap: "wireguard", Port: 51820}, Device: "flannel-wg", Underlay: peer.IPv6, MTU: 1420}},
+			{Config: overlay.Config{Encap: "wireguard", Port: 51820}, Device: "flannel-wg", Underlay: inet.IPv6, MTU: 1420}},
 		`{"Network": "10.244.0.0/16", "Backend": {"Type": "ipip"}}`: {
-			{Config: overlay.Config{Encap: "ipip"}, Device: "flannel.ipip", Families: v4, Underlay: peer.IPv4}},
+			{Config: overlay.Config{Encap: "ipip"}, Device: "flannel.ipip", Families: v4, Underlay: inet.IPv4}},
 	} {
 		c, err := flannel.ParseConfig([]byte(config))
 		require.NoError(t, err)

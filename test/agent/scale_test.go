@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/peer"
@@ -33,7 +34,7 @@ func many(n int) []peer.Peer {
 	all := make([]peer.Peer, n)
 	for i := range all {
 		all[i] = peer.Peer{Name: fmt.Sprintf("n%05d", i), Pods: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 128 + byte(i>>8), byte(i), 0}), 24)},
-			Reach: peer.Reach{Encap: "vxlan", V4: peer.Endpoint{Addr: netip.AddrFrom4([4]byte{198, 18 + byte(i>>16), byte(i >> 8), byte(i) | 1}), MAC: peer.MAC{2, 0, 0, 0, byte(i >> 8), byte(i)}}}}
+			Reach: peer.Reach{Encap: "vxlan", V4: peer.Endpoint{Addr: netip.AddrFrom4([4]byte{198, 18 + byte(i>>16), byte(i >> 8), byte(i) | 1}), MAC: inet.MAC{2, 0, 0, 0, byte(i >> 8), byte(i)}}}}
 		if i%2 == 0 {
 			all[i].V4.Addr = netip.AddrFrom4([4]byte{198, 19, byte(i >> 8), byte(i) | 1})
 		}

@@ -21,6 +21,7 @@ import (
 	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/agent"
 	"github.com/cniblocks/cniblocks/bridge"
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/inventory"
 	"github.com/cniblocks/cniblocks/inventory/sweep"
@@ -43,7 +44,7 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 	var (
 		prefix = netip.MustParsePrefix("192.0.2.1/24")
 		v6     = netip.MustParsePrefix("2001:db8::1/64")
-		ranges = []masq.Range{masq.RangeOf(prefix)}
+		ranges = []inet.Range{inet.RangeOf(prefix)}
 		pod    = masq.Pod{Owner: "o", Addr: prefix.Addr()}
 		policy = masq.Policy{Network: "net", Sources: ranges, Pods: []masq.Pod{pod}}
 		att    = masq.Attachment{Network: "net", ContainerID: "c", IfName: "eth0"}
@@ -105,7 +106,7 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		"overlay.Options": func() error {
 			return second(overlay.New(overlay.Options{NS: ns, Network: "net", Node: self}, overlay.Direct{}))
 		},
-		"route.CheckForward":    func() error { return route.CheckForward(ctx, ns, route.IPv4) },
+		"route.CheckForward":    func() error { return route.CheckForward(ctx, ns, inet.IPv4) },
 		"route.CheckLink":       func() error { return route.CheckLink(ctx, ns, "eth0", route.Route{Dst: prefix.Masked()}) },
 		"route.CheckLinks":      func() error { return route.CheckLinks(ctx, ns, []string{"eth0"}, route.Route{Dst: prefix.Masked()}) },
 		"link.Apply":            func() error { return link.Apply(ctx, ns, link.Up(1)) },
@@ -113,7 +114,7 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		"link.Delete":           func() error { return link.Delete(ctx, ns, "h", "veth") },
 		"link.Get":              func() error { return second(link.Get(ctx, ns, "h")) },
 		"link.List":             func() error { return second(link.List(ctx, ns, "")) },
-		"route.Forward":         func() error { return route.Forward(ctx, ns, route.IPv4) },
+		"route.Forward":         func() error { return route.Forward(ctx, ns, inet.IPv4) },
 		"route.Table.Check":     func() error { return table.Check(ctx, slices.Values([]route.Route{})) },
 		"route.Table.List":      func() error { return second(table.List(ctx)) },
 		"route.Table.Reconcile": func() error { return table.Reconcile(ctx, slices.Values([]route.Route{})) },

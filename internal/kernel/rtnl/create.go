@@ -2,12 +2,16 @@
 
 package rtnl
 
-import "golang.org/x/sys/unix"
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/inet"
+)
 
 // End is one end of a veth pair to be made. Zero fields are the kernel's choice.
 type End struct {
 	Name string
-	MAC  MAC
+	MAC  inet.MAC
 	MTU  int
 }
 
@@ -38,7 +42,7 @@ func NewVeth(host, pod End, podNS, master int, got func(Link)) *Msg {
 
 func (m *Msg) end(e End) {
 	m.str(unix.IFLA_IFNAME, e.Name)
-	if e.MAC != (MAC{}) {
+	if e.MAC != (inet.MAC{}) {
 		m.bytes(unix.IFLA_ADDRESS, e.MAC[:])
 	}
 	if e.MTU != 0 {
@@ -51,7 +55,7 @@ func (m *Msg) end(e End) {
 // Bridge is a bridge to be made. Zero fields are the kernel's choice.
 type Bridge struct {
 	Name          string
-	MAC           MAC // a stated address stays, whatever ports come and go
+	MAC           inet.MAC // a stated address stays, whatever ports come and go
 	MTU           int
 	VLANFiltering bool
 	Group         uint32
@@ -71,11 +75,11 @@ func NewBridge(b Bridge) *Msg {
 }
 
 // newLink makes a device of a kind and sets it up; data adds the kind's own attributes.
-func newLink(kind, name string, mac MAC, mtu int, data func(*Msg)) *Msg {
+func newLink(kind, name string, mac inet.MAC, mtu int, data func(*Msg)) *Msg {
 	m := newMsg(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add "+kind+" "+name,
 		ifinfo(0, 0, unix.IFF_UP, unix.IFF_UP))
 	m.str(unix.IFLA_IFNAME, name)
-	if mac != (MAC{}) {
+	if mac != (inet.MAC{}) {
 		m.bytes(unix.IFLA_ADDRESS, mac[:])
 	}
 	if mtu != 0 {

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/inet"
 )
 
 // Tunnel is what makes a tunnel device of its kind the one that it is; the implementations in this package are comparable
@@ -17,7 +19,7 @@ type Tunnel interface {
 
 // NewTunnel makes a tunnel device, down. A name that is taken is [io/fs.ErrExist], as is a device of the same
 // parameters under another name; some kinds say EBUSY or EADDRINUSE to the latter. mac and mtu may be zero.
-func NewTunnel(name string, mac MAC, mtu int, t Tunnel) *Msg {
+func NewTunnel(name string, mac inet.MAC, mtu int, t Tunnel) *Msg {
 	m := newLink(t.Kind(), name, mac, mtu, t.put)
 	copy(m.b[headerLen:], ifinfo(0, 0, 0, 0))
 	return m

@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 )
@@ -43,7 +44,7 @@ func TestATunnelIsMadeAsAskedAndReadBack(t *testing.T) {
 			ns := nstest.New(t)
 			c, err := rtnl.Open(ns)
 			require.NoError(t, err)
-			require.NoError(t, c.Do(rtnl.NewTunnel("tunnel", rtnl.MAC{}, 1400, want), rtnl.NoLinkLocal("tunnel")))
+			require.NoError(t, c.Do(rtnl.NewTunnel("tunnel", inet.MAC{}, 1400, want), rtnl.NoLinkLocal("tunnel")))
 			l, err := c.LinkByName("tunnel")
 			require.NoError(t, err)
 			require.Equal(t, want, l.Tunnel())
@@ -64,13 +65,13 @@ func TestNeighboursAndFDBEntriesAreSetReplacedAndRemoved(t *testing.T) {
 	nstest.Need(t, nstest.VXLAN)
 	c, err := rtnl.Open(nstest.New(t))
 	require.NoError(t, err)
-	require.NoError(t, c.Do(rtnl.NewTunnel("v", rtnl.MAC{}, 0, rtnl.VXLAN{VNI: 1, Port: 4789}), rtnl.SetLink(rtnl.Set{Name: "v", Up: true})))
+	require.NoError(t, c.Do(rtnl.NewTunnel("v", inet.MAC{}, 0, rtnl.VXLAN{VNI: 1, Port: 4789}), rtnl.SetLink(rtnl.Set{Name: "v", Up: true})))
 	l, err := c.LinkByName("v")
 	require.NoError(t, err)
 	far := netip.MustParseAddr("192.0.2.2")
 
-	n := rtnl.Neigh{Link: l.Index, IP: netip.MustParseAddr("2001:db8::7"), MAC: rtnl.MAC{2, 0, 0, 0, 0, 1}, Proto: 117}
-	for _, mac := range []rtnl.MAC{{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}} {
+	n := rtnl.Neigh{Link: l.Index, IP: netip.MustParseAddr("2001:db8::7"), MAC: inet.MAC{2, 0, 0, 0, 0, 1}, Proto: 117}
+	for _, mac := range []inet.MAC{{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}} {
 		n.MAC = mac
 		require.NoError(t, c.Do(rtnl.ReplaceNeigh(n)))
 		all, err := c.Neighs(l.Index)
@@ -80,7 +81,7 @@ func TestNeighboursAndFDBEntriesAreSetReplacedAndRemoved(t *testing.T) {
 	require.NoError(t, c.Do(rtnl.DelNeigh(n)))
 	require.ErrorIs(t, c.Do(rtnl.DelNeigh(n)), fs.ErrNotExist)
 
-	f := rtnl.FDB{Link: l.Index, MAC: rtnl.MAC{2, 0, 0, 0, 0, 1}, Dst: far, Port: 99, VNI: 8, Extern: true}
+	f := rtnl.FDB{Link: l.Index, MAC: inet.MAC{2, 0, 0, 0, 0, 1}, Dst: far, Port: 99, VNI: 8, Extern: true}
 	require.NoError(t, c.Do(rtnl.SetFDB(f)))
 	f.Dst = far.Next()
 	require.NoError(t, c.Do(rtnl.SetFDB(f)), "replaces the one for the same MAC")

@@ -6,6 +6,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/inet"
 )
 
 // Link is a network interface as the kernel reports it; comparable.
@@ -14,7 +16,7 @@ type Link struct {
 	Name      string
 	Alias     string // ip link set ... alias
 	Kind      string // "veth", "bridge", ...; empty for hardware and the loopback
-	MAC       MAC
+	MAC       inet.MAC
 	MTU       int // bytes
 	Flags     uint32
 	OperState uint8 // RFC 2863; 6 is up
@@ -166,7 +168,7 @@ func parsePort(b []byte) Port {
 type Set struct {
 	Index   int    // the link, by index or
 	Name    string // by name
-	MAC     MAC
+	MAC     inet.MAC
 	MTU     int
 	Alias   string
 	Up      bool
@@ -204,7 +206,7 @@ func SetLink(s Set) *Msg {
 	if s.Name != "" {
 		m.str(unix.IFLA_IFNAME, s.Name)
 	}
-	if s.MAC != (MAC{}) {
+	if s.MAC != (inet.MAC{}) {
 		m.bytes(unix.IFLA_ADDRESS, s.MAC[:])
 	}
 	if s.MTU != 0 {

@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 )
@@ -20,7 +21,7 @@ func TestAVethPairIsMadeInPlaceByOneMessage(t *testing.T) {
 	_, c, other := world(t)
 	pod := nstest.New(t)
 	master := bridgeUp(t, c, "br0")
-	hostMAC, podMAC := rtnl.MAC{2, 0, 0, 0, 0, 1}, rtnl.MAC{2, 0, 0, 0, 0, 2}
+	hostMAC, podMAC := inet.MAC{2, 0, 0, 0, 0, 1}, inet.MAC{2, 0, 0, 0, 0, 2}
 	var made rtnl.Link
 	require.NoError(t, c.Do(rtnl.NewVeth(rtnl.End{Name: "host", MAC: hostMAC, MTU: 1400}, rtnl.End{Name: "eth0", MAC: podMAC, MTU: 1300},
 		pod.Fd(), master, func(l rtnl.Link) { made = l })))
@@ -57,7 +58,7 @@ func TestAVethPairIsMadeInPlaceByOneMessage(t *testing.T) {
 func TestABridgeIsMadeUpWithItsOwnMAC(t *testing.T) {
 	t.Parallel()
 	ns, c, other := world(t)
-	want := rtnl.Bridge{Name: "br0", MAC: rtnl.MAC{2, 1, 1, 1, 1, 1}, MTU: 1400, Group: 117}
+	want := rtnl.Bridge{Name: "br0", MAC: inet.MAC{2, 1, 1, 1, 1, 1}, MTU: 1400, Group: 117}
 	require.NoError(t, c.Do(rtnl.NewBridge(want)))
 	l, err := other.LinkByName("br0")
 	require.NoError(t, err)
@@ -97,7 +98,7 @@ func TestALinkIsReadAsAnotherLibraryReadsIt(t *testing.T) {
 		require.Equal(t, w.Promisc, l.Promisc)
 		const carrier = unix.IFF_RUNNING | unix.IFF_LOWER_UP // follow a moment later
 		require.Equal(t, w.RawFlags|carrier, l.Flags|carrier)
-		if l.MAC != (rtnl.MAC{}) {
+		if l.MAC != (inet.MAC{}) {
 			require.Equal(t, w.HardwareAddr.String(), l.MAC.String())
 		}
 		if l.Kind != "" {
@@ -137,7 +138,7 @@ func TestALinkIsChangedOnlyInWhatIsAsked(t *testing.T) {
 		return look()
 	}
 	require.Equal(t, 1400, set(rtnl.Set{MTU: 1400}).MTU)
-	require.Equal(t, "02:00:00:00:00:09", set(rtnl.Set{MAC: rtnl.MAC{2, 0, 0, 0, 0, 9}}).HardwareAddr.String())
+	require.Equal(t, "02:00:00:00:00:09", set(rtnl.Set{MAC: inet.MAC{2, 0, 0, 0, 0, 9}}).HardwareAddr.String())
 	require.Equal(t, "mine", set(rtnl.Set{Alias: "mine"}).Alias)
 	require.Equal(t, master, set(rtnl.Set{Master: master}).MasterIndex)
 	require.Equal(t, master, set(rtnl.Set{Up: true}).MasterIndex)

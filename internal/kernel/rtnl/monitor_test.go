@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/netns"
@@ -78,7 +79,7 @@ func TestAMonitorTellsWhatOthersChangeAndNotWhatThisProcessDoes(t *testing.T) {
 	dst := netip.MustParsePrefix("10.244.2.0/24")
 	addr := rtnl.Addr{Link: index, Prefix: netip.MustParsePrefix("10.244.1.0/32"), Proto: 117}
 	route := rtnl.Route{Dst: dst, Via: netip.MustParseAddr("10.244.2.0"), OnLink: true, Link: index, Proto: 117}
-	neigh := rtnl.Neigh{Link: index, IP: netip.MustParseAddr("10.244.2.0"), MAC: rtnl.MAC(mac), Proto: 117}
+	neigh := rtnl.Neigh{Link: index, IP: netip.MustParseAddr("10.244.2.0"), MAC: inet.MAC(mac), Proto: 117}
 	require.NoError(t, c.Do(rtnl.NewAddr(addr), rtnl.NewRoute(route), rtnl.ReplaceNeigh(neigh), rtnl.SetLink(rtnl.Set{Index: index, MTU: 1400})))
 	for _, e := range next() {
 		require.Equal(t, rtnl.LinkEvent, e.Subject, "this process's own %+v", e) // the kernel names nobody

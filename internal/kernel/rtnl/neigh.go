@@ -7,6 +7,8 @@ import (
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/inet"
 )
 
 const ndaProtocol = 12 // NDA_PROTOCOL
@@ -15,7 +17,7 @@ const ndaProtocol = 12 // NDA_PROTOCOL
 type Neigh struct {
 	Link  int
 	IP    netip.Addr
-	MAC   MAC
+	MAC   inet.MAC
 	Proto uint8  // who made it; 0 is nobody that said so
 	State uint16 // NUD_*; 0 asks for a permanent entry
 }
@@ -68,7 +70,7 @@ func (n Neigh) Permanent() bool { return n.State&unix.NUD_PERMANENT != 0 }
 // String is the entry in the words of ip-neighbour(8).
 func (n Neigh) String() string {
 	mac := ""
-	if n.MAC != (MAC{}) {
+	if n.MAC != (inet.MAC{}) {
 		mac = " lladdr " + n.MAC.String()
 	}
 	return fmt.Sprintf("neighbour %s%s dev #%d", n.IP, mac, n.Link)
@@ -108,7 +110,7 @@ func parseNeigh(b []byte) Neigh {
 // FDB is an entry of a vxlan device's forwarding database (bridge-fdb(8)); comparable.
 type FDB struct {
 	Link    int
-	MAC     MAC // zero: frames without an entry of their own; there may be one for each Dst
+	MAC     inet.MAC // zero: frames without an entry of their own; there may be one for each Dst
 	Dst     netip.Addr
 	Port    uint16 // 0 is the device's
 	VNI     uint32 // 0 is the device's
@@ -121,7 +123,7 @@ func SetFDB(f FDB) *Msg { return new(Msg).SetFDB(&f) }
 
 // SetFDB makes m what the function of this name returns.
 func (m *Msg) SetFDB(f *FDB) *Msg {
-	if f.MAC == (MAC{}) {
+	if f.MAC == (inet.MAC{}) {
 		return m.fdb(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_APPEND, "set", f)
 	}
 	return m.fdb(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, "set", f)

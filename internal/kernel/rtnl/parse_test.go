@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/cniblocks/cniblocks/inet"
 )
 
 // FuzzParse feeds the decoders: whatever arrives, they end without a panic.
@@ -19,7 +21,7 @@ func FuzzParse(f *testing.F) {
 		NewAddr(Addr{Link: 3, Prefix: netip.MustParsePrefix("2001:db8::1/64"), Flags: 0x202, Proto: 117}),
 		NewRoute(Route{Dst: dst, Via: netip.MustParseAddr("fe80::1"), Link: 3, MTU: 1400, Encap: Encap{ID: 7, Dst: netip.MustParseAddr("192.0.2.1")}}),
 		AddVLANs(3, false, VLAN{ID: 7, PVID: true}),
-		NewTunnel("vx", MAC{2}, 1400, VXLAN{VNI: 7, Local: netip.MustParseAddr("192.0.2.1")}),
+		NewTunnel("vx", inet.MAC{2}, 1400, VXLAN{VNI: 7, Local: netip.MustParseAddr("192.0.2.1")}),
 	} {
 		f.Add(m.Bytes()[headerLen:])
 	}
