@@ -75,6 +75,7 @@ func (stranger) String() string { return "make coffee" }
 func TestAMalformedChangeKeepsAllFromBeingDone(t *testing.T) {
 	t.Parallel()
 	ns, eth0 := pair(t)
+	nstest.Settle(t, ns)
 	before := nstest.Dump(ns)
 	good := link.Set(eth0.Index, link.Settings{MTU: 1300})
 	for want, bad := range map[string]link.Change{
