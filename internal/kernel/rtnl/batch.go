@@ -96,9 +96,6 @@ func (c *Conn) flush() error {
 		}
 		return h.seq == last, nil
 	})
-	if err != nil {
-		c.drain()
-	}
 	return errors.Join(append(errs, err)...)
 }
 
@@ -110,14 +107,4 @@ func (b *batch) words(i int) string {
 func (b *batch) clear() {
 	clear(b.asked)
 	b.out, b.asked = b.out[:0], b.asked[:0]
-}
-
-// drain empties the receive buffer of a socket that lost answers: as long as it is full the kernel drops all others, and
-// says so only once.
-func (c *Conn) drain() {
-	for {
-		if _, _, err := unix.Recvfrom(c.fd, c.buf, unix.MSG_DONTWAIT); err != nil && err != unix.EINTR && err != unix.ENOBUFS {
-			return
-		}
-	}
 }

@@ -129,15 +129,15 @@ func (c *Conn) receive(f func(h header, body []byte) (done bool, err error)) err
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("receive from rtnetlink: %w", err)
+			return c.lost(fmt.Errorf("receive from rtnetlink: %w", err))
 		}
 		if flags&unix.MSG_TRUNC != 0 {
-			return fmt.Errorf("receive from rtnetlink: a message is longer than %d bytes", len(c.buf))
+			return c.lost(fmt.Errorf("receive from rtnetlink: a message is longer than %d bytes", len(c.buf)))
 		}
 		for b := c.buf[:n]; len(b) >= headerLen; {
 			size := int(native.Uint32(b))
 			if size < headerLen || size > len(b) {
-				return errors.New("receive from rtnetlink: malformed message")
+				return c.lost(errors.New("receive from rtnetlink: malformed message"))
 			}
 			h := header{native.Uint16(b[4:]), native.Uint16(b[6:]), native.Uint32(b[8:])}
 			done, err := f(h, b[headerLen:size])
@@ -145,6 +145,16 @@ func (c *Conn) receive(f func(h header, body []byte) (done bool, err error)) err
 				return err
 			}
 			b = b[min(align(size), len(b)):]
+		}
+	}
+}
+
+// lost throws away what is still to come when answers were lost, and returns err: the kernel refuses a dump while the one
+// before has more to say, and drops all answers as long as the receive buffer is full, which it says only once.
+func (c *Conn) lost(err error) error {
+	for {
+		if _, _, e := unix.Recvfrom(c.fd, c.buf, unix.MSG_DONTWAIT); e != nil && e != unix.EINTR && e != unix.ENOBUFS {
+			return err
 		}
 	}
 }
