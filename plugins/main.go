@@ -14,6 +14,7 @@ import (
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/base/start"
 	"github.com/cniblocks/cniblocks/internal/base/version"
+	"github.com/cniblocks/cniblocks/internal/base/wait"
 	"github.com/cniblocks/cniblocks/internal/kernel/reap"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/plugins/bridge"
@@ -37,6 +38,7 @@ func plugins(remove func(context.Context, *netns.NS, int) error) cni.Delegates {
 func main() {
 	reap.Child()
 	start.Grow()
+	wait.Hasten = start.Hasten
 	if os.Getenv("GOMAXPROCS") == start.Processors {
 		_ = os.Unsetenv("GOMAXPROCS") // which other plugins would inherit
 	} else {

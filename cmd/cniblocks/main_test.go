@@ -14,9 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/internal/test/binaries"
+	"github.com/cniblocks/cniblocks/internal/test/inventorytest"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/inventory"
-	"github.com/cniblocks/cniblocks/inventory/inventorytest"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m, binaries.Remove) }

@@ -7,8 +7,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/internal/test/inventorytest"
 	"github.com/cniblocks/cniblocks/inventory"
-	"github.com/cniblocks/cniblocks/inventory/inventorytest"
 	"github.com/cniblocks/cniblocks/inventory/sweep"
 )
 

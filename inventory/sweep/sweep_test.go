@@ -17,8 +17,8 @@ import (
 
 	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/bridge"
+	"github.com/cniblocks/cniblocks/internal/test/inventorytest"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
-	"github.com/cniblocks/cniblocks/inventory/inventorytest"
 	"github.com/cniblocks/cniblocks/inventory/sweep"
 	"github.com/cniblocks/cniblocks/ipam"
 	"github.com/cniblocks/cniblocks/link"

@@ -10,8 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/internal/test/etcdtest"
 	"github.com/cniblocks/cniblocks/peer/etcd"
-	"github.com/cniblocks/cniblocks/peer/etcd/etcdtest"
 )
 
 var command = regexp.MustCompile(`(?m)^etcdctl (.*)$`)

@@ -15,8 +15,8 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/cniblocks/cniblocks/internal/test/etcdtest"
 	"github.com/cniblocks/cniblocks/peer"
-	"github.com/cniblocks/cniblocks/peer/etcd/etcdtest"
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
 

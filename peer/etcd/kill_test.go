@@ -13,8 +13,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/internal/test/etcdtest"
 	"github.com/cniblocks/cniblocks/peer/etcd"
-	"github.com/cniblocks/cniblocks/peer/etcd/etcdtest"
 )
 
 // acquirer is in the environment of a copy of the tests that does nothing but take ranges; its value is the state file.

@@ -14,7 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
-	"github.com/cniblocks/cniblocks/peer/etcd/etcdtest"
+	"github.com/cniblocks/cniblocks/internal/test/etcdtest"
 )
 
 // client is etcd's own, without a Store around it.

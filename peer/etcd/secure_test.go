@@ -19,9 +19,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/internal/test/etcdtest"
 	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/peer/etcd"
-	"github.com/cniblocks/cniblocks/peer/etcd/etcdtest"
 )
 
 // authority makes certificates in a directory.

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/internal/test/etcdtest"
 	"github.com/cniblocks/cniblocks/peer/etcd"
-	"github.com/cniblocks/cniblocks/peer/etcd/etcdtest"
 )
 
 const nodePassword = "correct-horse-battery"

@@ -13,8 +13,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/internal/test/etcdtest"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
-	"github.com/cniblocks/cniblocks/peer/etcd/etcdtest"
 )
 
 // leftByFlannel is a node of a flannel network, as flanneld leaves it when it is stopped: the commands that make it.

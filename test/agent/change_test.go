@@ -25,10 +25,10 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/cniblocks/cniblocks/agent"
+	"github.com/cniblocks/cniblocks/internal/test/etcdtest"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/overlay"
 	"github.com/cniblocks/cniblocks/peer"
-	"github.com/cniblocks/cniblocks/peer/etcd/etcdtest"
 )
 
 // until waits for a condition.

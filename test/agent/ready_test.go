@@ -18,8 +18,8 @@ import (
 
 	"github.com/cniblocks/cniblocks/agent"
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/test/etcdtest"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
-	"github.com/cniblocks/cniblocks/peer/etcd/etcdtest"
 	"github.com/cniblocks/cniblocks/plugins/bridge"
 	"github.com/cniblocks/cniblocks/plugins/hostlocal"
 	overlayplugin "github.com/cniblocks/cniblocks/plugins/overlay"

@@ -24,9 +24,9 @@ import (
 
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
+	"github.com/cniblocks/cniblocks/internal/test/etcdtest"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/peer"
-	"github.com/cniblocks/cniblocks/peer/etcd/etcdtest"
 )
 
 // many are peers that nobody is, behind the router or, with an address in 198.18.0.0/15, on the link.

@@ -22,11 +22,11 @@ import (
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/test/binaries"
+	"github.com/cniblocks/cniblocks/internal/test/etcdtest"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/internal/test/ping"
 	"github.com/cniblocks/cniblocks/internal/test/reference"
 	"github.com/cniblocks/cniblocks/netns"
-	"github.com/cniblocks/cniblocks/peer/etcd/etcdtest"
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
 

@@ -9,8 +9,6 @@ import (
 	"math/rand/v2"
 	"syscall"
 	"time"
-
-	"github.com/cniblocks/cniblocks/internal/base/start"
 )
 
 // shortest is about the first pause.
@@ -36,11 +34,14 @@ func Until(ctx context.Context, patience, longest time.Duration, try func() (don
 	}
 }
 
+// Hasten, where a program has set it, is called by a thread that is about to wait for less than a millisecond.
+var Hasten = func() {}
+
 // nap sleeps until d is over or ctx ends, of which it takes no notice for less than a millisecond: that is the shortest time
 // that Go's runtime sleeps for.
 func nap(ctx context.Context, d time.Duration) error {
 	if d < time.Millisecond {
-		start.Hasten()
+		Hasten()
 		t := syscall.NsecToTimespec(int64(d))
 		_ = syscall.Nanosleep(&t, nil) // a signal ends it, which is as good
 		return context.Cause(ctx)
