@@ -50,6 +50,7 @@ func (r *runner) files() error {
 	err := errors.Join(errs...)
 	if err == nil {
 		r.blocks = f.Blocked
+		r.st.blocks(f.Blocked != "")
 	}
 	if err == nil && r.mended {
 		r.st.complete()
@@ -75,6 +76,7 @@ func (r *runner) block() {
 	if why == "" || why == r.blocks { // [runner.files] says that pods may be attached again
 		return
 	}
+	r.st.blocks(true)
 	path := filepath.Join(node.Dir(r.StateDir, r.Network), "node.json")
 	f, err := node.Read(r.NS, path)
 	if err == nil && f.Agent && f.Blocked != why {

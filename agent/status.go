@@ -93,6 +93,7 @@ const (
 	troubleHarm                    // what another program did, until it is mended
 	troubleNeeds                   // parameters of the kernel, routing rules
 	troubleChanged                 // how the network is built, since the start
+	troubleBlocked                 // the node file still says what was wrong; the last, and told only where nothing else is
 	troubles
 )
 
@@ -163,13 +164,13 @@ func (k *statusKeeper) said(t trouble) (what string) {
 	return what
 }
 
-// obstacle is the first trouble that keeps the node from being ready, in one line. The two that end when the files are
-// written are none.
+// obstacle is the first trouble that keeps the node from being ready, in one line. Those that end when the files are written
+// are none.
 func (k *statusKeeper) obstacle() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for t, s := range k.wrong {
-		if s != "" && !harmless[trouble(t)] && trouble(t) != troubleFiles && trouble(t) != troubleLost {
+		if s != "" && !harmless[trouble(t)] && trouble(t) != troubleFiles && trouble(t) != troubleLost && trouble(t) != troubleBlocked {
 			line, _, _ := strings.Cut(s, "\n")
 			return line
 		}
@@ -234,6 +235,16 @@ func (k *statusKeeper) hurt(why string) {
 	k.with(func() { k.wrong[troubleHarm] = why + " by another program, and is being mended" })
 }
 
+// blocks says whether the node file keeps plugins from attaching pods.
+func (k *statusKeeper) blocks(yes bool) {
+	k.with(func() {
+		k.wrong[troubleBlocked] = ""
+		if yes {
+			k.wrong[troubleBlocked] = "the node file still keeps plugins from attaching pods, and is being written"
+		}
+	})
+}
+
 // healed ends what was heard before the last repair began.
 func (k *statusKeeper) healed() {
 	k.with(func() {
@@ -286,7 +297,7 @@ func (k *statusKeeper) ready() (bool, []string) {
 		why = append(why, "how this node is reached is not published yet")
 	}
 	for t, s := range k.wrong {
-		if s != "" {
+		if s != "" && (ok || trouble(t) != troubleBlocked) {
 			why = append(why, s)
 			ok = ok && harmless[trouble(t)]
 		}

@@ -126,7 +126,7 @@ func TestWhateverMakesTheWayToOtherNodesImpossibleIsNamedByReadinessAndSTATUSAnd
 					require.Equal(t, before.MTU, m.file().MTU)
 					w.mend(m, name, harm.undo)
 					m.ready()
-					until(t, "STATUS again", func() bool { return !strings.Contains(m.status(), "attaches no pods") })
+					require.NotContains(t, m.status(), "attaches no pods")
 					require.Equal(t, before, m.file())
 					w.reachAll()
 				}
@@ -156,6 +156,29 @@ func (w *world) mend(m *machine, name, undo string) {
 	default:
 		in(w.t, m.ns, undo)
 	}
+}
+
+func TestANodeIsNotReadyBeforeItsNodeFileLetsPodsBeAttached(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, nstest.VXLAN)
+	w := newWorld(t, 1)
+	w.peers(w.machines...)
+	m := w.machines[0]
+	m.byFile("vxlan")
+	m.run()
+	m.ready()
+	const often = 30 // the time between the two was short
+	for range often {
+		in(t, m.ns, "ip addr del 192.0.2.11/24 dev eth0")
+		until(t, "a reason", func() bool { return m.file().Blocked != "" })
+		require.False(t, m.Status().Ready)
+		in(t, m.ns, "ip addr add 192.0.2.11/24 dev eth0")
+		for begin := time.Now(); !m.Status().Ready; {
+			require.Less(t, time.Since(begin), soon)
+		}
+		require.Empty(t, m.file().Blocked)
+	}
+	require.Empty(t, m.Status().Reasons)
 }
 
 func TestAnAgentThatStartsWithoutItsAddressSaysSoToPluginsAndGoesOnWhenTheAddressIsBack(t *testing.T) {
