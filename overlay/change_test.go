@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
@@ -333,6 +334,38 @@ func TestTheStampSparesEverythingWhenNothingChangedAndNothingElse(t *testing.T) 
 		require.False(t, elsewhere.net.Fresh("1"), "it is another namespace's")
 		require.NoError(t, os.WriteFile(stamps[0], good[:len(good)/2], 0o644))
 		require.False(t, fresh(), "torn")
+	})
+}
+
+func TestTheStampDoesNotStandWithoutAWayToThePeers(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, e overlay.Encap) {
+		c := newCluster(t, 2)
+		c.keys(e)
+		n := c.nodes[0]
+		apply := func() error {
+			n.open(t, e)
+			_, err := n.net.Apply(t.Context(), "1", func() ([]peer.Peer, error) { return c.peers(), nil })
+			return err
+		}
+		fresh := func() bool { n.open(t, e); return n.net.Fresh("1") }
+		require.NoError(t, apply())
+		require.True(t, fresh())
+		for _, typ := range []string{"blackhole", "unreachable", "prohibit"} {
+			ip(t, n.ns, "route add "+typ+" 192.0.2.12")
+			ip(t, n.ns, "route add "+typ+" 2001:db8::12")
+			require.False(t, fresh(), typ)
+			require.ErrorContains(t, apply(), `no peer of network "pods" can be reached`)
+			require.False(t, fresh(), "an error leaves none")
+			ip(t, n.ns, "route del "+typ+" 192.0.2.12")
+			ip(t, n.ns, "route del "+typ+" 2001:db8::12")
+			require.NoError(t, apply())
+			require.True(t, fresh())
+		}
+		ip(t, c.wire, "link set dev port1 down")
+		require.Eventually(t, func() bool { return !fresh() }, patience, time.Millisecond, "no carrier")
+		ip(t, c.wire, "link set dev port1 up")
+		require.Eventually(t, fresh, patience, time.Millisecond, "the same way again needs no work")
 	})
 }
 

@@ -33,6 +33,7 @@ type Stamp struct {
 	Peers  string       `json:"peers"`  // identity of the list, by the caller
 	Links  []StampLink  `json:"links,omitempty"`
 	Routes []StampRoute `json:"routes,omitempty"`
+	Ways   []StampWay   `json:"ways,omitempty"`
 	MTU    int          `json:"mtu"` // bytes, for pods
 }
 
@@ -46,6 +47,13 @@ type StampLink struct {
 type StampRoute struct {
 	Dst  netip.Prefix `json:"dst"`
 	Link int          `json:"link"`
+}
+
+// StampWay is how a peer is reached over a family.
+type StampWay struct {
+	From netip.Addr `json:"from"` // this node's endpoint, the zero value where it is on none of its links
+	To   netip.Addr `json:"to"`
+	Link int        `json:"link"`
 }
 
 const maxStamp = 1 << 16 // bytes; it names a few links and routes
@@ -120,7 +128,8 @@ func (n *Node) stands(id string) (s Stamp, ok bool) {
 	return s, n.shows(s)
 }
 
-// shows looks at the kernel once: the devices are up and have their MACs, and one of our routes over each link stands.
+// shows looks at the kernel once: the devices are up and have their MACs, one of our routes over each link stands, and there
+// is the same way to one peer over each family.
 func (n *Node) shows(s Stamp) bool {
 	good := 0
 	var msgs []*rtnl.Msg
@@ -134,6 +143,13 @@ func (n *Node) shows(s Stamp) bool {
 	for _, want := range s.Routes {
 		msgs = append(msgs, rtnl.MatchRoute(want.Dst.Addr(), func(r rtnl.Route) {
 			if r.Proto == Proto && r.Dst == want.Dst && r.Link == want.Link {
+				good++
+			}
+		}))
+	}
+	for _, want := range s.Ways {
+		msgs = append(msgs, rtnl.WayOut(want.From, want.To, func(link int) {
+			if link == want.Link {
 				good++
 			}
 		}))
@@ -154,7 +170,7 @@ func (n *Node) here() (s Stamp, err error) {
 func (n *Node) digest() string {
 	o := n.o
 	o.NS, o.StateDir = nil, ""
-	b := append([]byte("2 "), n.encap.Name()...)
+	b := append([]byte("3 "), n.encap.Name()...)
 	b = spell(spell(b, reflect.ValueOf(o)), reflect.ValueOf(n.encap))
 	h := sha256.Sum256(b)
 	return hex.EncodeToString(h[:])
@@ -230,6 +246,7 @@ func (n *Node) writeStamp(id string) error {
 			s.Routes = append(s.Routes, StampRoute{r.Dst, r.Link})
 		}
 	}
+	s.Ways = n.stampWays()
 	const enough = 8
 	s.Links, s.Routes = s.Links[:min(len(s.Links), enough)], s.Routes[:min(len(s.Routes), enough)]
 	b, err := json.Marshal(s)
@@ -243,6 +260,28 @@ func (n *Node) writeStamp(id string) error {
 	defer dir.Close()
 	name := filepath.Base(n.stampFile())
 	return node.Replace(dir, name, name+".new", b, 0o644)
+}
+
+// stampWays are the ways to the first peer that is reached over each family.
+func (n *Node) stampWays() (all []StampWay) {
+	var seen [2]bool
+	for i := range n.list {
+		for _, to := range n.d.ways(n, &n.list[i]) {
+			if !to.IsValid() || seen[b2i(to.Is6())] || n.under.to(to).err != nil {
+				continue
+			}
+			seen[b2i(to.Is6())] = true
+			w := StampWay{To: to}
+			if own := n.o.Node.Endpoint(inet.FamilyOf(to)).Addr; n.under.isLocal(own) {
+				w.From = own
+			}
+			answered := false
+			if n.conn.Do(rtnl.WayOut(w.From, to, func(link int) { w.Link, answered = link, true })) == nil && answered {
+				all = append(all, w)
+			}
+		}
+	}
+	return all
 }
 
 func (n *Node) dropStamp() error {

@@ -26,6 +26,7 @@ func TestWithoutAnAgentTooWhateverMakesTheWayToOtherMachinesImpossibleIsNamedByS
 		"its link goes down":    {"ip link set eth0 down", "ip link set eth0 up" + six, "eth0, which has this node's ipv4 address 192.0.2.11, is down"},
 		"no way to anybody": {"ip route add blackhole 192.0.2.12/32; ip route add blackhole 2001:db8::12/128",
 			"ip route del blackhole 192.0.2.12/32; ip route del blackhole 2001:db8::12/128", `no peer of network "pods" can be reached: peer "b": no route to 192.0.2.12`},
+		"no carrier":        {"", "", `no peer of network "pods" can be reached: peer "b": the way to 192.0.2.12 is over eth0, which has no carrier`},
 		"an MTU for nobody": {"ip link set eth0 mtu 1279", "ip link set eth0 mtu 1500" + six, "bytes are left for pods|has lost its ipv6 address"},
 	}
 	for name, keys := range map[string]map[string]any{
@@ -46,16 +47,26 @@ func TestWithoutAnAgentTooWhateverMakesTheWayToOtherMachinesImpossibleIsNamedByS
 			reach(t, p.ns, to)
 			for name, o := range obstacles {
 				t.Log(name)
+				carrier := func(way string) {
+					if name == "no carrier" {
+						require.NoError(t, w.wire.Do(func() error { return run("ip", "link", "set", "dev", a.name, way) }))
+					}
+				}
 				a.sh(o.do)
+				carrier("down")
 				before := nstest.Dump(a.ns)
 				require.Equal(t, cni.ErrNotAvailable, p.refused(cni.STATUS, conf, o.says))
 				require.Equal(t, before, nstest.Dump(a.ns))
-				fresh := with(conf, "stateDir", t.TempDir()) // else an ADD may find all applied, and does not look at the way
-				require.Equal(t, cni.ErrTryAgain, a.pod("3").refused(cni.ADD, fresh, o.says))
+				now := conf
+				if name == "an MTU for nobody" {
+					now = with(conf, "stateDir", t.TempDir()) // else an ADD finds all applied
+				}
+				require.Equal(t, cni.ErrTryAgain, a.pod("3").refused(cni.ADD, now, o.says))
 				reports, err := overlay.Up(t.Context(), a.ns, []byte(conf))
 				require.Regexp(t, o.says, err)
 				require.Empty(t, reports)
 				a.sh(o.undo)
+				carrier("up")
 				p.must(cni.STATUS, conf)
 				reports, err = overlay.Up(t.Context(), a.ns, []byte(conf))
 				require.NoError(t, err)

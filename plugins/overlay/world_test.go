@@ -32,6 +32,7 @@ type world struct {
 	t        *testing.T
 	machines []*machine
 	outside  *netns.NS
+	wire     *netns.NS
 	dir      string
 	keys     bool // the peers file has WireGuard keys
 }
@@ -47,8 +48,8 @@ var delegates = cni.Delegates{"bridge": bridge.Plugin{}, "host-local": hostlocal
 func newWorld(t *testing.T, machines int) *world {
 	t.Helper()
 	nstest.NeedRoot(t)
-	w := &world{t: t, dir: t.TempDir(), outside: nstest.New(t)}
-	wire := nstest.New(t)
+	w := &world{t: t, dir: t.TempDir(), outside: nstest.New(t), wire: nstest.New(t)}
+	wire := w.wire
 	require.NoError(t, wire.Do(func() error { return run("ip", "link", "add", "wire", "type", "bridge", "mcast_snooping", "0") }))
 	require.NoError(t, wire.Do(func() error { return run("ip", "link", "set", "wire", "up") }))
 	join := func(ns *netns.NS, port string, addrs ...string) {

@@ -69,13 +69,16 @@ func (c *Conn) put(m *Msg) {
 }
 
 // flush sends the batch and reads the answers. An error is always acknowledged, success only where it is asked for: of
-// the last message.
+// the last message, unless that is a question, whose answer says as much.
 func (c *Conn) flush() error {
 	b := &c.batch
 	defer b.clear()
 	first, last := c.seq-uint32(len(b.asked))+1, c.seq
-	flags := b.out[b.asked[len(b.asked)-1].at+6:]
-	native.PutUint16(flags, native.Uint16(flags)|unix.NLM_F_ACK)
+	end := b.out[b.asked[len(b.asked)-1].at:]
+	question := native.Uint16(end[4:])&3 == unix.RTM_GETLINK&3 // as of RTM_NEWLINK, RTM_DELLINK, RTM_SETLINK and all others
+	if !question {
+		native.PutUint16(end[6:], native.Uint16(end[6:])|unix.NLM_F_ACK)
+	}
 	if err := c.send(b.out); err != nil {
 		return fmt.Errorf("%s: %w", b.words(0), err)
 	}
@@ -89,7 +92,7 @@ func (c *Conn) flush() error {
 			if b.asked[i].reply != nil {
 				b.asked[i].reply(body)
 			}
-			return false, nil
+			return question && h.seq == last, nil
 		}
 		if err := ackError(func() string { return b.words(i) }, h, body); err != nil {
 			errs = append(errs, err)

@@ -31,6 +31,23 @@ func RouteTo(dst netip.Addr, got func(Route)) *Msg { return lookup(dst, 0, got) 
 // MatchRoute asks which route of the tables a packet to dst follows; got is called with that route.
 func MatchRoute(dst netip.Addr, got func(Route)) *Msg { return lookup(dst, rtmFIBMatch, got) }
 
+// WayOut asks which link packets to dst leave by that come from src, one of this node's addresses, or the zero value; got is
+// called with its index, 0 where there are several. No route, or none for what comes from there, is an error; got is not
+// called either where the link has no carrier.
+func WayOut(src, dst netip.Addr, got func(link int)) *Msg {
+	m := lookup(dst, rtmFIBMatch, nil)
+	if src.IsValid() {
+		m.b[headerLen+2] = uint8(src.BitLen())
+		m.ip(unix.RTA_SRC, src)
+	}
+	m.reply = func(body []byte) {
+		if r, ok := parseRoute(body); ok && r.Type == unix.RTN_UNICAST && native.Uint32(body[8:])&(unix.RTNH_F_DEAD|unix.RTNH_F_LINKDOWN) == 0 {
+			got(r.Link)
+		}
+	}
+	return m
+}
+
 func lookup(dst netip.Addr, flags uint32, got func(Route)) *Msg {
 	b := make([]byte, unix.SizeofRtMsg)
 	b[0], b[1] = family(dst), uint8(dst.BitLen())

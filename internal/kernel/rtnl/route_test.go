@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
@@ -175,4 +176,50 @@ func TestARouteSpeaksLikeIPRoute(t *testing.T) {
 	} {
 		require.Equal(t, want, r.String())
 	}
+}
+
+func TestTheWayOutIsTheLinkThatIsUpAndOnlyForWhoeverIsHere(t *testing.T) {
+	t.Parallel()
+	ns, c, _ := world(t)
+	wire := nstest.New(t)
+	nstest.Link(t, nstest.End{NS: ns, Name: "eth0", Addrs: []string{"192.0.2.1/24", "2001:db8::1/64"}}, nstest.End{NS: wire, Name: "eth0"})
+	there, err := rtnl.Open(wire)
+	require.NoError(t, err)
+	eth0, err := c.LinkByName("eth0")
+	require.NoError(t, err)
+	way := func(src, dst string) (link int, err error) {
+		var from netip.Addr
+		if src != "" {
+			from = ip(src)
+		}
+		err = c.Do(rtnl.GetLink("lo"), rtnl.WayOut(from, ip(dst), func(l int) { link = l }))
+		return link, err
+	}
+	leads := func(link int, src, dst string) {
+		t.Helper()
+		l, err := way(src, dst)
+		require.NoError(t, err)
+		require.Equal(t, link, l)
+	}
+	for _, f := range [][3]string{{"192.0.2.1", "192.0.2.9", "192.0.2.9/32"}, {"2001:db8::1", "2001:db8::9", "2001:db8::9/128"}} {
+		own, peer := f[0], f[1]
+		leads(eth0.Index, own, peer)
+		leads(eth0.Index, "", peer)
+		leads(0, own, own) // no unicast
+		for _, typ := range []uint8{unix.RTN_BLACKHOLE, unix.RTN_UNREACHABLE, unix.RTN_PROHIBIT} {
+			r := rtnl.Route{Dst: prefix(f[2]), Type: typ}
+			require.NoError(t, c.Do(rtnl.NewRoute(r)))
+			_, err := way(own, peer)
+			require.Error(t, err, typ)
+			require.NoError(t, c.Do(rtnl.DelRoute(r)))
+		}
+		require.NoError(t, there.Do(rtnl.SetLink(rtnl.Set{Name: "eth0", Down: true})))
+		require.Eventually(t, func() bool { l, err := way(own, peer); return l == 0 && err == nil }, 10*time.Second, time.Millisecond, "no carrier")
+		require.NoError(t, there.Do(rtnl.SetLink(rtnl.Set{Name: "eth0", Up: true})))
+		require.Eventually(t, func() bool { l, err := way(own, peer); return l == eth0.Index && err == nil }, 10*time.Second, time.Millisecond, "carrier")
+	}
+	_, err = way("192.0.2.2", "192.0.2.9")
+	require.Error(t, err, "an address that is not here")
+	_, err = way("", "198.51.100.1")
+	require.ErrorIs(t, err, unix.ENETUNREACH)
 }
