@@ -9,8 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 	"github.com/cniblocks/cniblocks/internal/base/nearest"
-	"github.com/cniblocks/cniblocks/internal/base/sparse"
 )
 
 // common are the keys that every netconf may have (specification, section 1 and section 3, "Deriving").
@@ -29,8 +29,8 @@ func (r *Request) Decode(v any) error {
 }
 
 // decode reports where there may be keys that v does not have.
-func decode(config json.RawMessage, v any) (strange sparse.Strange, err error) {
-	if strange, err = sparse.Keys(config, v, common...); err != nil {
+func decode(config json.RawMessage, v any) (strange lazyjson.Strange, err error) {
+	if strange, err = lazyjson.Keys(config, v, common...); err != nil {
 		err = explain(err, config, reflect.TypeOf(v).Elem())
 	}
 	return strange, err
@@ -96,10 +96,10 @@ func blame(raw json.RawMessage, t reflect.Type) (key string, value json.RawMessa
 	var parts []part
 	switch t.Kind() {
 	case reflect.Struct:
-		var have map[string]json.RawMessage
+		var have lazyjson.Object
 		known := map[string]reflect.Type{}
 		fields(t, known)
-		if json.Unmarshal(raw, &have) == nil {
+		if lazyjson.Unmarshal(raw, &have) == nil {
 			for k, v := range have {
 				for name, of := range known {
 					if strings.EqualFold(k, name) {
@@ -110,14 +110,14 @@ func blame(raw json.RawMessage, t reflect.Type) (key string, value json.RawMessa
 		}
 	case reflect.Slice:
 		var list []json.RawMessage
-		if json.Unmarshal(raw, &list) == nil {
+		if lazyjson.Unmarshal(raw, &list) == nil {
 			for _, v := range list {
 				parts = append(parts, part{"", v, t.Elem()})
 			}
 		}
 	}
 	for _, p := range parts {
-		if json.Unmarshal(p.raw, reflect.New(p.t).Interface()) == nil {
+		if lazyjson.Unmarshal(p.raw, reflect.New(p.t).Interface()) == nil {
 			continue
 		}
 		if inner, value := blame(p.raw, p.t); inner != "" {
@@ -157,7 +157,7 @@ func (r *Request) warnUnknown(at string, raw json.RawMessage, t reflect.Type, mo
 		return
 	case t.Kind() == reflect.Slice && (t.Elem().Kind() == reflect.Struct || t.Elem().Kind() == reflect.Slice):
 		var list []json.RawMessage
-		if json.Unmarshal(raw, &list) == nil {
+		if lazyjson.Unmarshal(raw, &list) == nil {
 			for _, one := range list {
 				r.warnUnknown(at, one, t.Elem(), nil)
 			}
@@ -166,8 +166,8 @@ func (r *Request) warnUnknown(at string, raw json.RawMessage, t reflect.Type, mo
 	case t.Kind() != reflect.Struct:
 		return
 	}
-	var have map[string]json.RawMessage
-	if json.Unmarshal(raw, &have) != nil {
+	var have lazyjson.Object
+	if lazyjson.Unmarshal(raw, &have) != nil {
 		return
 	}
 	known := map[string]reflect.Type{}

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/cniblocks/cniblocks/internal/base/sparse"
+	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 )
 
 // Delegates are the plugins that are linked into this program, by type.
@@ -120,7 +120,7 @@ func (r *Request) IPAM() (Plugin, error) {
 			Type string `json:"type"`
 		} `json:"ipam"`
 	}
-	if err := sparse.Unmarshal(r.Config, &c); err != nil {
+	if err := lazyjson.Unmarshal(r.Config, &c); err != nil {
 		return nil, decodeError(err)
 	}
 	if c.IPAM.Type == "" {

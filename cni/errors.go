@@ -2,11 +2,12 @@ package cni
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 )
 
 // Code is an error code of the CNI specification, section "Error".
@@ -94,7 +95,7 @@ func encode(version string, err error) []byte {
 	if e, ok := err.(*Error); ok { //nolint:errorlint // what wraps one has a message of its own
 		msg, details = e.Msg, e.Details
 	}
-	b, _ := json.Marshal(struct {
+	b, _ := lazyjson.Marshal(struct {
 		Version string `json:"cniVersion"`
 		Code    Code   `json:"code"`
 		Msg     string `json:"msg"`

@@ -3,7 +3,6 @@ package cni
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
@@ -11,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 	"github.com/cniblocks/cniblocks/internal/base/start"
 )
 
@@ -100,7 +100,7 @@ func (x executable) run(ctx context.Context, r *Request, verb Verb) ([]byte, err
 		Code         Code
 		Msg, Details string
 	}
-	if json.Unmarshal(out.kept.Bytes(), &e) == nil && e.Msg != "" {
+	if lazyjson.Unmarshal(out.kept.Bytes(), &e) == nil && e.Msg != "" {
 		if e.Code == 0 {
 			e.Code = ErrIO
 		}

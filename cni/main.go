@@ -2,7 +2,6 @@ package cni
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +9,8 @@ import (
 	"runtime/debug"
 	"slices"
 	"syscall"
+
+	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 )
 
 // Main is a plugin's main function: it reads the request from the environment and standard input, prints the result or the
@@ -117,7 +118,7 @@ func serve(ctx context.Context, p Plugin, r *Request) (answer []byte, err error)
 	case GC:
 		return nil, p.GC(ctx, r)
 	}
-	answer, err = json.Marshal(struct {
+	answer, err = lazyjson.Marshal(struct {
 		Version   string   `json:"cniVersion"`
 		Supported []string `json:"supportedVersions"`
 	}{r.Version, Versions})

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+
+	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 )
 
 // maxConfig bounds a netconf, prevResult included; the largest real ones have some kilobytes.
@@ -131,7 +133,7 @@ func (r *Request) readVersion() error {
 	var c struct {
 		Version string `json:"cniVersion"`
 	}
-	if err := json.Unmarshal(r.Config, &c); err != nil {
+	if err := lazyjson.Unmarshal(r.Config, &c); err != nil {
 		return decodeError(err)
 	}
 	if c.Version != "" {
@@ -212,18 +214,4 @@ func parsePrev(version string, b []byte) (*Result, error) {
 		return nil, Errorf(CodeOf(err), "netconf: key \"prevResult\": %w", err)
 	}
 	return prev, nil
-}
-
-// parseOf reads a result that is in a version, that of the configuration, unless it says otherwise.
-func parseOf(version string, b []byte) (*Result, error) {
-	var v struct {
-		Version string `json:"cniVersion"`
-	}
-	if err := json.Unmarshal(b, &v); err != nil {
-		return nil, Errorf(ErrDecode, "result: %w", err)
-	}
-	if v.Version != "" {
-		version = v.Version
-	}
-	return parseResult(version, b)
 }

@@ -1,17 +1,8 @@
 package cni
 
 import (
-	"encoding/json"
-	"fmt"
-	"math"
 	"net/netip"
 	"slices"
-
-	types "github.com/containernetworking/cni/pkg/types"
-	current "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/cni/pkg/types/create"
-
-	"github.com/cniblocks/cniblocks/internal/base/sparse"
 )
 
 // Versions are those of the specification that are spoken, oldest first.
@@ -61,25 +52,12 @@ type Route struct {
 }
 
 // DNS is what the attachment should resolve names with.
-type DNS = types.DNS
-
-// wire forms of 1.0.0 and 1.1.0
-type (
-	wireIP struct {
-		Interface *int   `json:"interface,omitempty"`
-		Address   string `json:"address"`
-		Gateway   string `json:"gateway,omitempty"`
-	}
-	wireRoute struct {
-		Dst      string `json:"dst"`
-		GW       string `json:"gw,omitempty"`
-		MTU      int    `json:"mtu,omitempty"`
-		AdvMSS   int    `json:"advmss,omitempty"`
-		Priority int    `json:"priority,omitempty"`
-		Table    *int   `json:"table,omitempty"`
-		Scope    *int   `json:"scope,omitempty"`
-	}
-)
+type DNS struct {
+	Nameservers []string `json:"nameservers,omitempty"`
+	Domain      string   `json:"domain,omitempty"`
+	Search      []string `json:"search,omitempty"`
+	Options     []string `json:"options,omitempty"`
+}
 
 // As is a copy with only what a version of the specification can say.
 func (r *Result) As(version string) *Result {
@@ -100,136 +78,4 @@ func (r *Result) As(version string) *Result {
 		}
 	}
 	return &c
-}
-
-// Encode is the result in a version of the specification.
-func (r *Result) Encode(version string) ([]byte, error) {
-	if !slices.Contains(Versions, version) {
-		return nil, Errorf(ErrVersion, "cniVersion %q: not known; want one of %v", version, Versions)
-	}
-	b, err := r.As(version).wire(version)
-	if err != nil || atLeast(version, "1.0.0") {
-		return b, err
-	}
-	// Older forms are the library's business.
-	newest, err := r.As(version).wire(current.ImplementedSpecVersion)
-	if err != nil {
-		return nil, err
-	}
-	parsed, err := create.Create(current.ImplementedSpecVersion, newest)
-	if err == nil {
-		parsed, err = parsed.GetAsVersion(version)
-	}
-	if err != nil {
-		return nil, &Error{Code: ErrVersion, Msg: err.Error(), Details: fmt.Sprintf("the result has no form in CNI %s, which is the netconf's \"cniVersion\"", version), err: err}
-	}
-	return json.Marshal(parsed)
-}
-
-func empty(d DNS) bool {
-	return d.Domain == "" && len(d.Nameservers) == 0 && len(d.Search) == 0 && len(d.Options) == 0
-}
-
-// MarshalJSON is the form of a route in results and netconfs (specification, section 5, routes).
-func (t Route) MarshalJSON() ([]byte, error) { return t.wire(), nil }
-
-// UnmarshalJSON reads that form.
-func (t *Route) UnmarshalJSON(b []byte) error {
-	var w wireRoute
-	if err := sparse.Unmarshal(b, &w); err != nil {
-		return fmt.Errorf("route: %w", err)
-	}
-	dst, err := netip.ParsePrefix(w.Dst)
-	if err != nil {
-		return fmt.Errorf("key \"dst\" of a route: %q is no prefix such as 0.0.0.0/0", w.Dst)
-	}
-	*t = Route{Dst: dst.Masked(), MTU: w.MTU, AdvMSS: w.AdvMSS, Priority: w.Priority}
-	if w.Table != nil {
-		t.Table = *w.Table
-	}
-	if w.Scope != nil {
-		t.Scope = *w.Scope
-	}
-	if w.GW != "" {
-		if t.GW, err = netip.ParseAddr(w.GW); err != nil {
-			return fmt.Errorf("key \"gw\" of the route to %s: %q is no IP address", dst, w.GW)
-		}
-		t.GW = t.GW.Unmap()
-		if t.GW.Is4() && !dst.Addr().Is4() {
-			return fmt.Errorf("key \"gw\" of the route to %s: %s is an IPv4 address; want an IPv6 one", dst, t.GW)
-		}
-	}
-	for _, v := range []struct {
-		key string
-		n   int
-	}{{"mtu", t.MTU}, {"advmss", t.AdvMSS}, {"priority", t.Priority}, {"table", t.Table}} {
-		if v.n < 0 || int64(v.n) > math.MaxUint32 {
-			return fmt.Errorf("key %q of the route to %s: %d is not between 0 and %d", v.key, dst, v.n, uint32(math.MaxUint32))
-		}
-	}
-	if t.Scope < 0 || t.Scope > 255 {
-		return fmt.Errorf("key \"scope\" of the route to %s: %d is not between 0 and 255", dst, t.Scope)
-	}
-	return nil
-}
-
-// ParseResult reads a result in any version of the specification, which the text itself names.
-func ParseResult(b []byte) (*Result, error) {
-	return parseOf(Versions[0], b)
-}
-
-func parseResult(version string, b []byte) (*Result, error) {
-	if !slices.Contains(Versions, version) {
-		return nil, Errorf(ErrVersion, "result has cniVersion %q; want one of %v", version, Versions)
-	}
-	if !atLeast(version, "1.0.0") {
-		old, err := create.Create(version, b)
-		if err != nil {
-			return nil, Errorf(ErrDecode, "result of version %s: %w", version, err)
-		}
-		if old, err = old.GetAsVersion(current.ImplementedSpecVersion); err == nil {
-			b, err = json.Marshal(old)
-		}
-		if err != nil {
-			return nil, Errorf(ErrDecode, "result of version %s: %w", version, err)
-		}
-	}
-	var w struct {
-		Interfaces []Interface `json:"interfaces"`
-		IPs        []wireIP    `json:"ips"`
-		Routes     []Route     `json:"routes"`
-		DNS        DNS         `json:"dns"`
-	}
-	if err := sparse.Unmarshal(b, &w); err != nil {
-		return nil, Errorf(ErrDecode, "result: %w", err)
-	}
-	r := &Result{Interfaces: w.Interfaces, Routes: w.Routes, DNS: w.DNS}
-	for _, ip := range w.IPs {
-		v, err := ip.parse(len(w.Interfaces))
-		if err != nil {
-			return nil, err
-		}
-		r.IPs = append(r.IPs, v)
-	}
-	return r, nil
-}
-
-func (w wireIP) parse(interfaces int) (ip IP, err error) {
-	if ip.Address, err = netip.ParsePrefix(w.Address); err != nil {
-		return ip, Errorf(ErrDecode, "result: address %q is no prefix such as 10.1.2.3/24", w.Address)
-	}
-	if w.Gateway != "" {
-		if ip.Gateway, err = netip.ParseAddr(w.Gateway); err != nil {
-			return ip, Errorf(ErrDecode, "result: gateway %q of %s is no IP address", w.Gateway, w.Address)
-		}
-		ip.Gateway = ip.Gateway.Unmap()
-	}
-	ip.Interface = NoInterface
-	if w.Interface != nil && (interfaces > 0 || *w.Interface < 0) { // some IPAM plugins state one where there is none
-		ip.Interface = *w.Interface
-		if ip.Interface < 0 || ip.Interface >= interfaces {
-			return ip, Errorf(ErrDecode, "result: address %s names interface %d of %d", w.Address, ip.Interface, interfaces)
-		}
-	}
-	return ip, nil
 }

@@ -85,6 +85,52 @@ func TestTheSpecificationsOwnLibraryReadsWhatIsEncoded(t *testing.T) {
 	}
 }
 
+func TestOldFormsAreThoseOfTheSpecificationsOwnLibrary(t *testing.T) {
+	t.Parallel()
+	bare := full()
+	bare.DNS, bare.Routes = cni.DNS{}, nil
+	mixed := &cni.Result{
+		IPs:    []cni.IP{{Address: prefix("fd00::3/64"), Gateway: ip("fd00::1"), Interface: cni.NoInterface}, {Address: prefix("fd01::3/64"), Interface: cni.NoInterface}},
+		Routes: []cni.Route{{Dst: prefix("0.0.0.0/0")}, {Dst: prefix("::/0"), GW: ip("fd00::1")}},
+	}
+	for _, r := range []*cni.Result{full(), bare, mixed} {
+		newest, err := r.Encode("1.0.0")
+		require.NoError(t, err)
+		theirs, err := create.Create("1.0.0", newest)
+		require.NoError(t, err)
+		for _, version := range []string{"0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0"} {
+			old, err := theirs.GetAsVersion(version)
+			require.NoError(t, err)
+			want, err := json.Marshal(old)
+			require.NoError(t, err)
+			have, err := r.Encode(version)
+			require.NoError(t, err)
+			require.Equal(t, string(want), string(have))
+		}
+	}
+	// And read the same, with keys that the version does not know.
+	for _, text := range []string{
+		`{"cniVersion": "0.4.0", "interfaces": [{"name": "eth0", "mtu": 1400, "sandbox": "/x"}], "ips": [{"version": "4", "interface": 0, "address": "::ffff:10.0.0.2/120"}],
+			"routes": [{"dst": "::ffff:10.9.0.0/112", "gw": "10.0.0.1", "mtu": 1300}]}`,
+		`{"cniVersion": "0.2.0", "ip4": {"ip": "10.0.0.2/24", "gateway": "10.0.0.1", "routes": [{"dst": "0.0.0.0/0"}]}, "ip6": {"ip": "fd00::2/64"}, "interfaces": [{"name": "x"}]}`,
+		`{"ip6": {"ip": "fd00::2/64", "routes": [{"dst": "::/0", "gw": "fd00::1"}]}, "dns": {"nameservers": ["fd00::1"]}}`,
+	} {
+		have, err := cni.ParseResult([]byte(text))
+		require.NoError(t, err)
+		old, err := create.CreateFromBytes([]byte(text))
+		require.NoError(t, err)
+		newest, err := old.GetAsVersion("1.0.0")
+		require.NoError(t, err)
+		b, err := json.Marshal(newest)
+		require.NoError(t, err)
+		want, err := cni.ParseResult(b)
+		require.NoError(t, err)
+		require.Equal(t, want.As("0.4.0"), have.As("0.4.0"), text)
+	}
+	_, err := (&cni.Result{}).Encode("0.2.0")
+	require.ErrorContains(t, err, "cannot convert: no valid IP addresses")
+}
+
 func TestAnOldVersionSaysNothingThatItDoesNotKnow(t *testing.T) {
 	t.Parallel()
 	for version, unknown := range map[string][]string{

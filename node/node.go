@@ -13,8 +13,8 @@ import (
 	"path/filepath"
 
 	machine "github.com/cniblocks/cniblocks/internal/base/boot"
+	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 	"github.com/cniblocks/cniblocks/internal/base/sentinel"
-	"github.com/cniblocks/cniblocks/internal/base/sparse"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -66,7 +66,7 @@ func Read(ns *netns.NS, path string) (f File, err error) {
 		return f, err
 	}
 	var w wire
-	if err := sparse.Unmarshal(b, &w); err != nil {
+	if err := lazyjson.Unmarshal(b, &w); err != nil {
 		return f, sentinel.Errorf(fs.ErrNotExist, "%s is torn", path)
 	}
 	boot, cookie, err := here(ns)
@@ -93,7 +93,7 @@ func Write(ns *netns.NS, path string, f File) error {
 	if err != nil {
 		return err
 	}
-	b, err := json.Marshal(wire{Boot: boot, Cookie: cookie, MTU: f.MTU, Source: f.Source, Agent: f.Agent, IPMasq: f.IPMasq, Blocked: f.Blocked,
+	b, err := lazyjson.Marshal(wire{Boot: boot, Cookie: cookie, MTU: f.MTU, Source: f.Source, Agent: f.Agent, IPMasq: f.IPMasq, Blocked: f.Blocked,
 		Document: peer.Format(peer.Network{Prefixes: f.Network.Prefixes, Peers: []peer.Peer{f.Self}})})
 	if err != nil {
 		return err

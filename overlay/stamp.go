@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"net/netip"
@@ -17,7 +16,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/boot"
-	"github.com/cniblocks/cniblocks/internal/base/sparse"
+	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/node"
 	"github.com/cniblocks/cniblocks/peer"
@@ -118,7 +117,7 @@ func (n *Node) stands(id string) (s Stamp, ok bool) {
 		return s, false
 	}
 	b, err := node.ReadFile(n.stampFile(), maxStamp)
-	if err != nil || sparse.Unmarshal(b, &s) != nil || s.Peers != id || s.Config != n.digest() {
+	if err != nil || lazyjson.Unmarshal(b, &s) != nil || s.Peers != id || s.Config != n.digest() {
 		return s, false
 	}
 	now, err := n.here()
@@ -249,7 +248,7 @@ func (n *Node) writeStamp(id string) error {
 	s.Ways = n.stampWays()
 	const enough = 8
 	s.Links, s.Routes = s.Links[:min(len(s.Links), enough)], s.Routes[:min(len(s.Routes), enough)]
-	b, err := json.Marshal(s)
+	b, err := lazyjson.Marshal(s)
 	if err != nil {
 		return err
 	}

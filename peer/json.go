@@ -7,8 +7,10 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/cniblocks/cniblocks/inet"
+	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 	"github.com/cniblocks/cniblocks/internal/base/nearest"
 )
 
@@ -58,14 +60,14 @@ func Parse(data []byte) (Network, Problems, error) {
 		return Network{}, nil, err
 	}
 	if doc[0] != '{' {
-		return Network{}, nil, fmt.Errorf("the document is %s: want %s", kind(doc), shape)
+		return Network{}, nil, fmt.Errorf("the document is %s: want %s", lazyjson.Kind(doc), shape)
 	}
 	var values [2][]byte
 	var warnings, wrong Problems
-	for key, v := range members(doc) {
-		switch i := index(documentKeys[:], key); {
+	for key, v := range lazyjson.Members(doc) {
+		switch i := lazyjson.Index(documentKeys[:], key); {
 		case i < 0:
-			warnings = append(warnings, unknown("", unquote(key), documentKeys[:]))
+			warnings = append(warnings, unknown("", lazyjson.Unquote(key), documentKeys[:]))
 		case values[i] != nil:
 			wrong = append(wrong, problem(documentKeys[i], "", "is there twice", "join them"))
 		default:
@@ -113,13 +115,13 @@ func decode(network, peers []byte) (Network, Problems, error) {
 	if absent(peers) || peers[0] != '[' {
 		what := "is missing"
 		if !absent(peers) {
-			what = "is " + kind(peers)
+			what = "is " + lazyjson.Kind(peers)
 		}
 		wrong = append(wrong, problem("peers", "", what, "write a list; one without peers is []"))
 		return Network{}, nil, wrong
 	}
 	entries := make([]entry, 0, min(len(peers)/128, MaxPeers)) // a guess
-	for v := range elements(peers) {
+	for v := range lazyjson.Elements(peers) {
 		if len(entries) <= MaxPeers {
 			entries = append(entries, decodePeer(v))
 		}
@@ -137,16 +139,16 @@ func decode(network, peers []byte) (Network, Problems, error) {
 // decodePeer reads one peer as far as it can be read.
 func decodePeer(v []byte) (e entry) {
 	if v[0] != '{' {
-		e.problems = Problems{problem(wholeValue, show(v), "is "+kind(v)+", not an object",
+		e.problems = Problems{problem(wholeValue, show(v), "is "+lazyjson.Kind(v)+", not an object",
 			`write { "name": "a", "endpoint": "192.0.2.11", "pods": "10.244.1.0/24" }`)}
 		return e
 	}
 	var values [len(peerKeys)][]byte
-	for key, v := range members(v) {
-		i := index(peerKeys[:], key)
+	for key, v := range lazyjson.Members(v) {
+		i := lazyjson.Index(peerKeys[:], key)
 		switch {
 		case i < 0:
-			e.add(unknown("", unquote(key), peerKeys[:]))
+			e.add(unknown("", lazyjson.Unquote(key), peerKeys[:]))
 		case values[i] != nil:
 			e.add(problem(peerKeys[i], show(v), "is there a second time", "state one of them"))
 		default:
@@ -182,10 +184,10 @@ func (e *entry) text(key string, v []byte) string {
 		return ""
 	}
 	if v[0] != '"' {
-		e.add(problem(key, show(v), "is "+kind(v)+", not a string", "write it in quotes"))
+		e.add(problem(key, show(v), "is "+lazyjson.Kind(v)+", not a string", "write it in quotes"))
 		return ""
 	}
-	return unquote(v)
+	return lazyjson.Unquote(v)
 }
 
 func (e *entry) endpoints(v []byte) {
@@ -224,11 +226,11 @@ func (e *entry) perFamily(key string, v []byte, set func(*Endpoint, []byte) (wro
 		return
 	}
 	var seen [2]bool
-	for k, v := range members(v) {
-		i := index(familyKeys[:], k)
+	for k, v := range lazyjson.Members(v) {
+		i := lazyjson.Index(familyKeys[:], k)
 		switch {
 		case i < 0:
-			e.add(unknown(key+".", unquote(k), familyKeys[:]))
+			e.add(unknown(key+".", lazyjson.Unquote(k), familyKeys[:]))
 		case seen[i]:
 			e.add(problem(key+"."+familyKeys[i], show(v), "is there a second time", "state one of them"))
 		default:
@@ -253,17 +255,17 @@ func (r Reach) families() []inet.Family {
 
 func (e *Endpoint) mac(v []byte) (wrong, remedy string) {
 	if v[0] != '"' {
-		return "is " + kind(v) + ", not a string", "write six octets such as \"0a:58:0a:f4:01:02\""
+		return "is " + lazyjson.Kind(v) + ", not a string", "write six octets such as \"0a:58:0a:f4:01:02\""
 	}
-	e.MAC, wrong, remedy = parseMAC(unquote(v))
+	e.MAC, wrong, remedy = parseMAC(lazyjson.Unquote(v))
 	return wrong, remedy
 }
 
 func (e *Endpoint) publicKey(v []byte) (wrong, remedy string) {
 	if v[0] != '"' {
-		return "is " + kind(v) + ", not a string", "write the key as \"wg pubkey\" prints it, in quotes"
+		return "is " + lazyjson.Kind(v) + ", not a string", "write the key as \"wg pubkey\" prints it, in quotes"
 	}
-	e.PublicKey, wrong, remedy = parsePublicKey(unquote(v))
+	e.PublicKey, wrong, remedy = parsePublicKey(lazyjson.Unquote(v))
 	return wrong, remedy
 }
 
@@ -283,6 +285,26 @@ func (e *Endpoint) vni(v []byte) (wrong, remedy string) {
 	}
 	e.VNI = uint32(n)
 	return "", ""
+}
+
+// valid is the document by itself, or an error that tells where it is no JSON.
+func valid(data []byte) ([]byte, error) {
+	doc, err := lazyjson.Document(data)
+	if errors.Is(err, lazyjson.ErrEmpty) {
+		err = fmt.Errorf("%w: want %s", err, shape)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the document is %w", err)
+	}
+	return doc, nil
+}
+
+// show is a value in an error.
+func show(v []byte) string {
+	if v[0] == '"' {
+		return quote(lazyjson.Unquote(v))
+	}
+	return cut(strings.Join(strings.Fields(string(v)), " "))
 }
 
 func unknown(in, key string, known []string) *Problem {

@@ -1,12 +1,12 @@
 package peer
 
 import (
-	"encoding/json"
 	"errors"
 	"iter"
 	"net/netip"
 
 	"github.com/cniblocks/cniblocks/inet"
+	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 )
 
 // oneOrMore yields the values of a list, or the one value that is no list. Nothing comes of nothing.
@@ -15,16 +15,16 @@ func oneOrMore(v []byte) iter.Seq[[]byte] {
 	case absent(v):
 		return func(func([]byte) bool) {}
 	case v[0] == '[':
-		return elements(v)
+		return lazyjson.Elements(v)
 	}
 	return func(yield func([]byte) bool) { yield(v) }
 }
 
 func parsePrefix(key string, v []byte) (netip.Prefix, *Problem) {
 	if v[0] != '"' {
-		return netip.Prefix{}, problem(key, show(v), "is "+kind(v)+", not a string", `write a range such as "10.244.1.0/24"`)
+		return netip.Prefix{}, problem(key, show(v), "is "+lazyjson.Kind(v)+", not a string", `write a range such as "10.244.1.0/24"`)
 	}
-	s := unquote(v)
+	s := lazyjson.Unquote(v)
 	p, err := netip.ParsePrefix(s)
 	if err == nil {
 		return p, nil
@@ -37,9 +37,9 @@ func parsePrefix(key string, v []byte) (netip.Prefix, *Problem) {
 
 func parseEndpoint(v []byte) (netip.Addr, *Problem) {
 	if v[0] != '"' {
-		return netip.Addr{}, problem("endpoint", show(v), "is "+kind(v)+", not a string", `write an address such as "192.0.2.11"`)
+		return netip.Addr{}, problem("endpoint", show(v), "is "+lazyjson.Kind(v)+", not a string", `write an address such as "192.0.2.11"`)
 	}
-	s := unquote(v)
+	s := lazyjson.Unquote(v)
 	a, err := netip.ParseAddr(s)
 	if err == nil {
 		return a, nil
@@ -161,7 +161,7 @@ func appendPerFamily(b []byte, key string, r Reach, get func(Endpoint) any) []by
 }
 
 func appendValue(b []byte, v any) []byte {
-	j, _ := json.Marshal(v) // numbers and texts have no error
+	j, _ := lazyjson.Marshal(v) // numbers and texts have no error
 	return append(b, j...)
 }
 

@@ -9,7 +9,7 @@ import (
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/inet"
-	"github.com/cniblocks/cniblocks/internal/base/sparse"
+	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 	"github.com/cniblocks/cniblocks/ipam"
 	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/masq"
@@ -75,7 +75,7 @@ func (c *ipamConf) UnmarshalJSON(b []byte) error {
 		Type    string `json:"type"`
 		DataDir string `json:"dataDir"`
 	}
-	if err := sparse.Unmarshal(b, &kind); err != nil {
+	if err := lazyjson.Unmarshal(b, &kind); err != nil {
 		return err
 	}
 	c.Type, c.DataDir, c.raw = kind.Type, kind.DataDir, slices.Clone(b)
@@ -90,7 +90,7 @@ func (c *ipamConf) readRanges() error {
 		ipam.Range
 		Ranges []ipam.Pool `json:"ranges"`
 	}
-	if err := sparse.Unmarshal(c.raw, &r); err != nil {
+	if err := lazyjson.Unmarshal(c.raw, &r); err != nil {
 		return err
 	}
 	c.first, c.ranges = r.Range, r.Ranges
@@ -120,7 +120,7 @@ func load(r *cni.Request) (*conf, error) {
 		} `json:"ipam"`
 	}
 	least.Bridge = defaultBridge
-	if sparse.Unmarshal(r.Config, &least) != nil {
+	if lazyjson.Unmarshal(r.Config, &least) != nil {
 		return nil, err
 	}
 	r.Warn("%v", err)

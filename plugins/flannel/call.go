@@ -1,11 +1,11 @@
 package flannel
 
 import (
-	"encoding/json"
 	"errors"
 	"io/fs"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
 
@@ -15,12 +15,12 @@ type call struct {
 	*cni.Request
 }
 
-func (c *conf) call(r *cni.Request, d object) (call, error) {
+func (c *conf) call(r *cni.Request, d lazyjson.Object) (call, error) {
 	config, err := handDown(r, d)
 	if err != nil {
 		return call{}, err
 	}
-	p, err := r.Delegate(d.text("type"))
+	p, err := r.Delegate(d.Text("type"))
 	if err != nil {
 		return call{}, err
 	}
@@ -65,15 +65,15 @@ func (c *conf) made(r *cni.Request) (call, error) {
 
 // renew puts the ranges of this node as they are now in the place of those of a record, where they are known. Nothing of
 // the attachment needs them, and a bridge sees by them which of its gateways are former ones.
-func (c *conf) renew(d object) {
-	var ipam object
+func (c *conf) renew(d lazyjson.Object) {
+	var ipam lazyjson.Object
 	env, err := flannel.ReadSubnetEnv(c.SubnetFile)
-	if err != nil || json.Unmarshal(d["ipam"], &ipam) != nil || ipam["ranges"] == nil {
+	if err != nil || lazyjson.Unmarshal(d["ipam"], &ipam) != nil || ipam["ranges"] == nil {
 		return
 	}
 	if now, err := c.ipam(&env); err == nil {
 		ipam["ranges"] = now["ranges"]
-		_ = d.put("ipam", ipam)
+		_ = d.Put("ipam", ipam)
 	}
 }
 

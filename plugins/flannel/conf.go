@@ -9,15 +9,16 @@ import (
 	"strings"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
 
 // conf is the netconf of flannel's plugin.
 type conf struct {
-	SubnetFile string `json:"subnetFile"`
-	DataDir    string `json:"dataDir"`
-	IPAM       object `json:"ipam"`     // of the delegate, completed
-	Delegate   object `json:"delegate"` // what it states itself wins
+	SubnetFile string          `json:"subnetFile"`
+	DataDir    string          `json:"dataDir"`
+	IPAM       lazyjson.Object `json:"ipam"`     // of the delegate, completed
+	Delegate   lazyjson.Object `json:"delegate"` // what it states itself wins
 }
 
 // As flannel's plugin has them.
@@ -26,29 +27,6 @@ const (
 	bridge         = "bridge"
 	hostLocal      = "host-local"
 )
-
-// object is a JSON object.
-type object map[string]json.RawMessage
-
-func (o object) fill(key string, v any) error {
-	if o[key] != nil {
-		return nil
-	}
-	return o.put(key, v)
-}
-
-func (o object) put(key string, v any) (err error) {
-	o[key], err = json.Marshal(v)
-	return err
-}
-
-// text is a value that is a string, else "".
-func (o object) text(key string) (s string) {
-	if json.Unmarshal(o[key], &s) != nil {
-		return ""
-	}
-	return s
-}
 
 func load(r *cni.Request) (*conf, error) {
 	c := &conf{}
@@ -77,14 +55,14 @@ func (c *conf) check(r *cni.Request) error {
 		}
 	}
 	if v := c.Delegate["type"]; v != nil {
-		switch r.Kind(c.Delegate.text("type")) {
+		switch r.Kind(c.Delegate.Text("type")) {
 		case "":
 			return bad(`key "delegate.type" is %s; want the name of the plugin that attaches the pod, or none for "bridge"`, v)
 		case "flannel":
 			return bad(`key "delegate.type" is %s: it would call itself; want the plugin that attaches the pod, or none for "bridge"`, v)
 		}
 	}
-	if v := c.IPAM["type"]; v != nil && c.IPAM.text("type") == "" {
+	if v := c.IPAM["type"]; v != nil && c.IPAM.Text("type") == "" {
 		return bad(`key "ipam.type" is %s; want the name of an IPAM plugin, or none for "host-local"`, v)
 	}
 	_, err := c.routes(nil)
@@ -93,20 +71,20 @@ func (c *conf) check(r *cni.Request) error {
 
 // least is what can be read of a broken configuration.
 func least(r *cni.Request) *conf {
-	var all object
+	var all lazyjson.Object
 	c := &conf{}
-	if json.Unmarshal(r.Config, &all) != nil {
+	if lazyjson.Unmarshal(r.Config, &all) != nil {
 		return c
 	}
-	c.SubnetFile, c.DataDir = all.text("subnetFile"), all.text("dataDir")
-	_, _ = json.Unmarshal(all["ipam"], &c.IPAM), json.Unmarshal(all["delegate"], &c.Delegate)
+	c.SubnetFile, c.DataDir = all.Text("subnetFile"), all.Text("dataDir")
+	_, _ = lazyjson.Unmarshal(all["ipam"], &c.IPAM), lazyjson.Unmarshal(all["delegate"], &c.Delegate)
 	for _, key := range []string{"name", "ipam"} {
 		delete(c.Delegate, key)
 	}
-	if kind := r.Kind(c.Delegate.text("type")); kind == "flannel" || kind == "" {
+	if kind := r.Kind(c.Delegate.Text("type")); kind == "flannel" || kind == "" {
 		delete(c.Delegate, "type")
 	}
-	if c.IPAM.text("type") == "" {
+	if c.IPAM.Text("type") == "" {
 		delete(c.IPAM, "type")
 	}
 	if _, err := c.routes(nil); err != nil {
@@ -117,32 +95,32 @@ func least(r *cni.Request) *conf {
 
 // render is the configuration of the delegate: what it states itself, and what follows from subnet.env where it states
 // nothing. Without the file nothing follows.
-func (c *conf) render(r *cni.Request, env *flannel.SubnetEnv) (object, error) {
-	d := object{}
+func (c *conf) render(r *cni.Request, env *flannel.SubnetEnv) (lazyjson.Object, error) {
+	d := lazyjson.Object{}
 	maps.Copy(d, c.Delegate)
-	errs := []error{d.fill("type", bridge)}
-	kind := r.Kind(d.text("type"))
+	errs := []error{d.Fill("type", bridge)}
+	kind := r.Kind(d.Text("type"))
 	if env != nil {
-		errs = append(errs, d.fill("mtu", env.MTU), d.fill("ipMasq", !env.IPMasq))
+		errs = append(errs, d.Fill("mtu", env.MTU), d.Fill("ipMasq", !env.IPMasq))
 		if kind == bridge {
-			errs = append(errs, d.fill("isGateway", true))
+			errs = append(errs, d.Fill("isGateway", true))
 			if string(d["ipMasq"]) == "false" { // what there is under the network's name is the node agent's
-				errs = append(errs, d.fill("ipMasqElsewhere", true))
+				errs = append(errs, d.Fill("ipMasqElsewhere", true))
 			} else { // pods see each other's own addresses
-				errs = append(errs, d.fill("ipMasqExcept", env.Networks))
+				errs = append(errs, d.Fill("ipMasqExcept", env.Networks))
 			}
 		}
 	}
 	ipam, err := c.ipam(env)
-	errs = append(errs, err, d.put("ipam", ipam))
+	errs = append(errs, err, d.Put("ipam", ipam))
 	return d, cmp.Or(errs...)
 }
 
 // ipam is the configuration of the delegate's IPAM plugin: this node's ranges, and routes to the whole network.
-func (c *conf) ipam(env *flannel.SubnetEnv) (object, error) {
-	i := object{}
+func (c *conf) ipam(env *flannel.SubnetEnv) (lazyjson.Object, error) {
+	i := lazyjson.Object{}
 	maps.Copy(i, c.IPAM)
-	err := i.fill("type", hostLocal)
+	err := i.Fill("type", hostLocal)
 	if env == nil || err != nil {
 		return i, err
 	}
@@ -151,14 +129,14 @@ func (c *conf) ipam(env *flannel.SubnetEnv) (object, error) {
 		ranges = append(ranges, []map[string]netip.Prefix{{"subnet": s}})
 	}
 	routes, err := c.routes(env.Networks)
-	return i, cmp.Or(err, i.put("ranges", ranges), i.put("routes", routes))
+	return i, cmp.Or(err, i.Put("ranges", ranges), i.Put("routes", routes))
 }
 
 // routes are those that the configuration states, and those to the networks.
 func (c *conf) routes(networks []netip.Prefix) ([]cni.Route, error) {
 	var routes []cni.Route
 	if v := c.IPAM["routes"]; v != nil {
-		if err := json.Unmarshal(v, &routes); err != nil {
+		if err := lazyjson.Unmarshal(v, &routes); err != nil {
 			return nil, cni.Errorf(cni.ErrConfig, `netconf: key "ipam.routes": %w`, err)
 		}
 	}
@@ -171,9 +149,9 @@ func (c *conf) routes(networks []netip.Prefix) ([]cni.Route, error) {
 }
 
 // handDown adds to a delegate's configuration what every delegate gets of the request's own.
-func handDown(r *cni.Request, d object) (json.RawMessage, error) {
-	var outer object
-	if err := json.Unmarshal(r.Config, &outer); err != nil {
+func handDown(r *cni.Request, d lazyjson.Object) (json.RawMessage, error) {
+	var outer lazyjson.Object
+	if err := lazyjson.Unmarshal(r.Config, &outer); err != nil {
 		return nil, err
 	}
 	delete(d, "cniVersion")
@@ -185,7 +163,7 @@ func handDown(r *cni.Request, d object) (json.RawMessage, error) {
 			d[key] = value
 		}
 	}
-	return json.Marshal(d)
+	return lazyjson.Marshal(d)
 }
 
 // momentary are the keys that are of one call and not of the attachment.

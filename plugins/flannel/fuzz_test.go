@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
 
@@ -43,14 +44,14 @@ func FuzzWhateverTheNetconfTheDelegateGetsAnObjectWithTypeAndName(f *testing.F) 
 				require.NoError(t, err)
 				b, err := handDown(r, d)
 				require.NoError(t, err)
-				var got object
+				var got lazyjson.Object
 				require.NoError(t, json.Unmarshal(b, &got))
-				require.Equal(t, r.Network, got.text("name"))
-				require.NotEmpty(t, got.text("type"))
-				require.NotEqual(t, "flannel", got.text("type"))
+				require.Equal(t, r.Network, got.Text("name"))
+				require.NotEmpty(t, got.Text("type"))
+				require.NotEqual(t, "flannel", got.Text("type"))
 				kept, err := lasting(b)
 				require.NoError(t, err)
-				var rest object
+				var rest lazyjson.Object
 				require.NoError(t, json.Unmarshal(kept, &rest))
 				require.NotContains(t, rest, "prevResult")
 			}
@@ -68,7 +69,7 @@ func FuzzARecordIsReadOrNone(f *testing.F) {
 		r := record{t.TempDir(), "cbr0", cni.Attachment{ContainerID: "a", IfName: "eth0"}}
 		require.NoError(t, os.WriteFile(filepath.Join(r.dataDir, "a"), b, 0o600))
 		d, ok := r.read()
-		require.Equal(t, ok, d.text("name") == "cbr0" && d.text("type") != "")
+		require.Equal(t, ok, d.Text("name") == "cbr0" && d.Text("type") != "")
 		_, _, err := records(r.dataDir, "cbr0", nil)
 		require.NoError(t, err)
 		require.NoError(t, r.remove())

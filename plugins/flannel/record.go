@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 )
 
 // record is what the delegate was asked for one attachment, on disk: <dataDir>/.attachments-<network>/<container>:<interface>.
@@ -47,19 +48,19 @@ func (r record) theirs() string { return filepath.Join(r.dataDir, r.ContainerID)
 
 // read is the delegate's configuration, from flannel's own file if there is no other. One that is torn, or of another
 // network, is none.
-func (r record) read() (object, bool) {
+func (r record) read() (lazyjson.Object, bool) {
 	for _, path := range []string{r.path(), r.theirs()} {
-		if d, ok := parse(path); ok && d.text("name") == r.network {
+		if d, ok := parse(path); ok && d.Text("name") == r.network {
 			return d, true
 		}
 	}
 	return nil, false
 }
 
-func parse(path string) (object, bool) {
+func parse(path string) (lazyjson.Object, bool) {
 	b, err := os.ReadFile(path)
-	var d object
-	if err != nil || json.Unmarshal(b, &d) != nil || d.text("type") == "" {
+	var d lazyjson.Object
+	if err != nil || lazyjson.Unmarshal(b, &d) != nil || d.Text("type") == "" {
 		return nil, false
 	}
 	return d, true
@@ -86,7 +87,7 @@ func (r record) create(req *cni.Request, config json.RawMessage) (first bool, er
 	}
 	if !r.link(req) {
 		d, ok := parse(r.theirs())
-		return !ok || d.text("name") != r.network || links(r.theirs()) > 1, nil
+		return !ok || d.Text("name") != r.network || links(r.theirs()) > 1, nil
 	}
 	return true, nil
 }
@@ -132,8 +133,8 @@ func (r record) replace(req *cni.Request, config json.RawMessage) error {
 
 // lasting is a configuration without what only one call is about.
 func lasting(config json.RawMessage) (json.RawMessage, error) {
-	var d object
-	if err := json.Unmarshal(config, &d); err != nil {
+	var d lazyjson.Object
+	if err := lazyjson.Unmarshal(config, &d); err != nil {
 		return nil, err
 	}
 	for key := range d {
@@ -141,7 +142,7 @@ func lasting(config json.RawMessage) (json.RawMessage, error) {
 			delete(d, key)
 		}
 	}
-	return json.Marshal(d)
+	return lazyjson.Marshal(d)
 }
 
 // remove removes the record, and flannel's own if it is of this attachment.
@@ -170,7 +171,7 @@ func (r record) ownsTheirs() bool {
 		return false // a record of another interface
 	}
 	d, ok := parse(r.theirs())
-	return !ok || d.text("name") == r.network
+	return !ok || d.Text("name") == r.network
 }
 
 // links is how many names a file has: more than one if it is a record of ours.
@@ -232,7 +233,7 @@ func records(dataDir, network string, keep []cni.Attachment) (valid, stale []cni
 		if seen[e.Name()] || !e.Type().IsRegular() || !cni.ValidName(e.Name()) {
 			continue
 		}
-		if d, ok := parse(filepath.Join(dataDir, e.Name())); !ok || d.text("name") != network {
+		if d, ok := parse(filepath.Join(dataDir, e.Name())); !ok || d.Text("name") != network {
 			continue
 		}
 		if i := slices.IndexFunc(keep, func(k cni.Attachment) bool { return k.ContainerID == e.Name() }); i >= 0 {

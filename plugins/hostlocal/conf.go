@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"github.com/cniblocks/cniblocks/cni"
-	"github.com/cniblocks/cniblocks/internal/base/sparse"
+	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 	"github.com/cniblocks/cniblocks/ipam"
 )
 
@@ -96,7 +96,7 @@ func wrongAddress(config json.RawMessage) error {
 	}
 	var inside struct{ Ranges [][]texts }
 	var first texts
-	_, _, _ = json.Unmarshal(config, &c), json.Unmarshal(c.IPAM, &inside), json.Unmarshal(c.IPAM, &first)
+	_, _, _ = lazyjson.Unmarshal(config, &c), lazyjson.Unmarshal(c.IPAM, &inside), lazyjson.Unmarshal(c.IPAM, &first)
 	at := map[string][][]texts{"ipam": {{first}}, "ipam.ranges": inside.Ranges, "runtimeConfig.ipRanges": c.RuntimeConfig.IPRanges}
 	for _, path := range slices.Sorted(maps.Keys(at)) {
 		for _, r := range slices.Concat(at[path]...) {
@@ -121,7 +121,7 @@ func loadLeast(r *cni.Request) (*conf, error) {
 			DataDir string `json:"dataDir"`
 		} `json:"ipam"`
 	}
-	if err := sparse.Unmarshal(r.Config, &least); err != nil {
+	if err := lazyjson.Unmarshal(r.Config, &least); err != nil {
 		return nil, cni.Errorf(cni.ErrConfig, "netconf: %w", err)
 	}
 	return &conf{dataDir: least.IPAM.DataDir}, nil

@@ -10,8 +10,8 @@ import (
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/inet"
+	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 	"github.com/cniblocks/cniblocks/internal/base/nearest"
-	"github.com/cniblocks/cniblocks/internal/base/sparse"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/overlay"
 )
@@ -83,7 +83,7 @@ func (c *conf) loadLeast(r *cni.Request, wrong error) error {
 		var least struct {
 			Delegate json.RawMessage `json:"delegate"`
 		}
-		if sparse.Unmarshal(r.Config, &least) != nil {
+		if lazyjson.Unmarshal(r.Config, &least) != nil {
 			return wrong
 		}
 		r.Warn("%v", wrong)
@@ -139,7 +139,7 @@ func (c *conf) encapsulation() (overlay.Encap, error) {
 	var d struct {
 		PortIsolation bool `json:"portIsolation"`
 	}
-	if err := sparse.Unmarshal(c.Delegate, &d); err != nil {
+	if err := lazyjson.Unmarshal(c.Delegate, &d); err != nil {
 		return nil, cni.Errorf(cni.ErrConfig, `netconf: key "delegate": %w`, err)
 	}
 	o := c.Config
@@ -167,7 +167,7 @@ func (c *conf) checkDelegate(r *cni.Request) error {
 			Type     string          `json:"type"`
 			Delegate json.RawMessage `json:"delegate"`
 		}
-		if len(raw) == 0 || sparse.Unmarshal(raw, &d) != nil || d.Type == "" {
+		if len(raw) == 0 || lazyjson.Unmarshal(raw, &d) != nil || d.Type == "" {
 			return cni.Errorf(cni.ErrConfig, `netconf: key "delegate" of %s has no "type"; want the plugin that attaches the pod, such as {"type": "bridge"}`, seen[len(seen)-1])
 		}
 		kind := r.Kind(d.Type)
@@ -196,7 +196,7 @@ func (c *conf) delegateBridge() string {
 	var d struct {
 		Bridge string `json:"bridge"`
 	}
-	if sparse.Unmarshal(c.Delegate, &d) != nil || d.Bridge == "" {
+	if lazyjson.Unmarshal(c.Delegate, &d) != nil || d.Bridge == "" {
 		return "cni0"
 	}
 	return d.Bridge
@@ -206,7 +206,7 @@ func (c *conf) delegateType() string {
 	var d struct {
 		Type string `json:"type"`
 	}
-	_ = sparse.Unmarshal(c.Delegate, &d)
+	_ = lazyjson.Unmarshal(c.Delegate, &d)
 	return d.Type
 }
 
@@ -215,5 +215,5 @@ func (c *conf) delegateHasIPAM() bool {
 	var d struct {
 		IPAM *struct{} `json:"ipam"`
 	}
-	return sparse.Unmarshal(c.Delegate, &d) == nil && d.IPAM != nil
+	return lazyjson.Unmarshal(c.Delegate, &d) == nil && d.IPAM != nil
 }

@@ -7,7 +7,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/inet"
-	"github.com/cniblocks/cniblocks/internal/base/sparse"
+	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 	"github.com/cniblocks/cniblocks/ipam"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -15,11 +15,11 @@ import (
 // delegateConf is the configuration of the delegate: what it states itself, what every delegate is handed down, and what
 // follows from the overlay where it states nothing. Without a view, for DEL, nothing follows.
 func (c *conf) delegateConf(r *cni.Request, v *view, mtu int) (json.RawMessage, error) {
-	var outer, d object
-	if err := sparse.Unmarshal(r.Config, &outer); err != nil {
+	var outer, d lazyjson.Object
+	if err := lazyjson.Unmarshal(r.Config, &outer); err != nil {
 		return nil, err
 	}
-	if err := sparse.Unmarshal(c.Delegate, &d); err != nil {
+	if err := lazyjson.Unmarshal(c.Delegate, &d); err != nil {
 		return nil, cni.Errorf(cni.ErrConfig, `netconf: key "delegate": %w`, err)
 	}
 	for key, value := range outer {
@@ -33,7 +33,7 @@ func (c *conf) delegateConf(r *cni.Request, v *view, mtu int) (json.RawMessage, 
 		}
 	}
 	var kind string
-	if err := sparse.Unmarshal(d["type"], &kind); err != nil {
+	if err := lazyjson.Unmarshal(d["type"], &kind); err != nil {
 		return nil, err
 	}
 	var err error
@@ -49,13 +49,13 @@ func (c *conf) delegateConf(r *cni.Request, v *view, mtu int) (json.RawMessage, 
 	if err != nil {
 		return nil, err
 	}
-	return d.encode(), nil
+	return lazyjson.Marshal(d)
 }
 
 // fillCarrier hands the masquerading down to the last plugin of ours in the chain: one rule, with the exceptions of all.
-func (c *conf) fillCarrier(r *cni.Request, d object, v *view, mtu int) error {
+func (c *conf) fillCarrier(r *cni.Request, d lazyjson.Object, v *view, mtu int) error {
 	var inner conf
-	if err := sparse.Unmarshal(c.Delegate, &inner); err != nil {
+	if err := lazyjson.Unmarshal(c.Delegate, &inner); err != nil {
 		return cni.Errorf(cni.ErrConfig, `netconf: key "delegate": %w`, err)
 	}
 	except := append(inner.IPMasqExcept, c.IPMasqExcept...)
@@ -63,42 +63,42 @@ func (c *conf) fillCarrier(r *cni.Request, d object, v *view, mtu int) error {
 		except = append(except, v.prefixes...)
 	}
 	for _, f := range []error{
-		d.fill("ipMasq", c.IPMasq), d.put("ipMasqExcept", append([]netip.Prefix{}, except...)), d.fill("stateDir", c.StateDir),
+		d.Fill("ipMasq", c.IPMasq), d.Put("ipMasqExcept", append([]netip.Prefix{}, except...)), d.Fill("stateDir", c.StateDir),
 	} {
 		if f != nil {
 			return f
 		}
 	}
 	if c.IPMasqBackend != "" {
-		if err := d.fill("ipMasqBackend", c.IPMasqBackend); err != nil {
+		if err := d.Fill("ipMasqBackend", c.IPMasqBackend); err != nil {
 			return err
 		}
 	}
 	if mtu == 0 {
 		return nil
 	}
-	return d.fill("maxMTU", mtu)
+	return d.Fill("maxMTU", mtu)
 }
 
-func (c *conf) fillLast(r *cni.Request, d object, kind string, v *view, mtu int) error {
+func (c *conf) fillLast(r *cni.Request, d lazyjson.Object, kind string, v *view, mtu int) error {
 	if string(d["ipMasq"]) == "true" && v != nil {
 		r.Warn(`netconf: key "delegate.ipMasq" is true and counts as false: the rule of the %s plugin does it, and spares the network`, r.Type)
 	}
-	if err := d.put("ipMasq", false); err != nil {
+	if err := d.Put("ipMasq", false); err != nil {
 		return err
 	}
 	if kind == "bridge" {
-		if err := d.put("ipMasqElsewhere", true); err != nil { // else its GC takes the rule for what is left of a former ipMasq
+		if err := d.Put("ipMasqElsewhere", true); err != nil { // else its GC takes the rule for what is left of a former ipMasq
 			return err
 		}
 	}
 	if kind == "bridge" && !c.L2 {
-		if err := d.fill("isGateway", true); err != nil {
+		if err := d.Fill("isGateway", true); err != nil {
 			return err
 		}
 	}
 	if mtu != 0 {
-		if err := d.fill("mtu", mtu); err != nil {
+		if err := d.Fill("mtu", mtu); err != nil {
 			return err
 		}
 	}
@@ -106,46 +106,45 @@ func (c *conf) fillLast(r *cni.Request, d object, kind string, v *view, mtu int)
 }
 
 // fillIPAM makes the IPAM host-local, on this peer's ranges, with routes to the whole network.
-func (c *conf) fillIPAM(r *cni.Request, d object, v *view) error {
-	var i object
+func (c *conf) fillIPAM(r *cni.Request, d lazyjson.Object, v *view) error {
+	var i lazyjson.Object
 	if d["ipam"] != nil {
-		if err := sparse.Unmarshal(d["ipam"], &i); err != nil {
+		if err := lazyjson.Unmarshal(d["ipam"], &i); err != nil {
 			return cni.Errorf(cni.ErrConfig, `netconf: key "delegate.ipam": %w`, err)
 		}
 	}
 	if i == nil {
-		i = object{}
+		i = lazyjson.Object{}
 	}
-	if err := i.fill("type", hostLocal); err != nil {
+	if err := i.Fill("type", hostLocal); err != nil {
 		return err
 	}
 	if v == nil {
 		v = c.now
 	}
 	var kind string
-	_ = sparse.Unmarshal(i["type"], &kind) // the delegate says what is wrong
+	_ = lazyjson.Unmarshal(i["type"], &kind) // the delegate says what is wrong
 	if v != nil && r.Kind(kind) == hostLocal {
 		if i["subnet"] == nil && i["ranges"] == nil {
 			ranges, err := c.pools(v)
 			if err != nil {
 				return err
 			}
-			if err := i.put("ranges", ranges); err != nil {
+			if err := i.Put("ranges", ranges); err != nil {
 				return err
 			}
 		}
-		var routes []cni.Route
+		routes := []cni.Route{}
 		for _, p := range v.prefixes {
 			if !c.L2 && has(v.self.Pods, p.Addr().Is4()) {
 				routes = append(routes, cni.Route{Dst: p})
 			}
 		}
-		if err := i.fill("routes", routes); err != nil {
+		if err := i.Fill("routes", routes); err != nil {
 			return err
 		}
 	}
-	d["ipam"] = i.encode()
-	return nil
+	return d.Put("ipam", i)
 }
 
 func has(ranges []netip.Prefix, is4 bool) bool {
@@ -164,7 +163,7 @@ func (c *conf) pools(v *view) ([]ipam.Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	var pools []ipam.Pool
+	pools := []ipam.Pool{}
 	for _, f := range inet.Families {
 		var pool ipam.Pool
 		for _, p := range own {

@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
@@ -22,7 +23,7 @@ func FuzzAConfigurationIsReadOrRefused(f *testing.F) {
 		f.Add([]byte(s), []byte(`{"network":"10.244.0.0/16","peers":[{"name":"a","endpoint":"192.0.2.11","pods":["10.244.1.0/24","fd00::/64"]}]}`))
 	}
 	f.Fuzz(func(t *testing.T, keys, peers []byte) {
-		var c object
+		var c lazyjson.Object
 		if json.Unmarshal(keys, &c) != nil || c == nil {
 			return
 		}

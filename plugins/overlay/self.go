@@ -3,7 +3,6 @@ package overlay
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,7 +13,7 @@ import (
 	"slices"
 
 	"github.com/cniblocks/cniblocks/cni"
-	"github.com/cniblocks/cniblocks/internal/base/sparse"
+	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/node"
@@ -70,7 +69,7 @@ func (c *conf) lookFile(r *cni.Request, ns *netns.NS) (view, error) {
 	note := c.note(r, false)
 	if f, err := node.Read(ns, note); err == nil && !f.Agent {
 		var s source
-		if sparse.Unmarshal([]byte(f.Source), &s) == nil && s.Node == c.Node {
+		if lazyjson.Unmarshal([]byte(f.Source), &s) == nil && s.Node == c.Node {
 			now, same, err := s.ID.Same(c.PeersFile)
 			if err == nil && same {
 				if now != s.ID {
@@ -102,7 +101,7 @@ func (c *conf) loader() func() ([]peer.Peer, error) {
 }
 
 func (c *conf) writeNote(ns *netns.NS, path string, id file.ID, self peer.Peer, prefixes []netip.Prefix) error {
-	b, err := json.Marshal(source{id, c.Node})
+	b, err := lazyjson.Marshal(source{id, c.Node})
 	if err != nil {
 		return err
 	}

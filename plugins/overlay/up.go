@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/node"
@@ -138,7 +139,7 @@ func each(config []byte, f func(*job) error, ns *netns.NS) error {
 		Type    string            `json:"type"`
 		Plugins []json.RawMessage `json:"plugins"`
 	}
-	if err := json.Unmarshal(config, &list); err != nil {
+	if err := lazyjson.Unmarshal(config, &list); err != nil {
 		return cni.Errorf(cni.ErrDecode, "configuration: %w", err)
 	}
 	if list.Plugins == nil {
@@ -148,14 +149,14 @@ func each(config []byte, f func(*job) error, ns *netns.NS) error {
 	var errs []error
 	for _, raw := range list.Plugins {
 		for raw != nil {
-			var p object
-			if err := json.Unmarshal(raw, &p); err != nil {
+			var p lazyjson.Object
+			if err := lazyjson.Unmarshal(raw, &p); err != nil {
 				return cni.Errorf(cni.ErrDecode, "configuration: %w", err)
 			}
-			if err := errors.Join(p.put("name", list.Name), p.put("cniVersion", list.Version)); err != nil {
+			if err := errors.Join(p.Put("name", list.Name), p.Put("cniVersion", list.Version)); err != nil {
 				return err
 			}
-			full, err := json.Marshal(p)
+			full, err := lazyjson.Marshal(p)
 			if err != nil {
 				return err
 			}
@@ -183,9 +184,9 @@ func each(config []byte, f func(*job) error, ns *netns.NS) error {
 }
 
 // inner is the delegate's configuration with what it inherits and what concerns the node.
-func inner(c *conf, outer object) json.RawMessage {
-	var d object
-	if json.Unmarshal(c.Delegate, &d) != nil {
+func inner(c *conf, outer lazyjson.Object) json.RawMessage {
+	var d lazyjson.Object
+	if lazyjson.Unmarshal(c.Delegate, &d) != nil {
 		return nil
 	}
 	for _, key := range []string{"stateDir", "ipMasq", "ipMasqBackend"} {
@@ -193,7 +194,7 @@ func inner(c *conf, outer object) json.RawMessage {
 			d[key] = outer[key]
 		}
 	}
-	b, err := json.Marshal(d)
+	b, err := lazyjson.Marshal(d)
 	if err != nil {
 		return nil
 	}

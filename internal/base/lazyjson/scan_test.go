@@ -1,4 +1,4 @@
-package peer
+package lazyjson
 
 import (
 	"bytes"
@@ -14,7 +14,7 @@ func rebuild(b []byte, v []byte) []byte {
 	case '{':
 		b = append(b, '{')
 		n := 0
-		for k, v := range members(v) {
+		for k, v := range Members(v) {
 			if n++; n > 1 {
 				b = append(b, ',')
 			}
@@ -24,7 +24,7 @@ func rebuild(b []byte, v []byte) []byte {
 	case '[':
 		b = append(b, '[')
 		n := 0
-		for v := range elements(v) {
+		for v := range Elements(v) {
 			if n++; n > 1 {
 				b = append(b, ',')
 			}
@@ -32,7 +32,7 @@ func rebuild(b []byte, v []byte) []byte {
 		}
 		return append(b, ']')
 	case '"':
-		j, _ := json.Marshal(unquote(v))
+		j, _ := json.Marshal(Unquote(v))
 		return append(b, j...)
 	}
 	return append(b, v...)
@@ -41,7 +41,7 @@ func rebuild(b []byte, v []byte) []byte {
 // same checks that the walk sees in a valid document what encoding/json sees.
 func same(t *testing.T, doc []byte) {
 	t.Helper()
-	v, err := valid(doc)
+	v, err := Document(doc)
 	require.NoError(t, err, "%q", doc)
 	require.Equal(t, decodeAny(t, bytes.TrimPrefix(doc, []byte("\ufeff"))), decodeAny(t, rebuild(nil, v)), "%q", doc)
 }
@@ -74,11 +74,11 @@ func TestTheWalkSeesWhatEncodingJSONSees(t *testing.T) {
 
 func TestTheWalkMayEndAtAnyMember(t *testing.T) {
 	t.Parallel()
-	for k, v := range members([]byte(`{"a":1,"b":2}`)) {
+	for k, v := range Members([]byte(`{"a":1,"b":2}`)) {
 		require.Equal(t, `"a" 1`, string(k)+" "+string(v))
 		break
 	}
-	for v := range elements([]byte(`[1,2]`)) {
+	for v := range Elements([]byte(`[1,2]`)) {
 		require.Equal(t, "1", string(v))
 		break
 	}
@@ -87,7 +87,7 @@ func TestTheWalkMayEndAtAnyMember(t *testing.T) {
 func TestWhatIsNoJSONIsRefusedBeforeTheWalk(t *testing.T) {
 	t.Parallel()
 	for _, doc := range []string{"", " ", "{", "[", `"`, `{"a"}`, `{"a":}`, `[1,]`, `{"a":1,}`, "01", "nul", "[1 2]", "{}{}", "[\"\x00\"]", "\ufeff", "{]"} {
-		_, err := valid([]byte(doc))
+		_, err := Document([]byte(doc))
 		require.Error(t, err, "%q", doc)
 	}
 }
@@ -96,7 +96,7 @@ func TestAKeyIsFoundHoweverItIsWritten(t *testing.T) {
 	t.Parallel()
 	known := []string{"name", "pods"}
 	for key, want := range map[string]int{`"name"`: 0, `"pods"`: 1, `"p\u006fds"`: 1, `"Name"`: -1, `""`: -1, `"nam\u0065s"`: -1, `"name "`: -1} {
-		require.Equal(t, want, index(known, []byte(key)), key)
+		require.Equal(t, want, Index(known, []byte(key)), key)
 	}
 }
 
@@ -105,7 +105,7 @@ func FuzzWalk(f *testing.F) {
 		f.Add([]byte(doc))
 	}
 	f.Fuzz(func(t *testing.T, doc []byte) {
-		if v, err := valid(doc); err == nil {
+		if v, err := Document(doc); err == nil {
 			require.NotEmpty(t, v)
 			same(t, doc)
 		}

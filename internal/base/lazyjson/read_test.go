@@ -1,4 +1,4 @@
-package sparse
+package lazyjson
 
 import (
 	"encoding/json"
@@ -28,19 +28,21 @@ func (o *ownKind) UnmarshalJSON(b []byte) error {
 }
 
 type outer struct {
-	Name   string          `json:"name"`
-	Flag   *bool           `json:"flag"`
-	Bytes  []byte          `json:"bytes"`
-	Raw    json.RawMessage `json:"raw"`
-	Any    any             `json:"any"`
-	Map    map[string]int  `json:"map"`
-	Inner  inner           `json:"inner"`
-	Far    *inner          `json:"far"`
-	Number int             `json:"number"`
-	Small  int8            `json:"small"`
-	Big    uint64          `json:"big"`
-	Real   float64         `json:"real"`
-	Skip   string          `json:"-"`
+	Name   string                          `json:"name"`
+	Flag   *bool                           `json:"flag"`
+	Bytes  []byte                          `json:"bytes"`
+	Raw    json.RawMessage                 `json:"raw"`
+	Any    any                             `json:"any"`
+	Map    map[string]int                  `json:"map"`
+	Maps   map[string]map[string]*embedded `json:"maps"`
+	Object Object                          `json:"object"`
+	Inner  inner                           `json:"inner"`
+	Far    *inner                          `json:"far"`
+	Number int                             `json:"number"`
+	Small  int8                            `json:"small"`
+	Big    uint64                          `json:"big"`
+	Real   float64                         `json:"real"`
+	Skip   string                          `json:"-"`
 	Plain  string
 	hidden string
 }
@@ -54,12 +56,14 @@ var samples = []string{
 	`{"name":"a","name":null}`, `{"inner":{"number":1},"inner":{"list":[]}}`, `{"map":{"a":1},"map":{"b":2}}`, `{"n\u0061me":"a"}`, "{\"\u212aey\":1}",
 	` { "name" : "a\"]}" , "inner" : { "list" : [ [ { "number" : -12 } , { } ] ] } , "number" : 0 } `, `{"number":-0}`, `{"number":01}`, `{"flag":1}`, `{"number":"1"}`,
 	"{\"name\":\"\xff\\u0000\"}", `{"bytes":"%"}`, `{"far":{"number":3,"NUMBER":4}}`,
+	`{"map":{"a":1,"a":2,"\u0062":3}}`, `{"map":{"a":"x"}}`, `{"map":null,"maps":null,"object":null}`, `{"map":[]}`,
+	`{"maps":{"a":{"b":{"number":1},"c":null},"d":null,"e":{}}}`, `{"object":{"a":null,"b":[ 1 ],"\ud800":{}}}`, `{"maps":{"a":{"b":{"number":1,"number":2}}}}`,
 	`{"small":-128,"big":18446744073709551615,"real":1e3}`, `{"small":128}`, `{"big":18446744073709551616}`, `{"big":-1}`, `{"big":1.0}`, `{"real":"x"}`,
 }
 
 func equal(t *testing.T, data []byte) {
 	preset := func() outer {
-		return outer{Name: "preset", Inner: inner{embedded: embedded{Number: 7}}, hidden: "kept"}
+		return outer{Name: "preset", Map: map[string]int{"a": 9, "z": 9}, Inner: inner{embedded: embedded{Number: 7}}, hidden: "kept"}
 	}
 	want, have := preset(), preset()
 	wantErr, err := json.Unmarshal(data, &want), Unmarshal(data, &have)

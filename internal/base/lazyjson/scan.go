@@ -1,4 +1,4 @@
-package peer
+package lazyjson
 
 import (
 	"bytes"
@@ -7,17 +7,12 @@ import (
 	"fmt"
 	"iter"
 	"slices"
-	"strings"
 )
-
-// What follows walks over JSON that [json.Valid] has approved, and over nothing else. It is here because encoding/json
-// tells neither of unknown keys nor of repeated ones without a second pass over everything, and gives up the whole
-// document for one bad value.
 
 var ends = []byte(",]} \n\t\r") // of a number or a word
 
-// members yields the keys of an object and their values as they are written.
-func members(object []byte) iter.Seq2[[]byte, []byte] {
+// Members yields the keys of an object and their values as they are written.
+func Members(object []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(k, v []byte) bool) {
 		rest := space(object[1:])
 		for rest[0] != '}' {
@@ -31,8 +26,8 @@ func members(object []byte) iter.Seq2[[]byte, []byte] {
 	}
 }
 
-// elements yields the values of an array as they are written.
-func elements(array []byte) iter.Seq[[]byte] {
+// Elements yields the values of an array as they are written.
+func Elements(array []byte) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		rest := space(array[1:])
 		for rest[0] != ']' {
@@ -96,35 +91,39 @@ func quoted(b []byte) int {
 	}
 }
 
-// index is where a key of an object stands among those that are known, or -1.
-func index(known []string, key []byte) int {
+// Index is where a key of an object stands among those that are known, or -1.
+func Index(known []string, key []byte) int {
 	for i, k := range known {
 		if string(key[1:len(key)-1]) == k {
 			return i
 		}
 	}
 	if bytes.IndexByte(key, '\\') >= 0 {
-		return slices.Index(known, unquote(key))
+		return slices.Index(known, Unquote(key))
 	}
 	return -1
 }
 
-// unquote is what a JSON string says.
-func unquote(b []byte) string {
-	plain := true
-	for _, c := range b {
-		plain = plain && c != '\\' && c < 0x80
+// Unquote is what a JSON string says.
+func Unquote(b []byte) string {
+	s, ok := plain(b)
+	if !ok {
+		_ = json.Unmarshal(b, &s) // is valid
 	}
-	if plain {
-		return string(b[1 : len(b)-1])
-	}
-	var s string
-	_ = json.Unmarshal(b, &s) // is valid
 	return s
 }
 
-// kind is how an error names what a value is.
-func kind(v []byte) string {
+// plain is a string of ASCII without escapes, which stands for itself.
+func plain(raw []byte) (string, bool) {
+	if raw[0] != '"' {
+		return "", false
+	}
+	raw = raw[1 : len(raw)-1]
+	return string(raw), !slices.ContainsFunc(raw, func(c byte) bool { return c == '\\' || c >= 0x80 })
+}
+
+// Kind is how an error names what a value is.
+func Kind(v []byte) string {
 	switch v[0] {
 	case '"':
 		return "a string"
@@ -140,30 +139,25 @@ func kind(v []byte) string {
 	return "a number"
 }
 
-// show is a value in an error.
-func show(v []byte) string {
-	if v[0] == '"' {
-		return quote(unquote(v))
-	}
-	return cut(strings.Join(strings.Fields(string(v)), " "))
-}
+// ErrEmpty says that there is nothing but space.
+var ErrEmpty = errors.New("empty")
 
-// valid returns the document without a byte order mark and space around it, or an error that tells where it is no JSON.
-func valid(data []byte) ([]byte, error) {
+// Document returns a text that is JSON without a byte order mark and the space around it. The error tells where it is none.
+func Document(data []byte) ([]byte, error) {
 	data = bytes.TrimPrefix(data, []byte("\ufeff")) // RFC 8259, section 8.1: a parser may ignore it
 	if json.Valid(data) {
 		return bytes.TrimRight(space(data), " \n\t\r"), nil
 	}
 	if len(space(data)) == 0 {
-		return nil, fmt.Errorf("the document is empty: want %s", shape)
+		return nil, ErrEmpty
 	}
 	err := json.Unmarshal(data, new(json.RawMessage))
 	var syntax *json.SyntaxError
 	if !errors.As(err, &syntax) {
-		return nil, fmt.Errorf("the document is not JSON: %w", err)
+		return nil, fmt.Errorf("not JSON: %w", err)
 	}
 	before := data[:min(int(syntax.Offset), len(data))]
 	line := 1 + bytes.Count(before, []byte("\n"))
 	column := len(before) - bytes.LastIndexByte(before, '\n') - 1
-	return nil, fmt.Errorf("the document is not JSON at line %d, column %d: %w", line, column, err)
+	return nil, fmt.Errorf("not JSON at line %d, column %d: %w", line, column, err)
 }

@@ -1,7 +1,4 @@
-// Package sparse reads JSON into structs of which most keys are absent, as configurations are. Package json prepares all
-// fields of a struct, and all that is inside them, before it reads the first one, which in a process that has just begun
-// takes longer than the reading.
-package sparse
+package lazyjson
 
 import (
 	"encoding"
@@ -32,7 +29,7 @@ func Keys(data []byte, v any, more ...string) (Strange, error) {
 		before := reflect.New(p.Type().Elem()).Elem()
 		before.Set(p.Elem())
 		var f filler
-		if one, _ := next(value(data)); f.fill(one, p.Elem(), more) == nil {
+		if one, _ := value(space(data)); f.fill(one, p.Elem(), more) == nil {
 			return f.strange, nil
 		}
 		p.Elem().Set(before)
@@ -75,6 +72,8 @@ func (f *filler) fill(raw []byte, v reflect.Value, more []string) error {
 		return f.fillStruct(raw, v, more)
 	case kind == reflect.Slice && raw[0] == '[' && v.Type().Elem().Kind() != reflect.Uint8:
 		return f.fillSlice(raw, v)
+	case kind == reflect.Map && raw[0] == '{' && v.Type().Key() == reflect.TypeFor[string]():
+		return f.fillMap(raw, v)
 	case kind == reflect.String:
 		if s, ok := plain(raw); ok {
 			v.SetString(s)
@@ -104,14 +103,7 @@ func bare(t reflect.Type) bool {
 }
 
 func (f *filler) fillSlice(raw []byte, v reflect.Value) error {
-	var elements [][]byte
-	for rest := value(raw[1:]); rest[0] != ']'; {
-		var one []byte
-		if one, rest = next(rest); rest[0] == ',' {
-			rest = value(rest[1:])
-		}
-		elements = append(elements, one)
-	}
+	elements := slices.Collect(Elements(raw))
 	v.Set(reflect.MakeSlice(v.Type(), len(elements), len(elements)))
 	for i, one := range elements {
 		if err := f.fill(one, v.Index(i), nil); err != nil {
@@ -121,17 +113,28 @@ func (f *filler) fillSlice(raw []byte, v reflect.Value) error {
 	return nil
 }
 
+func (f *filler) fillMap(raw []byte, v reflect.Value) error {
+	if v.IsNil() {
+		v.Set(reflect.MakeMap(v.Type()))
+	}
+	f.depth++
+	defer func() { f.depth-- }()
+	for quoted, one := range Members(raw) {
+		element := reflect.New(v.Type().Elem()).Elem()
+		if err := f.fill(one, element, nil); err != nil {
+			return err
+		}
+		v.SetMapIndex(reflect.ValueOf(Unquote(quoted)), element)
+	}
+	return nil
+}
+
 // fillStruct takes the keys of more for known.
 func (f *filler) fillStruct(raw []byte, v reflect.Value, more []string) error {
 	known := fieldsOf(v, nil)
 	f.depth++
 	defer func() { f.depth-- }()
-	for rest := value(raw[1:]); rest[0] != '}'; {
-		var quoted, one []byte
-		quoted, rest = next(rest)
-		if one, rest = next(value(rest[1:])); rest[0] == ',' {
-			rest = value(rest[1:])
-		}
+	for quoted, one := range Members(raw) {
 		key, ok := plain(quoted)
 		if !ok {
 			return errFill
@@ -182,50 +185,4 @@ func fieldsOf(v reflect.Value, list []field) []field {
 		list = fieldsOf(v.Field(i), list)
 	}
 	return list
-}
-
-// plain is a string of printable ASCII without escapes, which stands for itself.
-func plain(raw []byte) (string, bool) {
-	if raw[0] != '"' {
-		return "", false
-	}
-	raw = raw[1 : len(raw)-1]
-	return string(raw), !slices.ContainsFunc(raw, func(c byte) bool { return c == '\\' || c >= 0x80 })
-}
-
-// value is where the next value begins, or what ends the values.
-func value(b []byte) []byte {
-	for len(b) > 0 && (b[0] == ' ' || b[0] == '\n' || b[0] == '\t' || b[0] == '\r') {
-		b = b[1:]
-	}
-	return b
-}
-
-// next splits the value that valid JSON begins with from what follows it.
-func next(b []byte) (one, rest []byte) {
-	n, depth := 0, 0
-	for {
-		switch b[n] {
-		case '"':
-			for n++; b[n] != '"'; n++ {
-				if b[n] == '\\' {
-					n++
-				}
-			}
-		case '{', '[':
-			depth++
-		case '}', ']':
-			depth--
-		default:
-			if depth == 0 { // a number or a word
-				for n < len(b) && !strings.ContainsRune(" \n\t\r,]}", rune(b[n])) {
-					n++
-				}
-				return b[:n], value(b[n:])
-			}
-		}
-		if n++; depth == 0 {
-			return b[:n], value(b[n:])
-		}
-	}
 }
