@@ -35,6 +35,7 @@ type Bridge struct {
 	Alias         string // of a new bridge; at most 255 bytes
 	Promisc       bool   // promiscuous mode on
 	VLANFiltering bool   // ports see only frames of their VLANs
+	Existing      bool   // it is not made: none is [io/fs.ErrNotExist]
 }
 
 func (b Bridge) check() error {
@@ -69,7 +70,7 @@ func Ensure(ctx context.Context, ns *netns.NS, want Bridge) (State, error) {
 		return State{}, err
 	}
 	s, err := Get(ctx, ns, want.Name)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) && !want.Existing {
 		if err = create(ctx, ns, want); err == nil {
 			s, err = Get(ctx, ns, want.Name)
 			s.New = true

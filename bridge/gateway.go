@@ -129,6 +129,40 @@ func (d Gateways) Ensure(ctx context.Context, force bool, want ...Gateway) (adde
 	return added, errors.Join(d.routes(c, want), d.hideAll(ctx, want))
 }
 
+// Fit fails, with the errors of Ensure, if what the node reaches by other links is in the way of a gateway. It asks before the
+// device is there.
+func (d Gateways) Fit(_ context.Context, want ...Gateway) error {
+	c, err := rtnl.Open(d.NS)
+	if err != nil {
+		return err
+	}
+	for _, w := range want {
+		err := w.check()
+		if err == nil {
+			err = d.belongs(c, w)
+		}
+		if err != nil {
+			return err
+		}
+		if !w.far() {
+			continue
+		}
+		_, there, err := d.routed(c, w)
+		if err == nil && there.Dst == w.Subnet {
+			err = w.taken(c, there)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// taken says that the subnet of a far gateway is reached by another link.
+func (g Gateway) taken(c *rtnl.Conn, there rtnl.Route) error {
+	return fmt.Errorf("the subnet %s of gateway %s is reached by %s already: choose another subnet (%w)", g.Subnet, g.Addr, linkName(c, there.Link), ErrConflict)
+}
+
 // hideAll hides the far gateways from other links, save those that stand in a subnet of the device.
 func (d Gateways) hideAll(ctx context.Context, want []Gateway) error {
 	for _, g := range want {
@@ -250,7 +284,7 @@ func (d Gateways) routes(c *rtnl.Conn, want []Gateway) error {
 			continue
 		}
 		if there.Dst == g.Subnet && there.Link != d.Index || there.Proto != link.Proto && there.Src != g.Addr {
-			return fmt.Errorf("the subnet %s of gateway %s is reached by %s already: choose another subnet (%w)", g.Subnet, g.Addr, linkName(c, there.Link), ErrConflict)
+			return g.taken(c, there)
 		}
 		if err := c.Do(rtnl.ReplaceRoute(d.wire(g))); err != nil {
 			return err

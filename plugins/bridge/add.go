@@ -85,7 +85,7 @@ func (p Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err err
 	var u undo.Stack
 	defer u.OnError(ctx, &err)
 
-	br, err := bridge.Ensure(ctx, j.host, j.wanted(r.Network))
+	br, err := j.ensureBridge(ctx)
 	err = j.checkFiltering(br, err)
 	if err != nil {
 		return nil, config(err, bridge.ErrNotBridge)

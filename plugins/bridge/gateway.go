@@ -72,6 +72,44 @@ func (j *job) onWire(gw netip.Addr, res *cni.Result) bool {
 	return false
 }
 
+// ensureBridge makes the bridge if it is not there, and only if it can get the gateways that are configured.
+func (j *job) ensureBridge(ctx context.Context) (bridge.State, error) {
+	want := j.wanted(j.Network)
+	want.Existing = true
+	br, err := bridge.Ensure(ctx, j.host, want)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return br, err
+	}
+	if unfit := j.unfit(ctx); unfit != nil {
+		if br, err = bridge.Ensure(ctx, j.host, want); errors.Is(err, fs.ErrNotExist) { // else another ADD has made it, with what is in the way
+			err = unfit
+		}
+		return br, err
+	}
+	want.Existing = false
+	return bridge.Ensure(ctx, j.host, want)
+}
+
+// unfit says why a bridge that is not there yet could not get the gateways.
+func (j *job) unfit(ctx context.Context) error {
+	g := j.gatewaysOn(0, j.Bridge)
+	if err := g.Fit(ctx, g.Configured...); err != nil {
+		return conflict(err)
+	}
+	const key = "net/ipv6/conf/default/disable_ipv6" // a new link begins with it
+	if v, err := sysctl.Get(j.host, key); err == nil && v == "1" && slices.ContainsFunc(g.Configured, func(g bridge.Gateway) bool { return g.Addr.Is6() }) {
+		return cni.Errorf(cni.ErrConfig, "IPv6 is switched off on %s, as on every new link: set sysctl %s to 0, or remove the IPv6 range", j.Bridge, key)
+	}
+	return nil
+}
+
+func conflict(err error) error {
+	if errors.Is(err, bridge.ErrConflict) {
+		err = cni.Errorf(cni.ErrConfig, `netconf: keys "bridge" and "ipam": %w`, err)
+	}
+	return err
+}
+
 // ensureGateways puts the gateways on the bridge, or on the device of its VLAN, and lets the node forward.
 func (j *job) ensureGateways(ctx context.Context, br bridge.State, port int, res *cni.Result) error {
 	if !j.IsGateway || len(res.IPs) == 0 {
@@ -96,10 +134,7 @@ func (j *job) ensureGateways(ctx context.Context, br bridge.State, port int, res
 	j.gateways.Port = port
 	var err error
 	if j.added, err = j.gateways.Ensure(ctx, j.ForceAddress, want...); err != nil {
-		if errors.Is(err, bridge.ErrConflict) {
-			err = cni.Errorf(cni.ErrConfig, `netconf: keys "bridge" and "ipam": %w`, err)
-		}
-		return j.withoutIPv6(err)
+		return j.withoutIPv6(conflict(err))
 	}
 	if len(j.added) > 0 && !br.Ours {
 		if err := bridge.PinMAC(ctx, j.host, br); err != nil {

@@ -2,6 +2,7 @@ package bridge_test
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -161,24 +162,31 @@ func TestAGatewayThatTheNodeNeedsElsewhereIsRefusedAndNothingIsLeft(t *testing.T
 			setup: func(w *world) { w.onLinkDefault("10.7.0.1") }},
 		"it is the node's next hop, and far": {ranges: "10.7.0.0/24 198.51.100.1", says: "gateway 198.51.100.1 is the next hop of this node to 0.0.0.0/0 over uplink",
 			setup: func(w *world) { w.onLinkDefault("198.51.100.1") }},
+		"IPv6 is switched off": {ranges: "fd00:7::/64 fd00:7::1", says: "IPv6 is switched off on br0",
+			setup: func(w *world) { nstest.Sysctl(w.t, w.node, "net/ipv6/conf/default/disable_ipv6", "1") }},
+		"the subnet of a far one is elsewhere": {ranges: "10.7.0.0/24 198.51.100.1", says: "the subnet 10.7.0.0/24 of gateway 198.51.100.1 is reached by uplink already",
+			setup: func(w *world) { nstest.AddRoute(w.t, w.node, "10.7.0.0/24", "192.0.2.9") }},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t)
-			conf := w.conf(map[string]any{"ipMasq": false, "isDefaultGateway": false, "isGateway": false, "ipam": nil})
-			w.pod("first").add(conf) // the bridge is the network's and stays
-			if c.setup != nil {
-				c.setup(w)
-			}
-			conf = w.conf(map[string]any{"ipam": w.leads(c.ranges), "ipMasq": false})
-			nstest.Settle(t, w.node)
-			before := w.dump()
-			p := w.pod("a")
-			ans := p.call(cni.ADD, conf)
-			require.Equal(t, cni.ErrConfig, ans.code(), "%s", ans.out)
-			require.Contains(t, ans.msg(), c.says)
-			require.Equal(t, before, w.dump())
-		})
+		for _, there := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, bridge there: %v", name, there), func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t)
+				if c.setup != nil {
+					c.setup(w)
+				}
+				if there { // it is the network's and stays
+					w.pod("first").add(w.conf(map[string]any{"ipMasq": false, "isDefaultGateway": false, "isGateway": false, "ipam": nil}))
+				}
+				conf := w.conf(map[string]any{"ipam": w.leads(c.ranges), "ipMasq": false})
+				nstest.Settle(t, w.node)
+				before := w.dump()
+				p := w.pod("a")
+				ans := p.call(cni.ADD, conf)
+				require.Equal(t, cni.ErrConfig, ans.code(), "%s", ans.out)
+				require.Contains(t, ans.msg(), c.says)
+				require.Equal(t, before, w.dump())
+			})
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	libbridge "github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 )
@@ -31,8 +32,14 @@ func TestWhatIsWrongIsNamedWithItsKeyAndRemedy(t *testing.T) {
 				require.NoError(w.t, os.Mkdir(filepath.Join(w.dir, "bin"), 0o755))
 				require.NoError(w.t, os.WriteFile(filepath.Join(w.dir, "bin", "static"), []byte("#!/bin/sh\n"), 0o644))
 			}},
-		"IPv6 switched off": {code: cni.ErrConfig, says: []string{"IPv6 is switched off on br0", "net/ipv6/conf/br0/disable_ipv6"},
+		"IPv6 switched off": {code: cni.ErrConfig, says: []string{"IPv6 is switched off on br0", "net/ipv6/conf/default/disable_ipv6"},
 			make: func(w *world) { nstest.Sysctl(w.t, w.node, "net/ipv6/conf/default/disable_ipv6", "1") }},
+		"IPv6 switched off on the bridge": {code: cni.ErrConfig, says: []string{"IPv6 is switched off on br0", "net/ipv6/conf/br0/disable_ipv6"},
+			make: func(w *world) {
+				_, err := libbridge.Ensure(w.t.Context(), w.node, libbridge.Bridge{Name: "br0"})
+				require.NoError(w.t, err)
+				nstest.Sysctl(w.t, w.node, "net/ipv6/conf/br0/disable_ipv6", "1")
+			}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
