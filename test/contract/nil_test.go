@@ -65,6 +65,7 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		"bridge.Check":             func() error { return second(bridge.Check(ctx, ns, bridge.Bridge{Name: "br0"})) },
 		"bridge.Gateways.Check":    func() error { return gws.Check(ctx, bridge.GatewayAt(prefix)) },
 		"bridge.Gateways.Ensure":   func() error { return second(gws.Ensure(ctx, true, bridge.GatewayAt(prefix))) },
+		"bridge.Gateways.Fit":      func() error { return gws.Fit(ctx, bridge.GatewayAt(prefix)) },
 		"bridge.Gateways.Retire":   func() error { return gws.Retire(ctx) },
 		"bridge.Gateways.Withdraw": func() error { return gws.Withdraw(ctx, prefix) },
 		"bridge.ListHidden":        func() error { return second(bridge.ListHidden(ctx, ns)) },
