@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/cni/cnitest"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/internal/test/ping"
 	"github.com/cniblocks/cniblocks/netns"
@@ -109,6 +110,11 @@ func TestPodsReachTheNodeAndEachOtherAndLeaveNothing(t *testing.T) {
 	}
 	require.Equal(t, before, nstest.Dump(w.node))
 	require.Zero(t, w.leases())
+}
+
+func TestWhatTheNodeBecomesIsInTheTable(t *testing.T) {
+	t.Parallel()
+	cnitest.Table{Plugin: routed{}}.Run(t, filepath.Join("testdata", "node.txt"))
 }
 
 func TestASecondADDFailsAndHarmsNobody(t *testing.T) {
