@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/netns"
@@ -21,12 +22,9 @@ import (
 // gateway is nobody else's. A far one may be the router's of some other wire, so that requests for it which come in by
 // another device than its own are dropped: for each device a rule that accepts them, after all of these one for each address
 // that drops them.
-const (
-	arpTable = "cniblocks"
-	arpChain = "input"
-)
+const arpChain = "input"
 
-func arp() nft.Table { return nft.Table{Family: nft.ARP, Name: arpTable} }
+func arp() nft.Table { return nft.Table{Family: nft.ARP, Name: mark.Word} }
 
 func arpChainOf(t nft.Table) nft.Chain {
 	return nft.Chain{Table: t, Name: arpChain, Hook: nft.Hook{Type: "filter", Num: nft.ARPIn, Policy: nft.Accept}}
@@ -41,17 +39,17 @@ func arpRequest(a netip.Addr) nft.Exprs {
 func arpRule(a netip.Addr, device string) nft.Rule {
 	r := nft.Rule{Table: arp(), Chain: arpChain}
 	if device == "" {
-		r.Comment, r.Exprs = arpTable+" "+a.String(), arpRequest(a).Verdict(nft.Drop)
+		r.Comment, r.Exprs = mark.Word+" "+a.String(), arpRequest(a).Verdict(nft.Drop)
 	} else {
 		name := append([]byte(device), make([]byte, unix.IFNAMSIZ-len(device))...)
-		r.Comment, r.Exprs = arpTable+" "+a.String()+" "+device, arpRequest(a).InName().Equal(name).Verdict(nft.Accept)
+		r.Comment, r.Exprs = mark.Word+" "+a.String()+" "+device, arpRequest(a).InName().Equal(name).Verdict(nft.Accept)
 	}
 	return r
 }
 
 // ofRule is the address and the device that a rule is about.
 func ofRule(r nft.Rule) (a netip.Addr, device string, ok bool) {
-	rest, ok := strings.CutPrefix(r.Comment, arpTable+" ")
+	rest, ok := strings.CutPrefix(r.Comment, mark.Word+" ")
 	address, device, _ := strings.Cut(rest, " ")
 	a, err := netip.ParseAddr(address)
 	return a, device, ok && err == nil
@@ -109,7 +107,7 @@ func (d Gateways) hidden(a netip.Addr) (bool, error) {
 		return false, err
 	}
 	probe := c.Try(func(b *nft.Batch) {
-		chain := arpChainOf(nft.Table{Family: nft.ARP, Name: arpTable + "-probe"})
+		chain := arpChainOf(nft.Table{Family: nft.ARP, Name: mark.Word + "-probe"})
 		b.AddTable(chain.Table)
 		b.AddChain(chain)
 	})

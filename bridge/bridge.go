@@ -170,7 +170,7 @@ func Widen(ctx context.Context, ns *netns.NS, device string, mtu int) error {
 	}
 	var msgs []*rtnl.Msg
 	for _, e := range ends {
-		pod := e.Master == l.Index && strings.HasPrefix(e.Alias, "cniblocks/")
+		pod := e.Master == l.Index && strings.HasPrefix(e.Alias, link.Root)
 		if e.MTU < MinMTU6 && (pod || l.Kind == "veth" && e.Index == l.Peer && e.Peer == l.Index) {
 			msgs = append(msgs, rtnl.SetLink(rtnl.Set{Index: e.Index, MTU: mtu}))
 		}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/addr"
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
@@ -331,7 +332,7 @@ func (d Gateways) Check(_ context.Context, want ...Gateway) error {
 		}
 		if err == nil && w.Addr.Is4() && p.IsSingleIP() {
 			if ok, err = d.hidden(w.Addr); err == nil && !ok {
-				err = fmt.Errorf("the node answers ARP requests for the gateway %s on other links than %s: the rules of table arp %s are missing", w.Addr, d.Name, arpTable)
+				err = fmt.Errorf("the node answers ARP requests for the gateway %s on other links than %s: the rules of table arp %s are missing", w.Addr, d.Name, mark.Word)
 			}
 		}
 		if err != nil {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/bridge"
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 	"github.com/cniblocks/cniblocks/link"
@@ -21,12 +22,8 @@ import (
 	"github.com/cniblocks/cniblocks/spoof"
 )
 
-// Names of package masq, and of the reference plugins.
+// Names of the reference plugins.
 const (
-	tableName     = "cniblocks"
-	forwardTrunk  = "CNIB-FORWARD"
-	commentPrefix = "cniblocks "
-
 	referenceTable  = "cni_plugins_masquerade"
 	referenceChain  = "CNI-"
 	referenceGuards = "cni-br-iface-"
@@ -38,7 +35,7 @@ func (r *reader) readFirewall(ctx context.Context) error {
 	c, err := nft.Open(r.NS)
 	if err == nil {
 		errs = append(errs, r.readNFT(c))
-	} else if !noNFT(err) {
+	} else if !nft.Missing(err) {
 		errs = append(errs, err)
 	}
 	errs = append(errs, r.readLegacyForward(), r.readBlocked(ctx))
@@ -49,16 +46,11 @@ func (r *reader) readFirewall(ctx context.Context) error {
 	return err
 }
 
-// noNFT says that the kernel has no nftables.
-func noNFT(err error) bool {
-	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)
-}
-
 func (r *reader) readSNAT(ctx context.Context) error {
 	var errs []error
 	for _, b := range []masq.Backend{masq.NFT{NS: r.NS}, masq.IPTables{NS: r.NS}} {
 		list, err := b.List(ctx)
-		if err != nil && !noNFT(err) {
+		if err != nil && !nft.Missing(err) {
 			errs = append(errs, err)
 		}
 		for _, p := range list {
@@ -87,13 +79,13 @@ func (r *reader) readNFT(c *nft.Conn) error {
 // readForward finds the networks that FORWARD of iptables-nft lets pass, and says so where it drops.
 func (r *reader) readForward(c *nft.Conn, family uint8) error {
 	filter := nft.Table{Family: family, Name: "filter"}
-	rules, err := c.Rules(filter, forwardTrunk)
+	rules, err := c.Rules(filter, mark.Forward)
 	if err != nil {
 		return ignoreNoNFT(err)
 	}
 	var open []string
 	for _, rule := range rules {
-		if network, ok := strings.CutPrefix(rule.Compat().Comment, commentPrefix); ok {
+		if network, ok := mark.Network(rule.Compat().Comment); ok {
 			network = r.commented(network)
 			open = append(open, network)
 			r.n.Forward = append(r.n.Forward, Forward{Network: network, Table: filter.Title()})
@@ -122,7 +114,7 @@ func (r *reader) wall(table string, open []string) {
 }
 
 func ignoreNoNFT(err error) error {
-	if noNFT(err) {
+	if nft.Missing(err) {
 		return nil
 	}
 	return err
@@ -143,9 +135,9 @@ func (r *reader) readLegacyForward() error {
 		}
 		title := map[xtables.Family]string{4: "ip filter (legacy)", 6: "ip6 filter (legacy)"}[f]
 		var open []string
-		if table.Mentions(forwardTrunk) {
+		if table.Mentions(mark.Forward) {
 			for _, network := range r.n.Networks() {
-				if table.Mentions(commentPrefix + network) {
+				if table.Mentions(mark.Comment(network)) {
 					open = append(open, network)
 					r.n.Forward = append(r.n.Forward, Forward{Network: network, Table: title})
 				}
@@ -208,7 +200,7 @@ func (r *reader) readReferenceTable(c *nft.Conn) error {
 
 // readSets finds networks whose SNAT rule another program took away: their sets are still there.
 func (r *reader) readSets(c *nft.Conn) error {
-	sets, err := c.Sets(nft.Table{Family: nft.INet, Name: tableName})
+	sets, err := c.Sets(nft.Table{Family: nft.INet, Name: mark.Word})
 	if err != nil {
 		return ignoreNoNFT(err)
 	}
@@ -253,7 +245,7 @@ func (r *reader) readGuards(c *nft.Conn) error {
 		return ignoreNoNFT(err)
 	}
 	for _, ch := range chains {
-		r.n.GuardTable = r.n.GuardTable || ch.Table.Name == tableName
+		r.n.GuardTable = r.n.GuardTable || ch.Table.Name == mark.Word
 		if ch.Table.Name == "nat" && strings.HasPrefix(ch.Name, referenceGuards) && !strings.HasSuffix(ch.Name, "-mac") {
 			r.n.Guards = append(r.n.Guards, Guard{Owner: Reference, Entry: "chain " + ch.Name})
 		}

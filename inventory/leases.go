@@ -14,14 +14,14 @@ import (
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/inet"
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/ipam"
 	"github.com/cniblocks/cniblocks/node"
 )
 
 const (
-	nodeFile  = "node.json"  // see package node
-	indexName = ".cniblocks" // beside the networks' directories, see package ipam
-	maxConf   = 1 << 20      // bytes of a file that anybody would have written as a conflist
+	nodeFile = "node.json" // see package node
+	maxConf  = 1 << 20     // bytes of a file that anybody would have written as a conflist
 )
 
 // readLeases reads the lease files themselves: package ipam would mend its index by the way.
@@ -43,12 +43,12 @@ func (r *reader) readDataDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	index, err := subdirs(filepath.Join(dir, indexName))
+	index, err := subdirs(filepath.Join(dir, mark.Index))
 	if err != nil {
 		return err
 	}
-	if entries, err := os.ReadDir(filepath.Join(dir, indexName)); err == nil && len(entries) == 0 {
-		r.n.EmptyIndexes = append(r.n.EmptyIndexes, filepath.Join(dir, indexName))
+	if entries, err := os.ReadDir(filepath.Join(dir, mark.Index)); err == nil && len(entries) == 0 {
+		r.n.EmptyIndexes = append(r.n.EmptyIndexes, filepath.Join(dir, mark.Index))
 	}
 	var errs []error
 	for _, name := range names {

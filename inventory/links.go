@@ -22,15 +22,15 @@ const (
 	unicast   = unix.RTN_UNICAST
 )
 
-// mark is what a link alias of ours says.
-type mark struct {
+// aliased is what a link alias of ours says.
+type aliased struct {
 	networks                 []string
 	network, container, name string // of an attachment
 }
 
 // parseAlias reads cniblocks/<network>, which devices of a network bear (those of several have a plus sign between the
 // names), and cniblocks/<network>/<containerID>/<ifname>, which host ends bear.
-func parseAlias(alias string) (m mark, ok bool) {
+func parseAlias(alias string) (m aliased, ok bool) {
 	rest, ok := strings.CutPrefix(alias, link.Root)
 	if !ok || rest == "" {
 		return m, false
@@ -39,7 +39,7 @@ func parseAlias(alias string) (m mark, ok bool) {
 	case 1:
 		m.networks = strings.Split(parts[0], "+")
 	case 3:
-		m = mark{[]string{parts[0]}, parts[0], parts[1], parts[2]}
+		m = aliased{[]string{parts[0]}, parts[0], parts[1], parts[2]}
 	default:
 		return m, false
 	}
@@ -47,7 +47,7 @@ func parseAlias(alias string) (m mark, ok bool) {
 }
 
 // mark is parseAlias with the full names in place of hashes, where something on disk has them.
-func (r *reader) mark(alias string) (m mark, ok bool) {
+func (r *reader) mark(alias string) (m aliased, ok bool) {
 	if m, ok = parseAlias(alias); !ok {
 		return m, false
 	}
@@ -95,7 +95,7 @@ func (r *reader) commented(label string) string {
 	return r.fullName(masq.Policy{Network: label}.Of, label)
 }
 
-func (m mark) attachment() bool { return m.container != "" }
+func (m aliased) attachment() bool { return m.container != "" }
 
 func (r *reader) readBridges() {
 	for _, l := range r.links {

@@ -18,6 +18,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 )
 
 // content is what a file held at some time, and which file it was.
@@ -212,13 +214,13 @@ func (r *recorder) restore(t *testing.T, p int, l loss) Dir {
 	}{{l.leases, false}, {l.index, true}} {
 		of := r.images[part.at]
 		for _, name := range slices.Sorted(maps.Keys(of.dirs)) {
-			if strings.HasPrefix(name, indexName) == part.index && name != "." {
+			if strings.HasPrefix(name, mark.Index) == part.index && name != "." {
 				require.NoError(t, os.MkdirAll(filepath.Join(d.DataDir, name), 0o700))
 				times[name] = of.dirs[name]
 			}
 		}
 		for name, c := range of.files {
-			if strings.HasPrefix(name, indexName) == part.index {
+			if strings.HasPrefix(name, mark.Index) == part.index {
 				r.put(t, filepath.Join(d.DataDir, name), c, l.data(name, r.versions(p, name, c)))
 			}
 		}

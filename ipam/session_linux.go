@@ -14,11 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	machine "github.com/cniblocks/cniblocks/internal/base/boot"
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/base/wait"
 )
 
 const (
-	indexName = ".cniblocks"
 	lockName  = "lock"
 	tmpPrefix = "tmp."
 )
@@ -113,7 +113,7 @@ func (d Dir) begin(ctx context.Context, boot string, create bool) (*session, err
 		return nil, err
 	}
 	s.boot, s.bootHash = boot, hashBoot(boot)
-	s.idx = dir{-1, filepath.Join(d.dataDir(), indexName, d.Network, boot), d.hooks}
+	s.idx = dir{-1, filepath.Join(d.dataDir(), mark.Index, d.Network, boot), d.hooks}
 	if err := s.acquire(ctx); err != nil {
 		s.close()
 		return nil, err
@@ -133,7 +133,7 @@ func (d Dir) makeDirs() error {
 	}
 	data := dir{fd, d.dataDir(), d.hooks}
 	defer data.close()
-	top, err := data.child(indexName, 0o700)
+	top, err := data.child(mark.Index, 0o700)
 	if err != nil {
 		return err
 	}
@@ -183,7 +183,7 @@ func (s *session) acquire(ctx context.Context) (err error) {
 // openIndex opens the index of this boot, if there is one.
 func (s *session) openIndex() error {
 	how := unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS}
-	fd, err := unix.Openat2(s.net.fd, filepath.Join("..", indexName, s.d.Network, s.boot), &how)
+	fd, err := unix.Openat2(s.net.fd, filepath.Join("..", mark.Index, s.d.Network, s.boot), &how)
 	switch err {
 	case nil:
 		s.idx.fd = fd
@@ -203,7 +203,7 @@ func (s *session) makeIndex() error {
 		return err
 	}
 	defer parent.close()
-	top, err := parent.child(indexName, 0o700)
+	top, err := parent.child(mark.Index, 0o700)
 	if err != nil {
 		return err
 	}

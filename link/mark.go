@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/cniblocks/cniblocks/inet"
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 )
 
 const (
@@ -30,7 +31,7 @@ func HostName(network, containerID, ifName string) string {
 }
 
 // Root is what all aliases of ours begin with.
-const Root = "cniblocks/"
+const Root = mark.Word + "/"
 
 // Label is a network's name as aliases have it: itself, or sha256:HASH in place of one of more than 190 bytes.
 func Label(network string) string {

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/cniblocks/cniblocks/inet"
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 	"github.com/cniblocks/cniblocks/netns"
@@ -19,7 +20,7 @@ import (
 // is nothing, it asks the kernel and starts no program.
 func RemoveAll(ctx context.Context, ns *netns.NS, network string) error {
 	err := NFT{ns}.Remove(ctx, network)
-	if noNFT(err) {
+	if nft.Missing(err) {
 		err = nil
 	}
 	return errors.Join(err, IPTables{NS: ns}.Remove(ctx, network), Forward{NS: ns}.Remove(ctx, network))
@@ -57,7 +58,7 @@ func Switch(ctx context.Context, ns *netns.NS, keep Backend, network string) err
 // holds asks in one write whether anything of the network is in place.
 func (b NFT) holds(network string) (bool, error) {
 	there, err := b.has(append(v4.sets(network).all(), v6.sets(network).all()...)...)
-	if noNFT(err) {
+	if nft.Missing(err) {
 		return false, nil
 	}
 	return there, b.fail(network, err)
@@ -65,7 +66,7 @@ func (b NFT) holds(network string) (bool, error) {
 
 // holds asks whether either packet filter has a chain of the network.
 func (b IPTables) holds(network string) (bool, error) {
-	there, err := b.mentions(chainFor(network))
+	there, err := b.mentions(mark.Chain(network))
 	if err != nil {
 		return false, fmt.Errorf("SNAT of network %q by iptables: %w", network, err)
 	}
@@ -82,7 +83,7 @@ func (b IPTables) mentions(chain string) (bool, error) {
 		if err == nil {
 			return true, nil
 		}
-		if !noNFT(err) && !errors.Is(err, fs.ErrNotExist) {
+		if !nft.Missing(err) && !errors.Is(err, fs.ErrNotExist) {
 			return false, err
 		}
 		table, err := xtables.ReadLegacy(b.NS, xtables.Family(f), "nat")
@@ -104,8 +105,8 @@ func Conflicts(ctx context.Context, ns *netns.NS, p Policy, ranges []inet.Range)
 	if err := p.validate(); err != nil {
 		return nil, err
 	}
-	others, err := NFT{ns}.list(label(p.Network))
-	if err != nil && !noNFT(err) {
+	others, err := NFT{ns}.list(mark.Name(p.Network))
+	if err != nil && !nft.Missing(err) {
 		return nil, err
 	}
 	more, err := IPTables{NS: ns}.List(ctx)

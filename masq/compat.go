@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 	"github.com/cniblocks/cniblocks/netns"
@@ -38,7 +39,7 @@ func (s compat) read(_ context.Context, network string) (chains, error) {
 }
 
 func (s compat) look(c *nft.Conn, network string) (snapshot, error) {
-	name := chainFor(network)
+	name := mark.Chain(network)
 	snap := snapshot{chains: chains{network: network}}
 	answers, err := c.Query(nft.GetChain(s.at(), s.trunk), nft.GetChain(s.at(), name), nft.DumpRules(s.at(), name))
 	if err != nil {
@@ -107,7 +108,7 @@ func (s compat) apply(ctx context.Context, network string, target func(half) hal
 }
 
 func (s compat) put(b *nft.Batch, network string, snap snapshot, want half) {
-	name := chainFor(network)
+	name := mark.Chain(network)
 	b.AddChain(nft.Chain{Table: s.at(), Name: s.trunk})
 	b.AddChain(nft.Chain{Table: s.at(), Name: name})
 	b.FlushChain(s.at(), name)
@@ -115,10 +116,10 @@ func (s compat) put(b *nft.Batch, network string, snap snapshot, want half) {
 		b.AppendRule(s.rule(name, m))
 	}
 	if len(snap.link) == 0 {
-		b.AppendRule(s.rule(s.trunk, xtables.Match{Comment: commentFor(network), Target: name}))
+		b.AppendRule(s.rule(s.trunk, xtables.Match{Comment: mark.Comment(network), Target: name}))
 	}
 	if len(snap.jump) == 0 {
-		b.InsertRule(s.rule(s.base, xtables.Match{Comment: mark, Target: s.trunk}))
+		b.InsertRule(s.rule(s.base, xtables.Match{Comment: mark.Word, Target: s.trunk}))
 	}
 	deleteRules(b, snap.link[min(1, len(snap.link)):])
 	deleteRules(b, snap.jump[min(1, len(snap.jump)):])
@@ -131,7 +132,7 @@ func (s compat) rule(chain string, m xtables.Match) nft.Rule {
 func (s compat) remove(b *nft.Batch, network string, snap snapshot) {
 	deleteRules(b, snap.link)
 	if snap.exists {
-		b.DelChain(s.at(), chainFor(network))
+		b.DelChain(s.at(), mark.Chain(network))
 	}
 	if snap.trunk && snap.others == 0 {
 		deleteRules(b, snap.jump)

@@ -29,7 +29,7 @@ func flannelTables() []nft.Table {
 // jumps to them, and its tables of nftables. It succeeds if there are none.
 func RemoveFlannel(ctx context.Context, ns *netns.NS) error {
 	err := flannelNFT(ctx, ns)
-	if noNFT(err) {
+	if nft.Missing(err) {
 		err = nil
 	}
 	errs := []error{err}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/cniblocks/cniblocks/inet"
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 	"github.com/cniblocks/cniblocks/netns"
@@ -96,7 +97,7 @@ func (w Forward) nftDrops() (walls, error) {
 		return *w.known, nil
 	}
 	c, err := nft.Open(w.NS)
-	if noNFT(err) {
+	if nft.Missing(err) {
 		return walls{}, nil
 	}
 	if err != nil {
@@ -120,7 +121,7 @@ func (w Forward) questions() (reqs []nft.Request) {
 // drops reads the answers to the questions.
 func (w Forward) drops(answers []nft.Answer) (found walls, err error) {
 	for i, f := range families {
-		if err := answers[i].Err; err != nil && !errors.Is(err, fs.ErrNotExist) && !noNFT(err) {
+		if err := answers[i].Err; err != nil && !errors.Is(err, fs.ErrNotExist) && !nft.Missing(err) {
 			return found, err
 		}
 		for _, chain := range answers[i].Chains(f.proto()) {
@@ -167,7 +168,7 @@ func (w Forward) Retain(ctx context.Context, network string, sources []inet.Rang
 
 // Forget removes the rules of an owner's pods. It succeeds if there are none.
 func (w Forward) Forget(ctx context.Context, network, owner string) error {
-	return w.each(ctx, network, func(_ family, have half) half { return have.without(label(owner)) })
+	return w.each(ctx, network, func(_ family, have half) half { return have.without(mark.Name(owner)) })
 }
 
 // Remove removes the network's rules, and with the last network the jump to them. It succeeds if there are none.
@@ -184,10 +185,10 @@ func (w Forward) each(ctx context.Context, network string, want func(family, hal
 		if c.exists || c.links > 0 {
 			err = w.compat(f).apply(ctx, network, shrink)
 		}
-		if !noNFT(err) {
+		if !nft.Missing(err) {
 			errs = append(errs, w.fail(network, err))
 		}
-		s, ok, err := legacyStore(ctx, w.NS, f, filterShape(), chainFor(network))
+		s, ok, err := legacyStore(ctx, w.NS, f, filterShape(), mark.Chain(network))
 		if ok {
 			err = s.apply(ctx, network, shrink)
 		}
@@ -208,7 +209,7 @@ func (w Forward) fail(network string, err error) error {
 // of iptables. Firewalls such as firewalld are to be told themselves.
 func (w Forward) Blocked(context.Context) ([]string, error) {
 	c, err := nft.Open(w.NS)
-	if noNFT(err) {
+	if nft.Missing(err) {
 		return nil, nil
 	}
 	if err != nil {
@@ -217,14 +218,14 @@ func (w Forward) Blocked(context.Context) ([]string, error) {
 	var out []string
 	for _, f := range []uint8{nft.INet, nft.IPv4, nft.IPv6} {
 		list, err := c.Chains(f)
-		if noNFT(err) {
+		if nft.Missing(err) {
 			return nil, nil
 		}
 		if err != nil {
 			return nil, err
 		}
 		for _, chain := range list {
-			if chain.Hook.Type != "filter" || chain.Hook.Num != nft.Forward || chain.Table.Name == mark ||
+			if chain.Hook.Type != "filter" || chain.Hook.Num != nft.Forward || chain.Table.Name == mark.Word ||
 				f != nft.INet && chain.Table.Name == "filter" && chain.Name == "FORWARD" {
 				continue
 			}

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/inet"
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 )
 
@@ -49,7 +50,7 @@ func TestPodsPassAForwardPolicyThatDrops(t *testing.T) {
 -A CHAIN -m iprange --src-range 10.1.0.2-10.1.0.254 -m comment --comment "cniblocks pods" -j ACCEPT
 -A CHAIN -m iprange --dst-range 10.1.0.2-10.1.0.254 -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment "cniblocks pods" -j ACCEPT
 -A CNIB-FORWARD -m comment --comment "cniblocks pods" -j CHAIN
-`, "CHAIN", chainFor("pods")), forwardRules(t, w, "iptables-"+kind))
+`, "CHAIN", mark.Chain("pods")), forwardRules(t, w, "iptables-"+kind))
 
 			require.NoError(t, fw.Remove(t.Context(), "pods"))
 			require.NoError(t, fw.Remove(t.Context(), "pods"))
@@ -89,8 +90,8 @@ func TestForwardRulesThatAreFlushedOrDoubledAreMended(t *testing.T) {
 	nstest.Need(t, nstest.IPTables, nstest.IP6Tables)
 	for _, kind := range []string{"nft", "legacy"} {
 		for _, harm := range []string{
-			"-F FORWARD", "-F CNIB-FORWARD", "-F " + chainFor("pods"), "-A FORWARD -j CNIB-FORWARD",
-			"-A CNIB-FORWARD -j " + chainFor("pods"), "-D " + chainFor("pods") + " 1", "-I " + chainFor("pods") + " 1 -j DROP",
+			"-F FORWARD", "-F CNIB-FORWARD", "-F " + mark.Chain("pods"), "-A FORWARD -j CNIB-FORWARD",
+			"-A CNIB-FORWARD -j " + mark.Chain("pods"), "-D " + mark.Chain("pods") + " 1", "-I " + mark.Chain("pods") + " 1 -j DROP",
 		} {
 			t.Run(kind+harm, func(t *testing.T) {
 				t.Parallel()

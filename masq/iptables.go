@@ -9,8 +9,8 @@ import (
 	"io/fs"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/cniblocks/cniblocks/internal/base/mark"
+	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 	"github.com/cniblocks/cniblocks/netns"
 )
@@ -83,7 +83,7 @@ func (b IPTables) faults(ctx context.Context, f family, network string, want hal
 		return nil, nil
 	}
 	c, err := b.nft(f).read(ctx, network)
-	if err != nil && !noNFT(err) {
+	if err != nil && !nft.Missing(err) {
 		return nil, err
 	}
 	wrong := natShape().faults(c, want)
@@ -100,14 +100,9 @@ func (b IPTables) faults(ctx context.Context, f family, network string, want hal
 	return natShape().faults(c, want), nil
 }
 
-// noNFT reports whether the error says that the kernel has no nftables: no netlink family, or none behind it.
-func noNFT(err error) bool {
-	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)
-}
-
 // legacy returns the store of the legacy table if there is something of the network in it.
 func (b IPTables) legacy(ctx context.Context, f family, network string) (program, bool, error) {
-	return legacyStore(ctx, b.NS, f, natShape(), chainFor(network))
+	return legacyStore(ctx, b.NS, f, natShape(), mark.Chain(network))
 }
 
 func legacyStore(ctx context.Context, ns *netns.NS, f family, s shape, mentions string) (program, bool, error) {
@@ -133,7 +128,7 @@ func (b IPTables) Retain(ctx context.Context, p Policy, owners []string) error {
 
 // Forget implements [Backend].
 func (b IPTables) Forget(ctx context.Context, network, owner string) error {
-	return b.each(ctx, network, func(_ family, have half) half { return have.without(label(owner)) })
+	return b.each(ctx, network, func(_ family, have half) half { return have.without(mark.Name(owner)) })
 }
 
 // Remove implements [Backend].
@@ -154,7 +149,7 @@ func (b IPTables) each(ctx context.Context, network string, target func(family, 
 func (b IPTables) eachStore(ctx context.Context, f family, network string, change func(half) half) error {
 	var errs []error
 	c, err := b.nft(f).read(ctx, network)
-	if err != nil && !noNFT(err) {
+	if err != nil && !nft.Missing(err) {
 		errs = append(errs, err)
 	}
 	if c.exists || c.links > 0 {

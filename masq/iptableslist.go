@@ -6,8 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 )
@@ -37,19 +37,19 @@ func (b IPTables) List(ctx context.Context) ([]Policy, error) {
 
 func (b IPTables) listNFT(f family, add func(family, string, []xtables.Match)) error {
 	c, err := nft.Open(b.NS)
-	if noNFT(err) {
+	if nft.Missing(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	at := b.nft(f).at()
-	trunk, err := c.Rules(at, postChain)
-	if err != nil && !noNFT(err) {
+	trunk, err := c.Rules(at, mark.Postrouting)
+	if err != nil && !nft.Missing(err) {
 		return err
 	}
 	for _, link := range trunk {
-		network, ok := strings.CutPrefix(link.Compat().Comment, mark+" ")
+		network, ok := mark.Network(link.Compat().Comment)
 		if !ok {
 			continue
 		}
@@ -67,7 +67,7 @@ func (b IPTables) listNFT(f family, add func(family, string, []xtables.Match)) e
 }
 
 func (b IPTables) listLegacy(ctx context.Context, f family, add func(family, string, []xtables.Match)) error {
-	s, ok, err := legacyStore(ctx, b.NS, f, natShape(), postChain)
+	s, ok, err := legacyStore(ctx, b.NS, f, natShape(), mark.Postrouting)
 	if err != nil || !ok {
 		return err
 	}
@@ -75,8 +75,8 @@ func (b IPTables) listLegacy(ctx context.Context, f family, add func(family, str
 	if err != nil {
 		return err
 	}
-	for _, link := range rs[postChain].Rules {
-		network, ok := strings.CutPrefix(link.Comment, mark+" ")
+	for _, link := range rs[mark.Postrouting].Rules {
+		network, ok := mark.Network(link.Comment)
 		if !ok {
 			continue
 		}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/netns"
 )
@@ -25,7 +26,7 @@ type NFT struct{ NS *netns.NS }
 const postrouting = "postrouting"
 
 // inet is the table of all networks.
-func ourTable() nft.Table { return nft.Table{Family: nft.INet, Name: mark} }
+func ourTable() nft.Table { return nft.Table{Family: nft.INet, Name: mark.Word} }
 
 func natChain() nft.Chain {
 	const srcnat = 100 // NF_IP_PRI_NAT_SRC
@@ -58,9 +59,9 @@ type setNames struct{ src, except, pods string }
 func (f family) sets(network string) setNames {
 	digit := fmt.Sprint(uint8(f))
 	return setNames{
-		src:    setFor("src"+digit, network),
-		except: setFor("except"+digit, network),
-		pods:   setFor("pods"+digit, network),
+		src:    mark.Set("src"+digit, network),
+		except: mark.Set("except"+digit, network),
+		pods:   mark.Set("pods"+digit, network),
 	}
 }
 
@@ -73,7 +74,7 @@ func (f family) set(name string, interval bool) nft.Set {
 // rule masquerades what comes from a set.
 func (f family) rule(network, from string) nft.Rule {
 	p := f.proto()
-	return nft.Rule{Table: ourTable(), Chain: postrouting, Comment: commentFor(network), Exprs: nft.Exprs{}.Family(p).
+	return nft.Rule{Table: ourTable(), Chain: postrouting, Comment: mark.Comment(network), Exprs: nft.Exprs{}.Family(p).
 		Source(p).In(from).
 		Destination(p).NotIn(f.sets(network).except).
 		Unmarked(KubeMark).
@@ -165,7 +166,7 @@ func (b NFT) Retain(ctx context.Context, p Policy, owners []string) error {
 func labels(owners []string) map[string]bool {
 	out := map[string]bool{}
 	for _, o := range owners {
-		out[label(o)] = true
+		out[mark.Name(o)] = true
 	}
 	return out
 }
@@ -176,7 +177,7 @@ func (b NFT) Forget(ctx context.Context, network, owner string) error {
 	if err != nil || !there {
 		return b.fail(network, err)
 	}
-	return b.update(ctx, network, func(_ family, have half) half { return have.without(label(owner)) })
+	return b.update(ctx, network, func(_ family, have half) half { return have.without(mark.Name(owner)) })
 }
 
 // without is what is in place less the pods of an owner.

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/base/sentinel"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 )
@@ -206,7 +207,10 @@ func ruleFaults(want, have []nft.Rule) (wrong []string) {
 }
 
 // strange reports whether a rule in the chain was put there by another program: it could decide before ours.
-func strange(r nft.Rule) bool { return !strings.HasPrefix(r.Comment, mark+" ") }
+func strange(r nft.Rule) bool {
+	_, ours := mark.Network(r.Comment)
+	return !ours
+}
 
 func sameRule(a, b nft.Rule) bool {
 	return a.Comment == b.Comment && a.Exprs.String() == b.Exprs.String()
@@ -228,7 +232,7 @@ func (b NFT) list(without string) ([]Policy, error) {
 	found := map[string]map[family]half{}
 	var order []string
 	for _, r := range rules {
-		network, ok := strings.CutPrefix(r.Comment, mark+" ")
+		network, ok := mark.Network(r.Comment)
 		sets := r.Exprs.Lookups()
 		if !ok || len(sets) != 2 || network == without {
 			continue

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 	"github.com/cniblocks/cniblocks/netns"
@@ -91,7 +92,7 @@ func Probe(ctx context.Context, ns *netns.NS, name string) error {
 
 // lacks reports whether the error says that the kernel cannot, rather than that it could not this time.
 func lacks(err error) bool {
-	return noNFT(err) || errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrNotExist)
+	return nft.Missing(err) || errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrNotExist)
 }
 
 const nftModules = "load the modules nf_tables, nft_chain_nat and nft_masq"
@@ -133,7 +134,7 @@ func (b NFT) try() error {
 	if err == nil {
 		err = c.Try(func(batch *nft.Batch) {
 			chain := natChain()
-			chain.Table.Name = mark + "-probe"
+			chain.Table.Name = mark.Word + "-probe"
 			batch.AddTable(chain.Table)
 			batch.AddChain(chain)
 			batch.AppendRule(nft.Rule{Table: chain.Table, Chain: chain.Name, Exprs: nft.Exprs{}.Family(nft.IPv4).Masquerade()})
@@ -160,6 +161,6 @@ func (IPTables) there() error {
 
 // inUse reports whether some network is masqueraded by iptables.
 func (b IPTables) inUse() bool {
-	there, err := b.mentions(postChain)
+	there, err := b.mentions(mark.Postrouting)
 	return err == nil && there
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/inet"
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/netns"
 )
@@ -183,7 +184,7 @@ func TestIPTablesStartsNoProgramWhenAllIsRight(t *testing.T) {
 func TestIPTablesRulesThatAreFlushedAreReportedAndPutBack(t *testing.T) {
 	t.Parallel()
 	nstest.Need(t, nstest.IPTables, nstest.IP6Tables)
-	chain := chainFor("pods")
+	chain := mark.Chain("pods")
 	for kind, old := range map[string]bool{"nft": false, "legacy": true} {
 		for _, harm := range []string{
 			"-F POSTROUTING", "-F CNIB-POSTROUTING", "-F " + chain, "-F", "-D " + chain + " 2", "-A POSTROUTING -j CNIB-POSTROUTING",

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/cniblocks/cniblocks/inet"
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 )
 
 // KubeMark is the bit of a packet's mark by which kube-proxy says that it masquerades the packet itself.
@@ -31,7 +32,9 @@ type Policy struct {
 
 // Of reports whether the policy, one that a backend lists, is that of the network: a name that comments cannot carry is
 // listed as its beginning and a hash.
-func (p Policy) Of(network string) bool { return p.Network == network || p.Network == label(network) }
+func (p Policy) Of(network string) bool {
+	return p.Network == network || p.Network == mark.Name(network)
+}
 
 // Pod is an address of one attachment.
 type Pod struct {
@@ -102,7 +105,7 @@ func (p Policy) half(f family) half {
 	h := half{sources: newSpans(sources...), pods: map[netip.Addr]string{}}
 	for _, pod := range p.Pods {
 		if f.has(pod.Addr) {
-			h.pods[pod.Addr] = label(pod.Owner)
+			h.pods[pod.Addr] = mark.Name(pod.Owner)
 		}
 	}
 	if h.empty() {

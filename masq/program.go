@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 	"github.com/cniblocks/cniblocks/netns"
 )
@@ -25,7 +26,7 @@ func (s program) read(ctx context.Context, network string) (chains, error) {
 }
 
 func (s program) chains(rs xtables.Ruleset, network string) chains {
-	name := chainFor(network)
+	name := mark.Chain(network)
 	c := chains{network: network}
 	_, c.trunk = rs[s.trunk]
 	_, c.exists = rs[name]
@@ -80,7 +81,7 @@ func (s program) apply(ctx context.Context, network string, target func(half) ha
 // script is what iptables-restore needs to get from a ruleset to what is wanted. To name a chain in the form of
 // iptables-save makes or empties it.
 func (s program) script(rs xtables.Ruleset, network string, want half) (lines []string) {
-	name := chainFor(network)
+	name := mark.Chain(network)
 	link, jump := jumpsTo(rs, s.trunk, name), jumpsTo(rs, s.base, s.trunk)
 	if want.empty() {
 		return s.removal(rs, name)
@@ -93,14 +94,14 @@ func (s program) script(rs xtables.Ruleset, network string, want half) (lines []
 		lines = append(lines, "-A "+name+" "+m.String())
 	}
 	if len(link) == 0 {
-		lines = append(lines, "-A "+s.trunk+" "+xtables.Match{Comment: commentFor(network), Target: name}.String())
+		lines = append(lines, "-A "+s.trunk+" "+xtables.Match{Comment: mark.Comment(network), Target: name}.String())
 	}
 	if len(jump) == 0 {
 		put := "-A " + s.base + " "
 		if s.first {
 			put = "-I " + s.base + " 1 "
 		}
-		lines = append(lines, put+xtables.Match{Comment: mark, Target: s.trunk}.String())
+		lines = append(lines, put+xtables.Match{Comment: mark.Word, Target: s.trunk}.String())
 	}
 	lines = append(lines, deletions(s.trunk, link[min(1, len(link)):])...)
 	return append(lines, deletions(s.base, jump[min(1, len(jump)):])...)

@@ -73,7 +73,7 @@ func RemoveReference(ctx context.Context, ns *netns.NS, a Attachment, addrs ...n
 // reference at all in nftables.
 func lookForReference(ns *netns.NS, a Attachment) (nat map[family]bool, inet bool, err error) {
 	c, err := nft.Open(ns)
-	if noNFT(err) {
+	if nft.Missing(err) {
 		return nil, false, nil
 	}
 	if err != nil {
@@ -84,7 +84,7 @@ func lookForReference(ns *netns.NS, a Attachment) (nat map[family]bool, inet boo
 		return nil, false, err
 	}
 	for _, answer := range answers {
-		if answer.Err != nil && !errors.Is(answer.Err, fs.ErrNotExist) && !noNFT(answer.Err) {
+		if answer.Err != nil && !errors.Is(answer.Err, fs.ErrNotExist) && !nft.Missing(answer.Err) {
 			return nil, false, answer.Err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/cniblocks/cniblocks/inet"
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 )
 
@@ -24,17 +25,17 @@ type shape struct {
 }
 
 func natShape() shape {
-	return shape{table: "nat", base: "POSTROUTING", trunk: postChain, write: writeNAT, read: readNAT}
+	return shape{table: "nat", base: "POSTROUTING", trunk: mark.Postrouting, write: writeNAT, read: readNAT}
 }
 
 func filterShape() shape {
-	return shape{table: "filter", base: "FORWARD", trunk: forwChain, first: true, write: writeFilter, read: readFilter}
+	return shape{table: "filter", base: "FORWARD", trunk: mark.Forward, first: true, write: writeFilter, read: readFilter}
 }
 
 func writeNAT(network string, h half) (rules []xtables.Match) {
-	rules = append(rules, xtables.Match{Mark: KubeMark, Comment: commentFor(network), Target: "RETURN"})
+	rules = append(rules, xtables.Match{Mark: KubeMark, Comment: mark.Comment(network), Target: "RETURN"})
 	for _, r := range h.except {
-		rules = append(rules, xtables.Match{Dst: pair(r), Comment: commentFor(network), Target: "RETURN"})
+		rules = append(rules, xtables.Match{Dst: pair(r), Comment: mark.Comment(network), Target: "RETURN"})
 	}
 	for _, s := range h.origins(network) {
 		rules = append(rules, xtables.Match{Src: pair(s.Range), Comment: s.comment, Target: "MASQUERADE", Random: true})
@@ -62,10 +63,10 @@ type origin struct {
 
 func (h half) origins(network string) (out []origin) {
 	for _, r := range h.sources {
-		out = append(out, origin{r, commentFor(network)})
+		out = append(out, origin{r, mark.Comment(network)})
 	}
 	for _, a := range slices.SortedFunc(maps.Keys(h.pods), netip.Addr.Compare) {
-		out = append(out, origin{inet.Range{Start: a, End: a}, commentFor(network) + podWord + h.pods[a]})
+		out = append(out, origin{inet.Range{Start: a, End: a}, mark.Comment(network) + podWord + h.pods[a]})
 	}
 	return out
 }
@@ -97,7 +98,7 @@ func (h *half) readOrigin(network string, r xtables.Match) {
 	if !r.Src[0].IsValid() {
 		return
 	}
-	if owner, ok := strings.CutPrefix(r.Comment, commentFor(network)+podWord); ok {
+	if owner, ok := strings.CutPrefix(r.Comment, mark.Comment(network)+podWord); ok {
 		h.pods[r.Src[0]] = owner
 	} else {
 		h.sources = append(h.sources, inet.Range{Start: r.Src[0], End: r.Src[1]})
@@ -120,7 +121,7 @@ func (s shape) faults(c chains, want half) (wrong []string) {
 	if want.empty() {
 		return nil
 	}
-	name := chainFor(c.network)
+	name := mark.Chain(c.network)
 	if !c.exists {
 		return []string{fmt.Sprintf("chain %s of table %s is missing", name, s.table)}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/node"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
@@ -18,7 +19,7 @@ import (
 const Proto = 117
 
 // DefaultStateDir is where a node remembers, until the next boot, what it has applied.
-const DefaultStateDir = "/run/cniblocks"
+const DefaultStateDir = node.DefaultStateDir
 
 // MinMTUv6 is the smallest MTU in bytes that IPv6 allows (RFC 8200, section 5).
 const MinMTUv6 = 1280

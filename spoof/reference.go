@@ -63,7 +63,7 @@ func RemoveReference(ctx context.Context, ns *netns.NS, containerID, ifName stri
 	if !ok {
 		return nil
 	}
-	if err := removeReference(ctx, ns, portChain, macChain); err != nil && !noNFT(err) {
+	if err := removeReference(ctx, ns, portChain, macChain); err != nil && !nft.Missing(err) {
 		return fmt.Errorf("remove the reference plugin's spoof check of container %s, interface %s: %w", containerID, ifName, err)
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/netns"
 )
@@ -23,14 +24,14 @@ func Revoke(ctx context.Context, ns *netns.NS, port string) error {
 		return nil
 	}
 	c, err := nft.Open(ns)
-	if noNFT(err) {
+	if nft.Missing(err) {
 		return nil
 	}
 	if err != nil {
 		return p.fail(err)
 	}
 	answers, err := c.Query(nft.GetElements(table(), portSet, nft.Element{Key: portKey(port)}))
-	if err != nil || errors.Is(answers[0].Err, fs.ErrNotExist) || noNFT(answers[0].Err) {
+	if err != nil || errors.Is(answers[0].Err, fs.ErrNotExist) || nft.Missing(answers[0].Err) {
 		return p.fail(err)
 	}
 	if old := answers[0].Elements(); len(old) == 1 {
@@ -50,19 +51,19 @@ func Revoke(ctx context.Context, ns *netns.NS, port string) error {
 // table when no port is left in it.
 func Retain(ctx context.Context, ns *netns.NS, prefix string, live []string) error {
 	c, err := nft.Open(ns)
-	if noNFT(err) {
+	if nft.Missing(err) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("spoof check: %w", err)
 	}
-	prefix = prefix[:min(len(prefix), nft.LabelKept(maxOwner))]
+	prefix = prefix[:min(len(prefix), mark.LabelKept(maxOwner))]
 	keep := map[string]bool{}
 	for _, owner := range live {
-		keep[nft.Label(owner, maxOwner)] = true
+		keep[mark.Label(owner, maxOwner)] = true
 	}
 	err = sweep(ctx, c, func(_, owner string) bool { return owner != "" && strings.HasPrefix(owner, prefix) && !keep[owner] }, true)
-	if err != nil && !noNFT(err) {
+	if err != nil && !nft.Missing(err) {
 		return fmt.Errorf("spoof check: %w", err)
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/inet"
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/netns"
 )
@@ -28,11 +29,10 @@ const (
 	chainName = "prerouting"
 	portSet   = "ports"
 	pairSet   = "allowed"
-	mark      = "cniblocks"
 	maxOwner  = 230
 )
 
-func table() nft.Table { return nft.Table{Family: nft.Bridge, Name: mark} }
+func table() nft.Table { return nft.Table{Family: nft.Bridge, Name: mark.Word} }
 
 func chain() nft.Chain {
 	const first = -300 // before what bridges and other filters do
@@ -42,7 +42,7 @@ func chain() nft.Chain {
 }
 
 func rule() nft.Rule {
-	return nft.Rule{Table: table(), Chain: chainName, Comment: mark,
+	return nft.Rule{Table: table(), Chain: chainName, Comment: mark.Word,
 		Exprs: nft.Exprs{}.InName().In(portSet).InNameMAC().NotIn(pairSet).Verdict(nft.Drop)}
 }
 
@@ -66,7 +66,7 @@ func (p Port) validate() error {
 func portKey(name string) string { return name + strings.Repeat("\x00", unix.IFNAMSIZ-len(name)) }
 
 func (p Port) portElement() nft.Element {
-	return nft.Element{Key: portKey(p.Name), Comment: p.MAC.String() + " " + nft.Label(p.Owner, maxOwner)}
+	return nft.Element{Key: portKey(p.Name), Comment: p.MAC.String() + " " + mark.Label(p.Owner, maxOwner)}
 }
 
 func (p Port) pairElement() nft.Element {
@@ -260,9 +260,4 @@ func Check(_ context.Context, ns *netns.NS, p Port) error {
 		err = errors.New(strings.Join(st.wrong, "; "))
 	}
 	return p.fail(err)
-}
-
-// noNFT reports whether the error says that the kernel has no nftables.
-func noNFT(err error) bool {
-	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)
 }

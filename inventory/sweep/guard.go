@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/cniblocks/cniblocks/bridge"
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/inventory"
 	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/spoof"
@@ -31,7 +32,7 @@ func (s *sweeper) guards() {
 			do: func(ctx context.Context) error { return spoof.Retain(ctx, s.NS, link.AliasPrefix(network), nil) }})
 	}
 	if len(order) == 0 && s.Found.GuardTable && s.only() {
-		s.add(Step{Network: s.Network, Kind: "spoof guards", Name: "table bridge cniblocks", Note: "without entries",
+		s.add(Step{Network: s.Network, Kind: "spoof guards", Name: "table bridge " + mark.Word, Note: "without entries",
 			do: func(ctx context.Context) error { return spoof.Retain(ctx, s.NS, link.AliasPrefix(s.Network), nil) }})
 	}
 }
@@ -50,7 +51,7 @@ func (s *sweeper) hidden() {
 		}
 	}
 	if len(removed) > 0 {
-		s.add(Step{Network: s.Network, Kind: "ARP rules", Name: "table arp cniblocks", Note: strings.Join(removed, ", "),
+		s.add(Step{Network: s.Network, Kind: "ARP rules", Name: "table arp " + mark.Word, Note: strings.Join(removed, ", "),
 			do: func(ctx context.Context) error { return bridge.SweepARP(ctx, s.NS) }})
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/inventory"
 	"github.com/cniblocks/cniblocks/ipam"
 )
@@ -125,7 +126,7 @@ func (s *sweeper) retain(d inventory.LeaseDir, left []ipam.Owner) {
 		note = fmt.Sprintf("less those of %s that the reference made", plural(len(left), "interface"))
 	}
 	if !d.Exists {
-		path, note = filepath.Join(d.DataDir, ".cniblocks", d.Network), "our index of leases that are gone"
+		path, note = filepath.Join(d.DataDir, mark.Index, d.Network), "our index of leases that are gone"
 	}
 	s.add(Step{Network: d.Network, Kind: "leases", Name: path, Note: note, last: true, do: func(ctx context.Context) error {
 		err := ipam.Dir{DataDir: d.DataDir, Network: d.Network}.Retain(ctx, slices.Values(left))
@@ -158,10 +159,10 @@ func removeDir(root *os.Root, network string) error {
 	if err := root.Remove(network); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := root.RemoveAll(".cniblocks/" + network); err != nil {
+	if err := root.RemoveAll(mark.Index + "/" + network); err != nil {
 		return err
 	}
-	_ = root.Remove(".cniblocks") // if it was the last
+	_ = root.Remove(mark.Index) // if it was the last
 	return nil
 }
 

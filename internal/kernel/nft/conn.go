@@ -243,6 +243,11 @@ func (c *Conn) one(r Request) (Answer, error) {
 	return answers[0], answers[0].Err
 }
 
+// Missing reports whether the error says that the kernel has no nftables: no netlink family, or none behind it.
+func Missing(err error) bool {
+	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)
+}
+
 // Supported reports whether the kernel has nftables at all; it loads the module if that is needed. Every other trouble is
 // an error.
 func (c *Conn) Supported() (bool, error) {

@@ -302,19 +302,3 @@ func TestAClosedNamespaceTakesTheSocketAlong(t *testing.T) {
 	require.NoError(t, ns.Close())
 	require.NoError(t, c.Close())
 }
-
-func TestALabelFitsACommentAndTellsNamesApart(t *testing.T) {
-	t.Parallel()
-	require.Equal(t, "pods", nft.Label("pods", 40))
-	require.Equal(t, "a b", nft.Label("a b", 40))
-	seen := map[string]bool{}
-	for _, name := range []string{"", " a", "a ", `a"b`, `a\b`, "a\nb", "käse", strings.Repeat("x", 41), strings.Repeat("x", 42)} {
-		l := nft.Label(name, 40)
-		require.LessOrEqual(t, len(l), 40)
-		require.Equal(t, l, nft.Label(l, 40))
-		require.NotContains(t, l, `"`)
-		require.False(t, seen[l])
-		seen[l] = true
-	}
-	require.True(t, strings.HasPrefix(nft.Label(strings.Repeat("x", 99), 40), strings.Repeat("x", nft.LabelKept(40))))
-}
