@@ -11,6 +11,7 @@ GO ?= go
 DESTDIR ?=
 CNI_BIN_DIR ?= /opt/cni/bin
 BINDIR ?= /usr/local/bin
+SHAREDIR ?= /usr/local/share
 RT_PROTOS_DIR ?= /etc/iproute2/rt_protos.d
 FUZZTIME ?= 10s
 ARGS ?=
@@ -42,19 +43,25 @@ build: ## bin/: one static executable under each plugin's name, and cniblocks
 	$(GO_BUILD) -ldflags "$(LDFLAGS)" -o bin/cniblocks ./cmd/cniblocks
 	@ls bin
 
+# Where shells look below SHAREDIR; each path begins with the name of its shell.
+COMPLETIONS := bash-completion/completions/cniblocks zsh/site-functions/_cniblocks fish/vendor_completions.d/cniblocks.fish
+
 # Every file is put in place by one rename, so that a running node always has the old one or the new one.
 .PHONY: install
-install: build ## [DESTDIR=] [CNI_BIN_DIR=/opt/cni/bin] [BINDIR=/usr/local/bin]
-	@install -d "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(RT_PROTOS_DIR)"
+install: build ## [DESTDIR=] [CNI_BIN_DIR=/opt/cni/bin] [BINDIR=/usr/local/bin] [SHAREDIR=/usr/local/share]
+	@install -d "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(RT_PROTOS_DIR)" $(foreach file,$(COMPLETIONS),"$(DESTDIR)$(SHAREDIR)/$(dir $(file))")
 	@bin/cniblocks install --from bin/loopback --dir "$(DESTDIR)$(CNI_BIN_DIR)"
 	@new="$(DESTDIR)$(BINDIR)/.cniblocks.$$$$"; install -m 755 bin/cniblocks "$$new"; mv -fT "$$new" "$(DESTDIR)$(BINDIR)/cniblocks"
 	@printf '117\tcniblocks\n' > "$(DESTDIR)$(RT_PROTOS_DIR)/cniblocks.conf"
+	@bin/cniblocks man "$(DESTDIR)$(SHAREDIR)/man"
+	@for file in $(COMPLETIONS); do bin/cniblocks completion "$${file%%[-/]*}" > "$(DESTDIR)$(SHAREDIR)/$$file"; done
 
 # The unit is in place but not enabled: it needs /etc/cniblocks/agent.json first.
 .PHONY: deb
 deb: ## out/cniblocks_VERSION_ARCH.deb, by dpkg-deb
 	@rm -rf out/deb && mkdir -p out/deb/DEBIAN
-	@$(MAKE) --no-print-directory install DESTDIR=out/deb CNI_BIN_DIR=/opt/cni/bin BINDIR=/usr/bin RT_PROTOS_DIR=/usr/share/iproute2/rt_protos.d >/dev/null
+	@$(MAKE) --no-print-directory install DESTDIR=out/deb CNI_BIN_DIR=/opt/cni/bin BINDIR=/usr/bin SHAREDIR=/usr/share RT_PROTOS_DIR=/usr/share/iproute2/rt_protos.d >/dev/null
+	@mv out/deb/usr/share/zsh/site-functions out/deb/usr/share/zsh/vendor-completions
 	@install -D -m 644 deploy/systemd/cniblocks-agent.service out/deb/usr/lib/systemd/system/cniblocks-agent.service
 	@sed -i 's|/usr/local/bin/|/usr/bin/|' out/deb/usr/lib/systemd/system/cniblocks-agent.service
 	@install -d out/deb/usr/share/doc/cniblocks && install -m 644 docs/*.md LICENSE out/deb/usr/share/doc/cniblocks
@@ -69,7 +76,8 @@ deb: ## out/cniblocks_VERSION_ARCH.deb, by dpkg-deb
 # Only files that carry this module's path are ours.
 .PHONY: uninstall
 uninstall: ## removes what install put there, and nothing else
-	@for file in "$(DESTDIR)$(CNI_BIN_DIR)"/* "$(DESTDIR)$(BINDIR)/cniblocks"; do \
+	@for file in "$(DESTDIR)$(CNI_BIN_DIR)"/* "$(DESTDIR)$(BINDIR)/cniblocks" "$(DESTDIR)$(SHAREDIR)"/man/man[58]/cniblocks* \
+		$(foreach file,$(COMPLETIONS),"$(DESTDIR)$(SHAREDIR)/$(file)"); do \
 		if [ -f "$$file" ] && grep -aqE 'github.com/cniblocks/cniblocks/(plugins|cmd)' "$$file"; then echo "removing $$file"; rm -f "$$file"; fi; \
 	done
 	@rm -f "$(DESTDIR)$(RT_PROTOS_DIR)/cniblocks.conf"

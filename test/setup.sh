@@ -22,6 +22,9 @@ need podman podman
 need make make
 need ping iputils-ping
 need curl curl
+need mandoc mandoc
+need zsh zsh
+need fish fish
 if ! busybox=$(command -v busybox) || ldd "$busybox" >/dev/null 2>&1; then # ldd fails for a static one
 	missing+=(busybox-static)
 fi

@@ -18,6 +18,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/test/binaries"
 	"github.com/cniblocks/cniblocks/internal/test/machine"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/internal/test/reference"
@@ -197,38 +198,47 @@ func foreign(t *testing.T, m *machine.Machine) {
 	nstest.Settle(t, m.NS)
 }
 
-func TestMakeUninstallRemovesOurProgramsAndNoOthers(t *testing.T) {
+func TestMakeUninstallRemovesWhatMakeInstallMadeAndNothingElse(t *testing.T) {
 	t.Parallel()
 	make, err := exec.LookPath("make")
 	if err != nil {
 		t.Skip("lane: needs the program make")
 	}
 	m := machine.New(t)
-	dest := t.TempDir()
-	bin, protos := filepath.Join(dest, "opt/cni/bin"), filepath.Join(dest, "etc/iproute2/rt_protos.d")
-	for _, dir := range []string{bin, protos, filepath.Join(dest, "usr/local/bin")} {
-		require.NoError(t, os.MkdirAll(dir, 0o755))
-	}
-	names, err := os.ReadDir(m.Bin)
+	program, err := binaries.Command()
 	require.NoError(t, err)
-	for _, n := range names {
-		b, err := os.ReadFile(filepath.Join(m.Bin, n.Name()))
-		require.NoError(t, err)
-		require.NoError(t, os.WriteFile(filepath.Join(bin, strings.TrimPrefix(n.Name(), ".")), b, 0o755))
+	checkout, dest := t.TempDir(), t.TempDir()
+	makefile, err := os.ReadFile("../../Makefile")
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(checkout, "Makefile"), makefile, 0o600))
+	require.NoError(t, os.CopyFS(filepath.Join(checkout, "bin"), os.DirFS(m.Bin)))
+	require.NoError(t, os.Symlink(program, filepath.Join(checkout, "bin/cniblocks")))
+	run := func(args ...string) {
+		t.Helper()
+		out, err := exec.Command(make, append(args, "-C", checkout, "DESTDIR="+dest)...).CombinedOutput()
+		require.NoError(t, err, "%s", out)
 	}
-	require.NoError(t, os.WriteFile(filepath.Join(protos, "cniblocks.conf"), []byte("117\tcniblocks\n"), 0o644))
-	others := []string{filepath.Join(bin, "macvlan"), filepath.Join(bin, "portmap"), filepath.Join(protos, "other.conf"), filepath.Join(dest, "usr/local/bin/cniblocks-tool")}
+	files := func() (all []string) {
+		require.NoError(t, filepath.WalkDir(dest, func(path string, e os.DirEntry, err error) error {
+			if err == nil && !e.IsDir() {
+				all = append(all, strings.TrimPrefix(path, dest+"/"))
+			}
+			return err
+		}))
+		return all
+	}
+	run("-o", "build", "install")
+	share := "usr/local/share/"
+	for _, path := range []string{"opt/cni/bin/bridge", "opt/cni/bin/flannel", "usr/local/bin/cniblocks", "etc/iproute2/rt_protos.d/cniblocks.conf",
+		share + "man/man8/cniblocks.8", share + "man/man8/cniblocks-agent.8", share + "man/man5/cniblocks-agent.json.5",
+		share + "bash-completion/completions/cniblocks", share + "zsh/site-functions/_cniblocks", share + "fish/vendor_completions.d/cniblocks.fish"} {
+		require.Contains(t, files(), path)
+	}
+	others := []string{"opt/cni/bin/macvlan", "opt/cni/bin/portmap", "etc/iproute2/rt_protos.d/other.conf", "usr/local/bin/cniblocks-tool",
+		share + "man/man8/cniblocks-tool.8", share + "man/man8/ip.8"}
 	for _, path := range others {
-		require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n# cniblocks is mentioned here\n"), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(dest, path), []byte("#!/bin/sh\n# cniblocks is mentioned here\n"), 0o755))
 	}
-	out, err := exec.Command(make, "-C", "../..", "uninstall", "DESTDIR="+dest).CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	var left []string
-	require.NoError(t, filepath.WalkDir(dest, func(path string, e os.DirEntry, err error) error {
-		if err == nil && !e.IsDir() {
-			left = append(left, path)
-		}
-		return err
-	}))
-	require.ElementsMatch(t, others, left)
+	run("uninstall")
+	require.ElementsMatch(t, others, files())
 }

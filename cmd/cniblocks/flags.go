@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -33,7 +34,11 @@ func (o *options) read(args []string, words int, out, errs io.Writer) (rest []st
 	for {
 		err := o.Parse(args)
 		if errors.Is(err, flag.ErrHelp) {
-			o.help(out)
+			if t, ok := out.(*taker); ok {
+				t.options = o
+			} else {
+				o.help(out)
+			}
 			return nil, 0, true
 		}
 		if err != nil {
@@ -50,6 +55,41 @@ func (o *options) read(args []string, words int, out, errs io.Writer) (rest []st
 		return nil, misuse, true
 	}
 	return rest, 0, false
+}
+
+// taker takes the options of a command in the place of its help.
+type taker struct {
+	io.Writer
+	options *options
+}
+
+// options are those of the command.
+func (c command) options() *options {
+	var t taker
+	c.run(context.Background(), []string{"--help"}, &t, io.Discard)
+	return t.options
+}
+
+// option is a flag for people: its name with the dashes, the word for its value, "" for none, and what it is about.
+type option struct{ name, value, what string }
+
+// table are the flags, sorted by name.
+func (o *options) table() (all []option) {
+	o.VisitAll(func(f *flag.Flag) {
+		value, what := flag.UnquoteUsage(f)
+		if b, ok := f.Value.(interface{ IsBoolFlag() bool }); ok && b.IsBoolFlag() {
+			value = ""
+		}
+		name := "--" + f.Name
+		if len(f.Name) == 1 {
+			name = "-" + f.Name
+		}
+		if !slices.Contains([]string{"", "false", "0"}, f.DefValue) && !strings.Contains(what, "default") {
+			what += "; default: " + f.DefValue
+		}
+		all = append(all, option{name, value, what})
+	})
+	return all
 }
 
 // explain adds the nearest flag to the error about one that is not known.
@@ -71,34 +111,25 @@ func (o *options) explain(err error) string {
 // help prints the text and the flags in two columns.
 func (o *options) help(w io.Writer) {
 	fmt.Fprint(w, o.text)
-	type line struct{ name, what string }
-	var lines []line
+	lines := o.table()
 	column := 0
-	o.VisitAll(func(f *flag.Flag) {
-		value, what := flag.UnquoteUsage(f)
-		name := "--" + f.Name
-		if len(f.Name) == 1 {
-			name = "-" + f.Name
-		}
-		if !slices.Contains([]string{"", "false", "0"}, f.DefValue) && !strings.Contains(what, "default") {
-			what += "; default: " + f.DefValue
-		}
-		name = "  " + strings.TrimSpace(name+" "+value)
-		lines = append(lines, line{name, what})
-		column = max(column, columns(name)+2)
-	})
+	for _, l := range lines {
+		column = max(column, columns(l.heading())+4)
+	}
 	if len(lines) > 0 {
 		fmt.Fprint(w, "\nOptions:\n\n")
 	}
 	for _, l := range lines {
-		for i, part := range flow(l.what, page-column, page-column) {
-			if i > 0 {
-				l.name = ""
-			}
-			fmt.Fprintln(w, pad(l.name, column)+part)
+		heading := "  " + l.heading()
+		for _, part := range flow(l.what, page-column, page-column) {
+			fmt.Fprintln(w, pad(heading, column)+part)
+			heading = ""
 		}
 	}
 }
+
+// heading is the option with the word for its value.
+func (l option) heading() string { return strings.TrimSpace(l.name + " " + l.value) }
 
 // list is a flag that may be given several times.
 type list []string

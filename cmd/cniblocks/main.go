@@ -35,6 +35,8 @@ func commands() []command {
 		{"install", "put the plugins into a runtime's directory", install},
 		{"env", "print this node's range as subnet.env, or as options of a Docker daemon", env},
 		{"wireguard", "print this machine's public key in a network", wireguard},
+		{"completion", "print what completes the command line in bash, zsh or fish", completion},
+		{"man", "write the manual pages into a directory", man},
 		{"version", "print the version", version},
 	}
 }

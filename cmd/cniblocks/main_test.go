@@ -61,7 +61,7 @@ func TestHelpTeachesEachCommandWithExamples(t *testing.T) {
 			require.Empty(t, errs)
 			require.Contains(t, out, "Usage: cniblocks "+c.name)
 			if c.name != "version" {
-				require.Contains(t, out, "  sudo cniblocks "+c.name)
+				require.Regexp(t, "\n  (sudo )?cniblocks "+c.name, out)
 			}
 		}
 	}
@@ -72,7 +72,7 @@ func TestEveryOptionIsExplainedInAColumnOfItsOwn(t *testing.T) {
 	for _, c := range commands() {
 		_, out, _ := call(t, c.name, "--help")
 		_, list, found := strings.Cut(out, "\nOptions:\n\n")
-		require.Equal(t, c.name != "version", found)
+		require.Equal(t, !slices.Contains([]string{"completion", "man", "version"}, c.name), found)
 		for line := range strings.Lines(list) {
 			require.LessOrEqual(t, columns(line)-1, page, line)
 			require.Regexp(t, `^(  --?[a-z0-9-]+( [A-Z:]+)?  +| +)[^ ].*\n$`, line, "name, what its value is, two spaces, text")

@@ -203,12 +203,12 @@ esac
 	nstest.Link(t, nstest.End{NS: w.Net, Name: "eth0", Addrs: []string{"192.0.2.11/24"}},
 		nstest.End{NS: nstest.New(t), Name: "eth0", Addrs: []string{"192.0.2.12/24"}})
 	out, err := w.sh(`
-mkdir /run/etc /run/opt /run/local
+mkdir /run/etc /run/opt /run/local /run/share
 cp -a /etc/. /run/etc/
 rm -rf /run/etc/cni /run/etc/cniblocks /run/etc/iproute2/rt_protos.d
 mkdir -p /run/etc/systemd/system
 printf '#!/bin/sh\nexec "$@"\n' > /run/local/sudo; chmod +x /run/local/sudo
-mount --bind /run/etc /etc; mount --bind /run/opt /opt; mount --bind /run/local /usr/local/bin
+mount --bind /run/etc /etc; mount --bind /run/opt /opt; mount --bind /run/local /usr/local/bin; mount --bind /run/share /usr/local/share
 GO=./go make build >/dev/null`)
 	require.NoError(t, err, out)
 	return w
