@@ -118,13 +118,13 @@ func (a *Agent) check() error {
 	}
 	switch {
 	case a.Source == nil || a.Layout == nil:
-		return errors.New("agent: no source or layout given")
+		return errors.New("agent: Source or Layout is nil: state both")
 	case a.Network == "" || a.Network != filepath.Base(a.Network) || a.Network == "." || a.Network == "..":
 		return fmt.Errorf("name of the network %q: want letters, digits, dot, dash and underscore", a.Network)
 	case a.Registrar != nil && a.Name == "":
-		return errors.New("agent: this node has no name")
+		return errors.New("agent: Name is empty: a store knows this node by it")
 	case (a.Conflist.From == "") != (a.Conflist.To == ""):
-		return fmt.Errorf("conflist from %q to %q: state both", a.Conflist.From, a.Conflist.To)
+		return fmt.Errorf("conflist-from is %q and conflist-to is %q: state both", a.Conflist.From, a.Conflist.To)
 	}
 	return nil
 }
@@ -148,7 +148,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	first := false
 	a.once.Do(func() { first = true })
 	if !first {
-		return errors.New("agent: it ran before")
+		return errors.New("agent: it ran before: make another Agent")
 	}
 	if err := a.check(); err != nil {
 		return err

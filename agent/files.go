@@ -124,7 +124,7 @@ func (r *runner) conflist() error {
 	}
 	b, err := os.ReadFile(r.Conflist.From)
 	if err != nil {
-		return fmt.Errorf("the conflist to be put in place: %w", err)
+		return fmt.Errorf("conflist-from: %w", err)
 	}
 	return same(r.Conflist.To, b)
 }

@@ -5,7 +5,6 @@ package agent
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -90,7 +89,7 @@ func (r *runner) lastNetwork() (last peer.Network, err error) {
 		return last, err
 	}
 	if m.Network == nil {
-		return last, errors.New("no list is in it")
+		return last, errors.New("no list of peers is in it")
 	}
 	last, _, err = peer.Parse(m.Network) // one peer that an earlier version took is no reason to do without all
 	return last, err
@@ -138,7 +137,7 @@ func replace(path string, mode fs.FileMode, parts ...[]byte) error {
 		err = os.Rename(tmp.Name(), path)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(tmp.Name()))
+		return errors.Join(err, os.Remove(tmp.Name()))
 	}
 	return nil
 }

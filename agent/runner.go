@@ -236,7 +236,7 @@ func (r *runner) watchKernel(ctx context.Context) {
 				alert = true
 			}
 			if why == "" && r.concerns(e) {
-				why = about(e)
+				why = rtnl.WithNames(about(e), r.linkName)
 				if r.harms(e) {
 					r.st.hurt(why)
 				}
@@ -310,6 +310,15 @@ func (r *runner) harms(e *rtnl.Event) bool {
 		return e.Route.Proto == overlay.Proto
 	}
 	return e.Subject == rtnl.NeighEvent || e.Subject == rtnl.FDBEvent
+}
+
+// linkName is "" for a link that is gone.
+func (r *runner) linkName(index int) string {
+	l, err := r.conn.LinkByIndex(index)
+	if err != nil {
+		return ""
+	}
+	return l.Name
 }
 
 func about(e *rtnl.Event) string {

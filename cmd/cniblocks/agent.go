@@ -13,11 +13,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/cniblocks/cniblocks/agent"
+	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/peer/file"
 	"github.com/cniblocks/cniblocks/peer/flannel"
@@ -75,12 +77,25 @@ func (s *settings) check() error {
 		return fmt.Errorf("--log-format is %q: want text or json", s.logFormat)
 	case s.resync < 0:
 		return fmt.Errorf("--resync is %s: want a time such as 3m", s.resync)
-	case s.ttl > 255 || s.tos > 255:
-		return fmt.Errorf("--ttl is %d and --tos is %d: want at most 255", s.ttl, s.tos)
-	case s.port > 65535 || s.keepalive > 65535:
-		return fmt.Errorf("--port is %d and --persistent-keepalive is %d: want at most 65535", s.port, s.keepalive)
+	case !slices.Contains([]string{"", "nftables", "iptables"}, s.ipMasqBackend):
+		return fmt.Errorf("--ip-masq-backend is %q: want nftables or iptables", s.ipMasqBackend)
 	case (s.conflistFrom == "") != (s.conflistTo == ""):
-		return errors.New("--conflist-from and --conflist-to: state both")
+		return fmt.Errorf("--conflist-from is %q and --conflist-to is %q: state both", s.conflistFrom, s.conflistTo)
+	}
+	for name, o := range map[string]struct{ have, most number }{
+		"ttl": {s.ttl, 1<<8 - 1}, "tos": {s.tos, 1<<8 - 1}, "port": {s.port, 1<<16 - 1}, "persistent-keepalive": {s.keepalive, 1<<16 - 1}, "vni": {s.vni, 1<<24 - 1},
+	} {
+		if o.have > o.most {
+			return fmt.Errorf("--%s is %d: want at most %d", name, o.have, o.most)
+		}
+	}
+	if err := rtnl.CheckMTU("--mtu", s.mtu); err != nil {
+		return err
+	}
+	for name, device := range map[string]string{"device": s.device, "bridge": s.bridge} {
+		if err := rtnl.CheckName(device); device != "" && err != nil {
+			return fmt.Errorf("--%s: %w", name, err)
+		}
 	}
 	s.Config.VNI, s.Config.Port, s.Config.Key = uint32(s.vni), uint16(s.port), uint32(s.key)
 	s.Config.TTL, s.Config.TOS, s.PersistentKeepalive = uint8(s.ttl), uint8(s.tos), uint16(s.keepalive)
@@ -93,8 +108,11 @@ func (s *settings) password() error {
 		return nil
 	}
 	b, err := os.ReadFile(s.etcdPasswordFile)
+	if err != nil {
+		return fmt.Errorf("--etcd-password-file: %w", err)
+	}
 	s.etcdPassword = strings.TrimRight(string(b), "\r\n")
-	return err
+	return nil
 }
 
 func (s *settings) logger(w io.Writer) *slog.Logger {

@@ -128,8 +128,9 @@ func (s *settings) complete(o *options, env func(string) (string, bool)) error {
 	o.VisitAll(func(f *flag.Flag) {
 		name := "CNIBLOCKS_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		if v, ok := env(name); ok && !stated[f.Name] {
-			if stated[f.Name] = true; f.Value.Set(v) != nil {
-				errs = append(errs, fmt.Errorf("%s is %q: want %s", name, v, f.Usage))
+			stated[f.Name] = true
+			if err := f.Value.Set(v); err != nil {
+				errs = append(errs, fmt.Errorf("%s is %q: %s", name, v, wanted(f, err.Error())))
 			}
 		}
 	})
@@ -143,11 +144,11 @@ func (s *settings) complete(o *options, env func(string) (string, bool)) error {
 func (s *settings) readFile(o *options, stated map[string]bool) error {
 	b, err := os.ReadFile(s.config)
 	if err != nil {
-		return err
+		return fmt.Errorf("--config: %w", err)
 	}
 	var all map[string]json.RawMessage
 	if err := json.Unmarshal(b, &all); err != nil {
-		return fmt.Errorf("%s: %w", s.config, err)
+		return fmt.Errorf("%s: want one JSON object with options as keys: %w", s.config, err)
 	}
 	for _, key := range slices.Sorted(mapsKeys(all)) {
 		v, err := plain(all[key])
@@ -164,8 +165,11 @@ func (s *settings) readFile(o *options, stated map[string]bool) error {
 		if f == nil || key == "config" {
 			return fmt.Errorf("%s: there is no key %q%s", s.config, key, like(o, key))
 		}
-		if !stated[key] && f.Value.Set(v) != nil {
-			return fmt.Errorf("%s: key %q is %q: want %s", s.config, key, v, f.Usage)
+		if stated[key] {
+			continue
+		}
+		if err := f.Value.Set(v); err != nil {
+			return fmt.Errorf("%s: key %q is %q: %s", s.config, key, v, wanted(f, err.Error()))
 		}
 	}
 	return nil
@@ -275,11 +279,11 @@ func (e *expression) String() string {
 }
 
 func (e *expression) Set(s string) (err error) {
-	e.Regexp, err = regexp.Compile(s)
-	if err == nil {
-		e.Longest()
+	if e.Regexp, err = regexp.Compile(s); err != nil {
+		return fmt.Errorf("want a regular expression: %w", err)
 	}
-	return err
+	e.Longest()
+	return nil
 }
 
 type family struct{ inet.Family }
@@ -312,7 +316,10 @@ func (f *families) Set(s string) error {
 	if s == "ipv4" || s == "ipv6" {
 		s = strconv.Quote(s)
 	}
-	return (*masq.Families)(f).UnmarshalJSON([]byte(s))
+	if (*masq.Families)(f).UnmarshalJSON([]byte(s)) != nil {
+		return errors.New("want true, false, ipv4 or ipv6")
+	}
+	return nil
 }
 
 // IsBoolFlag lets --ip-masq stand alone.

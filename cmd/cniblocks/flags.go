@@ -92,11 +92,23 @@ func (o *options) table() (all []option) {
 	return all
 }
 
-// explain adds the nearest flag to the error about one that is not known.
+// explain names the option that is wrong and what it takes, and the nearest one to an option that is not known.
 func (o *options) explain(err error) string {
-	unknown, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
+	said := err.Error()
+	var name, value string
+	for _, form := range []string{"invalid value %q for flag -%s", "invalid boolean value %q for -%s"} {
+		if n, _ := fmt.Sscanf(said, form, &value, &name); n == 2 {
+			name, _, _ = strings.Cut(name, ":")
+			_, why, _ := strings.Cut(said, "-"+name+": ")
+			return fmt.Sprintf("--%s is %q: %s", name, value, wanted(o.Lookup(name), why))
+		}
+	}
+	if name, ok := strings.CutPrefix(said, "flag needs an argument: -"); ok {
+		return fmt.Sprintf("--%s: %s", name, wanted(o.Lookup(name), ""))
+	}
+	unknown, ok := strings.CutPrefix(said, "flag provided but not defined: -")
 	if !ok {
-		return err.Error()
+		return said
 	}
 	near, ok := nearest.Of(unknown, func(yield func(string) bool) {
 		stop := false
@@ -106,6 +118,20 @@ func (o *options) explain(err error) string {
 		return fmt.Sprintf("there is no option --%s; did you mean --%s?", unknown, near)
 	}
 	return fmt.Sprintf("there is no option --%s", unknown)
+}
+
+// wanted says what an option takes: as the error about its value does, if that tells it.
+func wanted(f *flag.Flag, why string) string {
+	if strings.Contains(why, "want ") {
+		return why
+	}
+	if g, ok := f.Value.(flag.Getter); ok {
+		if _, ok := g.Get().(bool); ok {
+			return "want true or false"
+		}
+	}
+	_, what := flag.UnquoteUsage(f)
+	return "want " + what
 }
 
 // help prints the text and the flags in two columns.
