@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,7 +25,6 @@ import (
 	"github.com/cniblocks/cniblocks/internal/test/ping"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/overlay"
-	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/sysctl"
 )
 
@@ -53,6 +51,7 @@ type proof struct {
 	needs   []nstest.Feature
 	l2      bool
 	backend string // of the SNAT
+	legacy  bool   // iptables-restore and ip6tables-restore are those of the legacy tables
 	before  string // what is done to the node before the agent starts
 	harms   []harm
 	prove   func(t *testing.T) // in place of harms
@@ -117,6 +116,11 @@ var proofs = map[string]proof{
 		{"iptables-legacy -F FORWARD", fmt.Sprintf(legacy, "filter")}, {"iptables-legacy -F CNIB-FORWARD", fmt.Sprintf(legacy, "filter")},
 		{"iptables-legacy -F && iptables-legacy -X", fmt.Sprintf(legacy, "filter")},
 	}},
+	"legacy iptables: table `nat`, with `ip-masq-backend` `iptables` where `iptables-restore` writes the legacy tables": {
+		backend: "iptables", needs: []nstest.Feature{nstest.IPTables}, legacy: true, harms: []harm{
+			{"iptables-legacy -t nat -F POSTROUTING", fmt.Sprintf(legacy, "nat")}, {"iptables-legacy -t nat -F", fmt.Sprintf(legacy, "nat")},
+			{"iptables-legacy -t nat -F && iptables-legacy -t nat -X", fmt.Sprintf(legacy, "nat")},
+		}},
 	"WireGuard: key, port, peers": {needs: []nstest.Feature{nstest.WireGuard}, prove: proveWireGuard},
 	"queueing disciplines":        {prove: leftAlone("tc qdisc replace dev DEV root pfifo limit 900 && tc qdisc replace dev eth0 root pfifo limit 900", "tc qdisc show")},
 	"`rp_filter`, `proxy_arp`, `accept_local`, `route_localnet` of other links": {prove: leftAlone(
@@ -157,6 +161,10 @@ func TestEachLineOfWhatTheAgentReliesOnIsProved(t *testing.T) {
 			require.True(t, ok, "line %q of docs/agent.md has no proof", what)
 			require.Contains(t, []string{"the kernel", "nobody", "left alone"}, who)
 			nstest.Need(t, p.needs...)
+			if p.legacy && os.Getenv(legacyPrograms) == "" {
+				withLegacyPrograms(t)
+				return
+			}
 			if p.prove != nil {
 				p.prove(t)
 				return
@@ -166,6 +174,30 @@ func TestEachLineOfWhatTheAgentReliesOnIsProved(t *testing.T) {
 			p.run(t, who)
 		})
 	}
+}
+
+const legacyPrograms = "CNIBLOCKS_TEST_LEGACY_PROGRAMS"
+
+// withLegacyPrograms runs the test in a process whose PATH has the programs of the legacy tables under the plain names.
+func withLegacyPrograms(t *testing.T) {
+	dir := t.TempDir()
+	for _, family := range []string{"iptables", "ip6tables"} {
+		for _, what := range []string{"", "-save", "-restore"} {
+			program, err := exec.LookPath(family + "-legacy" + what)
+			require.NoError(t, err)
+			require.NoError(t, os.Symlink(program, filepath.Join(dir, family+what)))
+		}
+	}
+	parts := strings.Split(t.Name(), "/")
+	for i, p := range parts {
+		parts[i] = "^" + regexp.QuoteMeta(p) + "$"
+	}
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.v", "-test.run="+strings.Join(parts, "/"))
+	cmd.Env = append(os.Environ(), legacyPrograms+"=1", "PATH="+dir+":"+os.Getenv("PATH"))
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	require.NoError(t, err)
+	require.Contains(t, string(out), "until mended")
 }
 
 // run has the agent of a node mend each harm. What the kernel tells must be mended without any look by the clock; the rest
@@ -209,6 +241,7 @@ func (p proof) run(t *testing.T, who string) {
 		t.Logf("%7s until mended: %s; readiness was withdrawn: %s", time.Since(begin).Round(100*time.Microsecond), do, s.Withdrawn.Last)
 		require.Greater(t, s.Withdrawn.Times, times, "readiness was not withdrawn after %s", do)
 		require.NotEmpty(t, s.Withdrawn.Last)
+		require.NotRegexp(t, `#\d`, s.Withdrawn.Last+s.Repairs.Last, "a link has a name")
 		time.Sleep(time.Millisecond)
 	}
 }
@@ -275,16 +308,7 @@ func proveWireGuard(t *testing.T) {
 	for _, m := range w.machines {
 		m.byFile("wireguard").Resync = time.Hour
 	}
-	key := func(m *machine) peer.PublicKey {
-		k, err := overlay.WireGuard{KeyDir: m.DataDir}.PublicKey("pods")
-		require.NoError(t, err)
-		return k
-	}
-	n := peer.Network{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/48")}}
-	for _, m := range w.machines {
-		n.Peers = append(n.Peers, peer.Peer{Name: m.name, Pods: m.pods, Reach: peer.Reach{V4: peer.Endpoint{Addr: m.at[0], PublicKey: key(m)}}})
-	}
-	w.write(n)
+	w.keyed()
 	m := w.machines[0]
 	m.run()
 	until(t, "ready", func() bool { return m.Status().Ready })

@@ -118,6 +118,18 @@ func (w *world) peers(machines ...*machine) string {
 	return w.write(n)
 }
 
+// keyed is peers with all machines, whose agents are prepared, and with their WireGuard keys.
+func (w *world) keyed() {
+	w.t.Helper()
+	n := peer.Network{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/48")}}
+	for _, m := range w.machines {
+		k, err := overlay.WireGuard{KeyDir: m.DataDir}.PublicKey("pods")
+		require.NoError(w.t, err)
+		n.Peers = append(n.Peers, peer.Peer{Name: m.name, Pods: m.pods, Reach: peer.Reach{V4: peer.Endpoint{Addr: m.at[0], PublicKey: k}}})
+	}
+	w.write(n)
+}
+
 func (w *world) write(n peer.Network) string {
 	w.t.Helper()
 	path := filepath.Join(w.dir, "peers.json")
