@@ -49,6 +49,7 @@ var oneMachine = []step{
 	{page: "README.md", text: "make build && make install", want: []string{`(?m)^installed in /opt/cni/bin: bridge flannel host-gw host-local loopback overlay$`}},
 	{page: "README.md", text: "install -D -m 644 examples/conflists/dual-stack.conflist " + conflist, then: (*world).attachAsREADME},
 	{page: "README.md", text: "cniblocks show", want: []string{`uplink eth0: 192\.0\.2\.11/24`, `bridge cni0 \[ours\]: made for network pods`, `\[ours\]  c1 eth0  10\.22\.0\.2/16, fd00:10:22::2/64; leased`}},
+	{page: "docs/stability.md", text: "cniblocks version", want: []string{`(?m)^CNI 0\.1\.0 to 1\.1\.0$`}},
 	{page: "docs/plugins/bridge.md", text: "ip netns add blue"},
 	{page: "docs/plugins/bridge.md", text: `echo '{"cniVersion":"1.0.0","name":"demo","type":"bridge","bridge":"demo0","isGateway":true,
        "ipam":{"type":"host-local","subnet":"10.88.0.0/24"}}' |
@@ -144,6 +145,27 @@ func TestEveryCommandOfThePagesIsRunOrListed(t *testing.T) {
 			tests, err := filepath.Glob(filepath.Join(root, e.dir, "*_test.go"))
 			require.NoError(t, err)
 			require.NotEmpty(t, tests, "%s: there are no tests in %s", e.begins, e.dir)
+		}
+	}
+}
+
+func TestEveryPageHasACommandToCopyAndIsInTheIndex(t *testing.T) {
+	t.Parallel()
+	index := map[string]bool{"docs/README.md": true}
+	for _, page := range pages(t) {
+		b, err := os.ReadFile(filepath.Join(root, page))
+		require.NoError(t, err)
+		for _, m := range regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`).FindAllSubmatch(b, -1) {
+			to := filepath.Join(filepath.Dir(page), string(m[1]))
+			_, err := os.Stat(filepath.Join(root, to))
+			require.NoError(t, err, "%s has a link to %s", page, m[1])
+			index[to] = index[to] || page == "docs/README.md"
+		}
+	}
+	for _, page := range pages(t) {
+		if strings.HasPrefix(page, "docs/") {
+			require.NotEmpty(t, commandsOf(t, page), "%s has no command to copy", page)
+			require.True(t, index[page], "docs/README.md has no link to %s", page)
 		}
 	}
 }

@@ -22,6 +22,7 @@ var elsewhere = []struct{ page, begins, dir, why string }{
 	{"docs/agent.md", "cniblocks agent --source etcd://", "test/flannel", "needs an etcd"},
 	{"docs/agent.md", "cniblocks agent --source kubernetes", "test/kube", "needs a cluster"},
 	{"docs/agent.md", "cniblocks status -o json", "cmd/cniblocks", ""},
+	{"docs/stability.md", "cniblocks show -o json", "cmd/cniblocks", ""},
 	{"docs/agent.md", "sysctl --system", "", "would change the machine's own parameters; test/agent does what it does"},
 	{"docs/sources/etcd.md", "cniblocks agent --source etcd://", "test/flannel", "needs an etcd"},
 	{"docs/sources/etcd.md", "install -D -m 644 10-pods.conflist", "test/flannel", "the file is the page's own"},
