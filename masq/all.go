@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 
 	"github.com/cniblocks/cniblocks/inet"
@@ -76,22 +75,8 @@ func (b IPTables) holds(network string) (bool, error) {
 // mentions asks whether a table nat has the chain.
 func (b IPTables) mentions(chain string) (bool, error) {
 	for _, f := range families {
-		c, err := nft.Open(b.NS)
-		if err == nil {
-			_, err = c.Chain(b.nft(f).at(), chain)
-		}
-		if err == nil {
-			return true, nil
-		}
-		if !nft.Missing(err) && !errors.Is(err, fs.ErrNotExist) {
-			return false, err
-		}
-		table, err := xtables.ReadLegacy(b.NS, xtables.Family(f), "nat")
-		if err == nil && table.Mentions(chain) {
-			return true, nil
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return false, err
+		if there, err := natShape().Mentioned(b.NS, xtables.Family(f), chain); there || err != nil {
+			return there, err
 		}
 	}
 	return false, nil

@@ -95,22 +95,15 @@ func (c foreign) remove(conn *nft.Conn, b *nft.Batch, t nft.Table) error {
 }
 
 func (c foreign) legacy(ctx context.Context, ns *netns.NS, f family) error {
-	table, err := xtables.ReadLegacy(ns, xtables.Family(f), c.table)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !table.Mentions(c.chain) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	p, err := xtables.FindLegacy(ctx, xtables.Family(f))
-	if err != nil {
+	p, there, err := xtables.FindMentioned(ctx, ns, xtables.Family(f), c.table, c.chain)
+	if err != nil || !there {
 		return err
 	}
 	rs, err := p.Save(ctx, ns, c.table)
 	if err != nil {
 		return err
 	}
-	lines := deletions(c.base, jumpsTo(rs, c.base, c.chain))
+	lines := xtables.Deletions(c.base, rs.Jumps(c.base, c.chain))
 	if _, there := rs[c.chain]; there {
 		lines = append(lines, "-F "+c.chain, "-X "+c.chain)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/mark"
+	"github.com/cniblocks/cniblocks/internal/kernel/chains"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 	"github.com/cniblocks/cniblocks/netns"
@@ -33,8 +34,6 @@ type walls struct{ v4, v6 bool }
 
 func (w walls) has(f family) bool { return f == v4 && w.v4 || f == v6 && w.v6 }
 
-func (w Forward) compat(f family) compat { return compat{filterShape(), w.NS, f} }
-
 // Ensure makes the sources, and the pods if the network has no ranges, pass wherever a FORWARD policy drops. It only adds;
 // see Retain and Forget. Where no policy drops it costs one read of the kernel.
 func (w Forward) Ensure(ctx context.Context, network string, sources []inet.Range, pods ...Pod) error {
@@ -42,12 +41,12 @@ func (w Forward) Ensure(ctx context.Context, network string, sources []inet.Rang
 	if err := p.validate(); err != nil {
 		return err
 	}
-	return w.eachWall(ctx, p, func(f family, s store, want half) error {
-		c, err := s.read(ctx, network)
-		if err != nil || len(filterShape().faults(c, want)) == 0 {
+	return w.eachWall(ctx, p, func(s chains.Store, want half) error {
+		c, err := s.Read(ctx, network)
+		if err != nil || len(filterShape().faults(network, c, want)) == 0 {
 			return err
 		}
-		return s.apply(ctx, network, func(have half) half { return have.grow(want) })
+		return s.Apply(ctx, network, filterShape().change(network, func(have half) half { return have.grow(want) }))
 	})
 }
 
@@ -57,9 +56,9 @@ func (w Forward) Check(ctx context.Context, network string, sources []inet.Range
 	if err := p.validate(); err != nil {
 		return err
 	}
-	return w.eachWall(ctx, p, func(f family, s store, want half) error {
-		c, err := s.read(ctx, network)
-		if wrong := filterShape().faults(c, want); err == nil && len(wrong) > 0 {
+	return w.eachWall(ctx, p, func(s chains.Store, want half) error {
+		c, err := s.Read(ctx, network)
+		if wrong := filterShape().faults(network, c, want); err == nil && len(wrong) > 0 {
 			err = fmt.Errorf("the FORWARD policy is DROP, and %s", strings.Join(wrong, "; "))
 		}
 		return err
@@ -67,7 +66,7 @@ func (w Forward) Check(ctx context.Context, network string, sources []inet.Range
 }
 
 // eachWall calls do for every chain FORWARD that drops, in the families that have sources.
-func (w Forward) eachWall(ctx context.Context, p Policy, do func(family, store, half) error) error {
+func (w Forward) eachWall(ctx context.Context, p Policy, do func(chains.Store, half) error) error {
 	drops, err := w.nftDrops()
 	if err != nil {
 		return w.fail(p.Network, err)
@@ -80,11 +79,11 @@ func (w Forward) eachWall(ctx context.Context, p Policy, do func(family, store, 
 			continue
 		}
 		if drops.has(f) {
-			errs = append(errs, w.fail(p.Network, do(f, w.compat(f), want)))
+			errs = append(errs, w.fail(p.Network, do(filterShape().NFT(w.NS, xtables.Family(f)), want)))
 		}
 		legacy, there, err := w.legacyWall(ctx, f)
 		if err == nil && there {
-			err = do(f, legacy, want)
+			err = do(legacy, want)
 		}
 		errs = append(errs, w.fail(p.Network, err))
 	}
@@ -113,7 +112,7 @@ func (w Forward) nftDrops() (walls, error) {
 // questions ask for the chains, in the order of families.
 func (w Forward) questions() (reqs []nft.Request) {
 	for _, f := range families {
-		reqs = append(reqs, nft.GetChain(w.compat(f).at(), filterShape().base))
+		reqs = append(reqs, nft.GetChain(nft.Table{Family: f.proto(), Name: filterShape().Table}, filterShape().Base))
 	}
 	return reqs
 }
@@ -137,20 +136,20 @@ func (w Forward) drops(answers []nft.Answer) (found walls, err error) {
 }
 
 // legacyWall is the store of the legacy table, if that drops.
-func (w Forward) legacyWall(ctx context.Context, f family) (program, bool, error) {
+func (w Forward) legacyWall(ctx context.Context, f family) (chains.Store, bool, error) {
 	s := filterShape()
-	table, err := xtables.ReadLegacy(w.NS, xtables.Family(f), s.table)
+	table, err := xtables.ReadLegacy(w.NS, xtables.Family(f), s.Table)
 	if errors.Is(err, fs.ErrNotExist) {
-		return program{}, false, nil
+		return nil, false, nil
 	}
 	if err != nil || !table.ForwardDrops() {
-		return program{}, false, err
+		return nil, false, err
 	}
 	p, err := xtables.FindLegacy(ctx, xtables.Family(f))
 	if err != nil {
-		return program{}, false, fmt.Errorf("the FORWARD policy of the legacy %s table is DROP, and only the program can change that table: %w", f, err)
+		return nil, false, fmt.Errorf("the FORWARD policy of the legacy %s table is DROP, and only the program can change that table: %w", f, err)
 	}
-	return program{s, w.NS, p}, true, nil
+	return s.By(w.NS, p), true, nil
 }
 
 // Retain takes away what the sources do not name. Pods stay whose owner is among the owners.
@@ -180,19 +179,8 @@ func (w Forward) Remove(ctx context.Context, network string) error {
 func (w Forward) each(ctx context.Context, network string, want func(family, half) half) error {
 	var errs []error
 	for _, f := range families {
-		shrink := func(have half) half { return want(f, have).orNothing() }
-		c, err := w.compat(f).read(ctx, network)
-		if c.exists || c.links > 0 {
-			err = w.compat(f).apply(ctx, network, shrink)
-		}
-		if !nft.Missing(err) {
-			errs = append(errs, w.fail(network, err))
-		}
-		s, ok, err := legacyStore(ctx, w.NS, f, filterShape(), mark.Chain(network))
-		if ok {
-			err = s.apply(ctx, network, shrink)
-		}
-		errs = append(errs, w.fail(network, err))
+		change := filterShape().change(network, func(have half) half { return want(f, have) })
+		errs = append(errs, w.fail(network, filterShape().Each(ctx, w.NS, xtables.Family(f), network, change)))
 	}
 	return errors.Join(errs...)
 }

@@ -6,10 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"strings"
 
 	"github.com/cniblocks/cniblocks/internal/base/mark"
+	"github.com/cniblocks/cniblocks/internal/kernel/chains"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 	"github.com/cniblocks/cniblocks/netns"
@@ -28,16 +28,14 @@ type IPTables struct {
 // Name implements [Backend].
 func (IPTables) Name() string { return "iptables" }
 
-func (b IPTables) nft(f family) compat { return compat{natShape(), b.NS, f} }
-
 // programs is the store of the installed programs.
-func (b IPTables) programs(ctx context.Context, f family) (program, error) {
+func (b IPTables) programs(ctx context.Context, f family) (chains.Store, error) {
 	find := xtables.Find
 	if b.old {
 		find = func(f xtables.Family) (xtables.Programs, error) { return xtables.FindLegacy(ctx, f) }
 	}
 	p, err := find(xtables.Family(f))
-	return program{natShape(), b.NS, p}, err
+	return natShape().By(b.NS, p), err
 }
 
 // Ensure implements [Backend].
@@ -49,9 +47,9 @@ func (b IPTables) Ensure(ctx context.Context, p Policy) error {
 		want := p.half(f)
 		wrong, err := b.faults(ctx, f, p.Network, want)
 		if err == nil && len(wrong) > 0 {
-			var s program
+			var s chains.Store
 			if s, err = b.programs(ctx, f); err == nil {
-				err = s.apply(ctx, p.Network, func(have half) half { return have.grow(want) })
+				err = s.Apply(ctx, p.Network, natShape().change(p.Network, func(have half) half { return have.grow(want) }))
 			}
 		}
 		if err != nil {
@@ -82,39 +80,22 @@ func (b IPTables) faults(ctx context.Context, f family, network string, want hal
 	if want.empty() {
 		return nil, nil
 	}
-	c, err := b.nft(f).read(ctx, network)
+	c, err := natShape().NFT(b.NS, xtables.Family(f)).Read(ctx, network)
 	if err != nil && !nft.Missing(err) {
 		return nil, err
 	}
-	wrong := natShape().faults(c, want)
+	wrong := natShape().faults(network, c, want)
 	if len(wrong) == 0 {
 		return nil, nil
 	}
-	s, ok, err := b.legacy(ctx, f, network)
-	if err != nil || !ok {
+	s, there, err := natShape().Legacy(ctx, b.NS, xtables.Family(f), mark.Chain(network))
+	if err != nil || !there {
 		return wrong, err
 	}
-	if c, err = s.read(ctx, network); err != nil {
+	if c, err = s.Read(ctx, network); err != nil {
 		return nil, err
 	}
-	return natShape().faults(c, want), nil
-}
-
-// legacy returns the store of the legacy table if there is something of the network in it.
-func (b IPTables) legacy(ctx context.Context, f family, network string) (program, bool, error) {
-	return legacyStore(ctx, b.NS, f, natShape(), mark.Chain(network))
-}
-
-func legacyStore(ctx context.Context, ns *netns.NS, f family, s shape, mentions string) (program, bool, error) {
-	table, err := xtables.ReadLegacy(ns, xtables.Family(f), s.table)
-	if errors.Is(err, fs.ErrNotExist) {
-		return program{}, false, nil
-	}
-	if err != nil || !table.Mentions(mentions) {
-		return program{}, false, err
-	}
-	p, err := xtables.FindLegacy(ctx, xtables.Family(f))
-	return program{s, ns, p}, err == nil, err
+	return natShape().faults(network, c, want), nil
 }
 
 // Retain implements [Backend].
@@ -140,34 +121,10 @@ func (b IPTables) Remove(ctx context.Context, network string) error {
 func (b IPTables) each(ctx context.Context, network string, target func(family, half) half) error {
 	var errs []error
 	for _, f := range families {
-		change := func(have half) half { return target(f, have).orNothing() }
-		errs = append(errs, b.fail(network, f, b.eachStore(ctx, f, network, change)))
+		change := natShape().change(network, func(have half) half { return target(f, have) })
+		errs = append(errs, b.fail(network, f, natShape().Each(ctx, b.NS, xtables.Family(f), network, change)))
 	}
 	return errors.Join(errs...)
-}
-
-func (b IPTables) eachStore(ctx context.Context, f family, network string, change func(half) half) error {
-	var errs []error
-	c, err := b.nft(f).read(ctx, network)
-	if err != nil && !nft.Missing(err) {
-		errs = append(errs, err)
-	}
-	if c.exists || c.links > 0 {
-		errs = append(errs, b.nft(f).apply(ctx, network, change))
-	}
-	s, ok, err := b.legacy(ctx, f, network)
-	if ok {
-		err = s.apply(ctx, network, change)
-	}
-	return errors.Join(append(errs, err)...)
-}
-
-// orNothing drops what no rule needs.
-func (h half) orNothing() half {
-	if h.empty() {
-		return half{}
-	}
-	return h
 }
 
 func (b IPTables) fail(network string, f family, err error) error {
@@ -175,4 +132,37 @@ func (b IPTables) fail(network string, f family, err error) error {
 		return nil
 	}
 	return fmt.Errorf("SNAT of network %q by iptables, %s: %w", network, f, err)
+}
+
+// List implements [Backend].
+func (b IPTables) List(ctx context.Context) ([]Policy, error) {
+	found := map[string]map[family]half{}
+	var order []string
+	for _, f := range families {
+		all, err := natShape().NFT(b.NS, xtables.Family(f)).All(ctx)
+		if nft.Missing(err) {
+			err = nil
+		}
+		s, there, legacyErr := natShape().Legacy(ctx, b.NS, xtables.Family(f), mark.Postrouting)
+		if there {
+			var more []chains.Network
+			more, legacyErr = s.All(ctx)
+			all = append(all, more...)
+		}
+		if err := errors.Join(err, legacyErr); err != nil {
+			return nil, fmt.Errorf("SNAT by iptables, %s: %w", f, err)
+		}
+		for _, n := range all {
+			if found[n.Name] == nil {
+				found[n.Name] = map[family]half{}
+				order = append(order, n.Name)
+			}
+			found[n.Name][f] = found[n.Name][f].grow(readNAT(n.Name, n.Rules))
+		}
+	}
+	var out []Policy
+	for _, network := range order {
+		out = append(out, policyOf(network, found[network]))
+	}
+	return out, nil
 }

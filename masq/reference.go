@@ -134,12 +134,12 @@ func ignoreNotExist(err error) error {
 
 func removeRefLegacy(ctx context.Context, ns *netns.NS, f family, chain string, addrs []netip.Addr) error {
 	const tries = 5 // another program may have changed the table between the reading and the writing
-	s, there, err := legacyStore(ctx, ns, f, natShape(), chain)
+	p, there, err := xtables.FindMentioned(ctx, ns, xtables.Family(f), "nat", chain)
 	if err != nil || !there {
 		return err
 	}
 	for range tries {
-		rs, readErr := s.prog.Save(ctx, ns, s.table)
+		rs, readErr := p.Save(ctx, ns, "nat")
 		if readErr != nil {
 			return readErr
 		}
@@ -147,7 +147,7 @@ func removeRefLegacy(ctx context.Context, ns *netns.NS, f family, chain string, 
 		if len(lines) == 0 {
 			return nil
 		}
-		if err = s.prog.Restore(ctx, ns, s.table, lines); err == nil {
+		if err = p.Restore(ctx, ns, "nat", lines); err == nil {
 			return nil
 		}
 	}
@@ -158,13 +158,13 @@ func refRemoval(rs xtables.Ruleset, chain string, addrs []netip.Addr) []string {
 	if _, ok := rs[chain]; !ok {
 		return nil
 	}
-	jumps := jumpsTo(rs, "POSTROUTING", chain)
+	jumps := rs.Jumps("POSTROUTING", chain)
 	ours := slices.DeleteFunc(slices.Clone(jumps), func(r xtables.Rule) bool {
 		return len(addrs) > 0 && !slices.ContainsFunc(addrs, func(a netip.Addr) bool {
 			return strings.HasPrefix(r.Text, fmt.Sprintf("-s %s/%d ", a, a.BitLen()))
 		})
 	})
-	lines := deletions("POSTROUTING", ours)
+	lines := xtables.Deletions("POSTROUTING", ours)
 	if len(ours) == len(jumps) {
 		lines = append(lines, "-F "+chain, "-X "+chain)
 	}
@@ -222,16 +222,16 @@ func findReference(ctx context.Context, ns *netns.NS, a Attachment, nat map[fami
 				return err
 			}
 		}
-		s, there, err := legacyStore(ctx, ns, f, natShape(), a.refChain())
+		p, there, err := xtables.FindMentioned(ctx, ns, xtables.Family(f), "nat", a.refChain())
 		if err != nil {
 			return err
 		}
 		if there {
-			rs, err := s.prog.Save(ctx, ns, s.table)
+			rs, err := p.Save(ctx, ns, "nat")
 			if err != nil {
 				return err
 			}
-			found[f] = found[f] || len(rs[a.refChain()].Rules) > 0 && len(jumpsTo(rs, "POSTROUTING", a.refChain())) > 0
+			found[f] = found[f] || len(rs[a.refChain()].Rules) > 0 && len(rs.Jumps("POSTROUTING", a.refChain())) > 0
 		}
 	}
 	if !inet {

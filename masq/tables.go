@@ -3,7 +3,6 @@
 package masq
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -12,24 +11,50 @@ import (
 
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/mark"
+	"github.com/cniblocks/cniblocks/internal/kernel/chains"
 	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 )
 
-// shape is how this package uses a table of iptables: the base chain jumps to our trunk, which jumps to a chain for each
-// network, which holds the rules.
+// shape is how this package uses a table of iptables.
 type shape struct {
-	table, base, trunk string
-	first              bool // the jump belongs before all other rules of the base chain
-	write              func(network string, h half) []xtables.Match
-	read               func(network string, rules []xtables.Match) half
+	chains.Layout
+	write func(network string, h half) []xtables.Match
+	read  func(network string, rules []xtables.Match) half
 }
 
 func natShape() shape {
-	return shape{table: "nat", base: "POSTROUTING", trunk: mark.Postrouting, write: writeNAT, read: readNAT}
+	return shape{chains.Layout{Table: "nat", Base: "POSTROUTING", Trunk: mark.Postrouting}, writeNAT, readNAT}
 }
 
 func filterShape() shape {
-	return shape{table: "filter", base: "FORWARD", trunk: mark.Forward, first: true, write: writeFilter, read: readFilter}
+	return shape{chains.Layout{Table: "filter", Base: "FORWARD", Trunk: mark.Forward, First: true}, writeFilter, readFilter}
+}
+
+// change makes of the rules in place those of what target makes of them.
+func (s shape) change(network string, target func(half) half) func([]xtables.Match) []xtables.Match {
+	return func(have []xtables.Match) []xtables.Match {
+		want := target(s.read(network, have))
+		if want.empty() {
+			return nil
+		}
+		return s.write(network, want)
+	}
+}
+
+// faults says what is not as the policy wants it.
+func (s shape) faults(network string, c chains.State, want half) (wrong []string) {
+	if want.empty() {
+		return nil
+	}
+	wrong = s.Faults(network, c)
+	if !c.Exists {
+		return wrong
+	}
+	have := s.read(network, c.Rules)
+	if !slices.Equal(s.write(network, have), c.Rules) {
+		wrong = append(wrong, fmt.Sprintf("chain %s of table %s has rules that are not ours, or ours in another order", mark.Chain(network), s.Table))
+	}
+	return append(wrong, have.lacks(want)...)
 }
 
 func writeNAT(network string, h half) (rules []xtables.Match) {
@@ -103,53 +128,4 @@ func (h *half) readOrigin(network string, r xtables.Match) {
 	} else {
 		h.sources = append(h.sources, inet.Range{Start: r.Src[0], End: r.Src[1]})
 	}
-}
-
-// chains is what a table holds of a network.
-type chains struct {
-	network string
-	trunk   bool // our trunk is there
-	exists  bool // the network's chain is there
-	jumps   int  // from the base chain to the trunk
-	links   int  // from the trunk to the network's chain
-	others  int  // the trunk's other rules
-	rules   []xtables.Match
-}
-
-// faults says what is not as the policy wants it.
-func (s shape) faults(c chains, want half) (wrong []string) {
-	if want.empty() {
-		return nil
-	}
-	name := mark.Chain(c.network)
-	if !c.exists {
-		return []string{fmt.Sprintf("chain %s of table %s is missing", name, s.table)}
-	}
-	if c.jumps != 1 {
-		wrong = append(wrong, fmt.Sprintf("%d rules instead of 1 in chain %s jump to %s", c.jumps, s.base, s.trunk))
-	}
-	if c.links != 1 {
-		wrong = append(wrong, fmt.Sprintf("%d rules instead of 1 in chain %s jump to %s", c.links, s.trunk, name))
-	}
-	have := s.read(c.network, c.rules)
-	if !slices.Equal(s.write(c.network, have), c.rules) {
-		wrong = append(wrong, fmt.Sprintf("chain %s of table %s has rules that are not ours, or ours in another order", name, s.table))
-	}
-	return append(wrong, have.lacks(want)...)
-}
-
-// right reports whether the table holds exactly that.
-func (s shape) right(c chains, want half) bool {
-	if want.empty() {
-		return !c.exists && c.links == 0
-	}
-	return len(s.faults(c, want)) == 0 && s.read(c.network, c.rules).equal(want)
-}
-
-// store reads and writes a shape in one of the kernel's packet filters.
-type store interface {
-	read(ctx context.Context, network string) (chains, error)
-	// apply makes of what is in place what target says; an empty target removes the network, and with the last one the
-	// trunk.
-	apply(ctx context.Context, network string, target func(half) half) error
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,6 +55,19 @@ func FindLegacy(ctx context.Context, f Family) (Programs, error) {
 		}
 	}
 	return Programs{}, err
+}
+
+// FindMentioned is [FindLegacy] if the legacy table is there and mentions a name, see [Legacy.Mentions].
+func FindMentioned(ctx context.Context, ns *netns.NS, f Family, table, name string) (p Programs, there bool, err error) {
+	t, err := ReadLegacy(ns, f, table)
+	if errors.Is(err, fs.ErrNotExist) {
+		return p, false, nil
+	}
+	if err != nil || !t.Mentions(name) {
+		return p, false, err
+	}
+	p, err = FindLegacy(ctx, f)
+	return p, err == nil, err
 }
 
 func find(prefix string) (Programs, error) {

@@ -10,6 +10,24 @@ import (
 // Ruleset is one table.
 type Ruleset map[string]Chain
 
+// Jumps are the rules of a chain that jump to another.
+func (rs Ruleset) Jumps(from, to string) (out []Rule) {
+	for _, r := range rs[from].Rules {
+		if r.Target == to {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// Deletions are the lines that delete rules of a chain.
+func Deletions(chain string, rules []Rule) (lines []string) {
+	for _, r := range rules {
+		lines = append(lines, "-D "+chain+" "+r.Text)
+	}
+	return lines
+}
+
 // Chain is a chain of a table.
 type Chain struct {
 	Policy string // ACCEPT or DROP; "-" for a chain that only rules call
