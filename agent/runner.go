@@ -5,7 +5,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"log/slog"
 	"net/netip"
@@ -236,7 +235,7 @@ func (r *runner) watchKernel(ctx context.Context) {
 				alert = true
 			}
 			if why == "" && r.concerns(e) {
-				why = rtnl.WithNames(about(e), r.linkName)
+				why = rtnl.WithNames(e.String(), r.linkName)
 				if r.harms(e) {
 					r.st.hurt(why)
 				}
@@ -279,7 +278,7 @@ func poke(c chan struct{}) {
 // concerns asks the networks, and looks for a change of this node's own addresses.
 func (r *runner) concerns(e *rtnl.Event) bool {
 	for _, c := range *r.nets.Load() {
-		if c.Concerns(e) {
+		if c.Relevant(e) {
 			return true
 		}
 	}
@@ -319,28 +318,6 @@ func (r *runner) linkName(index int) string {
 		return ""
 	}
 	return l.Name
-}
-
-func about(e *rtnl.Event) string {
-	did := "changed"
-	if e.Gone {
-		did = "removed"
-	}
-	switch e.Subject {
-	case rtnl.LinkEvent:
-		return "link " + e.Link.Name + " was " + did
-	case rtnl.AddrEvent:
-		return fmt.Sprintf("address %s was %s", e.Addr.Prefix, did)
-	case rtnl.RouteEvent:
-		return fmt.Sprintf("%s was %s", e.Route, did)
-	case rtnl.NeighEvent:
-		return fmt.Sprintf("%s was %s", e.Neigh, did)
-	case rtnl.FDBEvent:
-		return fmt.Sprintf("%s was %s", e.FDB, did)
-	case rtnl.RuleEvent:
-		return "a routing rule was " + did
-	}
-	return "announcements of the kernel were lost"
 }
 
 // networkSource is a source that states the network's prefixes too.

@@ -127,10 +127,7 @@ func (r *runner) build(ctx context.Context) (err error) {
 	prefixes := r.allPrefixes()
 	for _, t := range r.layout.Tunnels {
 		encap := t.Config
-		encap.Bridge = t.Bridge
-		if encap.Encap == "wireguard" && encap.KeyDir == "" {
-			encap.KeyDir = r.DataDir
-		}
+		encap.Bridge, encap.DataDir = t.Bridge, r.DataDir
 		e, err := encap.Encapsulation()
 		if err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cniblocks/cniblocks/internal/kernel/reconcile"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/link"
 )
@@ -20,12 +21,13 @@ func (n *Node) Close(ctx context.Context) error {
 	if err := n.open(); err != nil {
 		return err
 	}
-	unlock, err := n.lock(ctx)
+	s := &n.site
+	unlock, err := n.state.lock(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := n.dropStamp(); err != nil {
+	if err := n.state.dropStamp(); err != nil {
 		return err
 	}
 	links, err := n.conn.Links("")
@@ -36,42 +38,45 @@ func (n *Node) Close(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.adopt(links)
-	routes, err := n.conn.Routes(rtnl.RouteFilter{Table: n.o.Table, Proto: Proto})
+	p := n.begin()
+	defer p.end()
+	p.adopt(links)
+	routes, err := n.conn.Routes(rtnl.RouteFilter{Table: s.o.Table, Proto: Proto})
 	if err != nil {
 		return err
 	}
-	c := changes{delRoute: slices.DeleteFunc(routes, func(r rtnl.Route) bool { return !n.owns(&r) })}
+	var c reconcile.Changes
+	c.Del.Routes = slices.DeleteFunc(routes, func(r rtnl.Route) bool { return !s.owns(&r) })
 	for _, a := range addrs {
-		own, shared := n.ownLink(a.Link)
-		if own && shared && a.Proto == Proto && (n.o.holds(a.Prefix) && len(n.o.Prefixes) > 0 || slices.Contains(n.o.Node.NodeAddrs(), a.Prefix.Addr())) {
-			c.delAddr = append(c.delAddr, a)
+		own, shared := s.links.own(a.Link)
+		if own && shared && a.Proto == Proto && (s.o.holds(a.Prefix) && len(s.o.Prefixes) > 0 || slices.Contains(s.o.Node.NodeAddrs(), a.Prefix.Addr())) {
+			c.Del.Addrs = append(c.Del.Addrs, a)
 		}
 	}
-	err = gone(n.conn.Stream(c.removals()))
+	err = c.Apply(n.conn, nil)
 	for _, l := range links {
-		if own, _ := n.ownLink(l.Index); !own {
+		if !s.links.has(l.Index) {
 			continue
 		}
-		rest := slices.DeleteFunc(marked(l), n.isMine)
+		rest := slices.DeleteFunc(marked(l), s.o.isMine)
 		if len(rest) > 0 {
-			err = errors.Join(err, gone(n.conn.Do(rtnl.SetLink(rtnl.Set{Index: l.Index, Alias: link.Root + strings.Join(rest, "+")}))))
+			err = errors.Join(err, notThere(n.conn.Do(rtnl.SetLink(rtnl.Set{Index: l.Index, Alias: link.Root + strings.Join(rest, "+")}))))
 		} else {
-			err = errors.Join(err, gone(n.conn.Do(rtnl.DelLinkIndex(l.Index))))
+			err = errors.Join(err, notThere(n.conn.Do(rtnl.DelLinkIndex(l.Index))))
 		}
 	}
 	n.reset()
-	n.list, n.devices = nil, nil
+	s.members.list = nil
 	return err
 }
 
 // adopt makes the devices that bear this network's mark the known ones, whatever the configuration says.
-func (n *Node) adopt(links []rtnl.Link) {
+func (p *pass) adopt(links []rtnl.Link) {
 	var all []device
 	for _, l := range links {
-		if n.d.layer() == 1 && n.isOurs(l) && (l.Name == n.o.Device || strings.HasPrefix(l.Name, "cb-")) {
+		if p.site.d.layer() == 1 && p.site.o.isOurs(l) && (l.Name == p.site.o.Device || strings.HasPrefix(l.Name, "cb-")) {
 			all = append(all, device{name: l.Name, shared: len(marked(l)) > 1})
 		}
 	}
-	n.settle(all, links)
+	p.settle(all, links)
 }

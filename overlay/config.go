@@ -5,14 +5,37 @@ package overlay
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"reflect"
 	"slices"
 	"strings"
-	"time"
 )
 
+// kinds are the encapsulations, each as its own file describes it, in the order of the documentation.
+var kinds = []*kind{vxlanKind, greKind, ipipKind, geneveKind, wireguardKind, directKind}
+
+// kind is what a configuration has to know of an encapsulation.
+type kind struct {
+	name         string
+	keys         []*Key              // that it understands
+	of           func(*Config) Encap // what the keys say
+	refuse       func(*Config) error // its keys that do not go together; nil: they all do
+	l2           bool                // it carries Ethernet
+	pointToPoint bool                // it can have a device for each peer
+	forms        []Config            // in which it works too, and which the table of what works tells
+}
+
+// Key is a key of a [Config]: under this name in JSON, and as an option of the agent with dashes in place of capitals.
+type Key struct {
+	Name  string
+	Usage string            // of the option; "": it is none
+	Value func(*Config) any // points to a uint32, uint16, uint8, bool or string
+	bits  int               // of a number that has less than its type; 0: as many
+	with  string            // another key that it needs, which usage begins with; "": usage ends with who has it
+}
+
 // Config is an encapsulation as a configuration file states it. Keys that the encapsulation does not know are errors, so
-// that nobody relies on what is not done.
+// that nobody relies on what is not done. It is the sum of the encapsulations' keys, each of which one or more of them explain.
 type Config struct {
 	Encap string `json:"encap,omitempty"` // the Name of an [Encap]
 
@@ -30,6 +53,7 @@ type Config struct {
 
 	PersistentKeepalive uint16 `json:"persistentKeepalive,omitempty"` // seconds
 	KeyDir              string `json:"keyDir,omitempty"`              // see [WireGuard]
+	DataDir             string `json:"-"`                             // in place of KeyDir where that is not stated
 
 	L2            bool   `json:"l2,omitempty"`
 	Bridge        string `json:"-"` // that the delegate makes; the ports of L2
@@ -41,20 +65,47 @@ type Config struct {
 // PointToPoint is the value of [Config.Mode] that makes a device for each peer.
 const PointToPoint = "point-to-point"
 
-// encapNames are the encapsulations in the order of the documentation.
-var encapNames = []string{"vxlan", "gre", "ipip", "geneve", "wireguard", "host-gw"}
-
 // Names are the values of [Config.Encap], in the order of the documentation.
-func Names() []string { return slices.Clone(encapNames) }
+func Names() []string { return namesOf(func(*kind) bool { return true }) }
 
-// encapKeys are what each encapsulation understands.
-var encapKeys = map[string][]string{
-	"vxlan":     {"vni", "port", "gbp", "gpe", "directRouting", "l2", "allowUplink", "neighSuppress"},
-	"gre":       {"mode", "key", "noKey", "ttl", "tos", "l2", "allowUplink", "neighSuppress"},
-	"ipip":      {"ttl", "tos"},
-	"geneve":    {"vni", "port"},
-	"wireguard": {"port", "persistentKeepalive", "keyDir"},
-	"host-gw":   {},
+func namesOf(which func(*kind) bool) (all []string) {
+	for _, k := range kinds {
+		if which(k) {
+			all = append(all, k.name)
+		}
+	}
+	return all
+}
+
+// Keys yields all keys, each with what an option of that name is told to be.
+func Keys() iter.Seq2[*Key, string] {
+	return func(yield func(*Key, string) bool) {
+		seen := map[*Key]bool{}
+		for _, k := range kinds {
+			for _, key := range k.keys {
+				if !seen[key] && !yield(key, key.usage()) {
+					return
+				}
+				seen[key] = true
+			}
+		}
+	}
+}
+
+// Most is the largest value of a number.
+func (k *Key) Most() uint32 {
+	bits := k.bits
+	if bits == 0 {
+		bits = reflect.TypeOf(k.Value(&Config{})).Elem().Bits()
+	}
+	return uint32(1<<bits - 1)
+}
+
+func (k *Key) usage() string {
+	if k.Usage == "" || k.with != "" {
+		return k.Usage
+	}
+	return k.Usage + ": " + strings.Join(namesOf(func(e *kind) bool { return slices.Contains(e.keys, k) }), ", ")
 }
 
 // UnsupportedKey is a key of a [Config] that says something, and that the encapsulation does not have.
@@ -69,94 +120,42 @@ func (e *UnsupportedKey) Error() string {
 
 // Encapsulation is what the configuration says, or why it cannot be: for a key of another encapsulation [*UnsupportedKey].
 func (c Config) Encapsulation() (Encap, error) {
-	if !slices.Contains(encapNames, c.Encap) {
-		return nil, fmt.Errorf("encap %q: want one of %s", c.Encap, strings.Join(encapNames, ", "))
+	i := slices.IndexFunc(kinds, func(k *kind) bool { return k.name == c.Encap })
+	if i < 0 {
+		return nil, fmt.Errorf("encap %q: want one of %s", c.Encap, strings.Join(Names(), ", "))
 	}
-	if err := c.refusal(); err != nil {
+	if err := c.refusal(kinds[i]); err != nil {
 		return nil, err
 	}
-	for _, k := range c.stated() {
-		if !slices.Contains(encapKeys[c.Encap], k.name) {
-			return nil, &UnsupportedKey{c.Encap, k.name, k.value}
+	for key := range Keys() {
+		if v := reflect.ValueOf(key.Value(&c)).Elem(); !v.IsZero() && !slices.Contains(kinds[i].keys, key) {
+			return nil, &UnsupportedKey{c.Encap, key.Name, v.Interface()}
 		}
 	}
-	var l2 L2
-	if c.L2 {
-		l2 = L2{Bridge: c.Bridge, AllowUplink: c.AllowUplink, NeighSuppress: c.NeighSuppress}
-	}
-	switch c.Encap {
-	case "vxlan":
-		return VXLAN{VNI: c.VNI, Port: c.Port, GBP: c.GBP, GPE: c.GPE, DirectRouting: c.DirectRouting, L2: l2}, nil
-	case "gre":
-		return GRE{Key: c.Key, NoKey: c.NoKey, TTL: c.TTL, TOS: c.TOS, PointToPoint: c.Mode == PointToPoint, L2: l2}, nil
-	case "ipip":
-		return IPIP{TTL: c.TTL, TOS: c.TOS}, nil
-	case "geneve":
-		return Geneve{VNI: c.VNI, Port: c.Port}, nil
-	case "wireguard":
-		return WireGuard{Port: c.Port, Keepalive: time.Duration(c.PersistentKeepalive) * time.Second, KeyDir: c.KeyDir}, nil
-	}
-	return Direct{}, nil
+	return kinds[i].of(&c), nil
 }
 
 // refusal is the first reason why the keys do not go together.
-func (c Config) refusal() error {
+func (c *Config) refusal(k *kind) error {
+	or := func(which func(*kind) bool) string { return strings.Join(namesOf(which), " or ") }
 	switch {
 	case c.Mode != "" && c.Mode != PointToPoint:
 		return fmt.Errorf("\"mode\" is %q; want %q, or leave it out", c.Mode, PointToPoint)
-	case c.L2 && c.Encap != "vxlan" && c.Encap != "gre":
-		return fmt.Errorf("\"l2\" with encap %q: it carries no Ethernet; use vxlan or gre", c.Encap)
-	case c.Mode == PointToPoint && c.Encap != "gre":
-		return fmt.Errorf("mode %q with encap %q: one device serves all peers there; leave it out, or use gre", c.Mode, c.Encap)
+	case c.L2 && !k.l2:
+		return fmt.Errorf("\"l2\" with encap %q: it carries no Ethernet; use %s", c.Encap, or(func(k *kind) bool { return k.l2 }))
+	case c.Mode == PointToPoint && !k.pointToPoint:
+		return fmt.Errorf("mode %q with encap %q: one device serves all peers there; leave it out, or use %s", c.Mode, c.Encap, or(func(k *kind) bool { return k.pointToPoint }))
 	case c.L2 && c.Mode == PointToPoint:
 		return errors.New("mode \"point-to-point\" with \"l2\": it is so already, leave it out")
 	case c.L2 && c.Bridge == "":
 		return errors.New("\"l2\" without a bridge: the delegate must be of type bridge")
-	case c.L2 && c.PortIsolation && c.Encap == "gre":
-		return errors.New("\"portIsolation\" with \"l2\" and encap \"gre\": the tunnels are isolated ports too, and isolated ports cannot talk to each other; leave it out, or use vxlan")
-	case c.NoKey && c.Key != 0:
-		return fmt.Errorf("\"noKey\" with key %d: state one of them", c.Key)
 	}
-	if err := c.l2Refusal(); err != nil {
-		return err
+	for _, e := range kinds { // keys of others that contradict each other are told as such
+		if e.refuse != nil {
+			if err := e.refuse(c); err != nil {
+				return err
+			}
+		}
 	}
-	return c.vxlanRefusal()
-}
-
-func (c Config) l2Refusal() error {
-	switch {
-	case c.AllowUplink && !c.L2:
-		return errors.New("\"allowUplink\" without \"l2\": no tunnel is on a bridge; leave it out")
-	case c.NeighSuppress && !c.L2:
-		return errors.New("\"neighSuppress\" without \"l2\": no tunnel is on a bridge; leave it out")
-	case c.NeighSuppress && c.AllowUplink:
-		return errors.New("\"neighSuppress\" with \"allowUplink\": the MACs of what is behind the uplink do not derive from addresses, and may change; leave one of them out")
-	}
-	return nil
-}
-
-func (c Config) vxlanRefusal() error {
-	switch {
-	case c.GPE && c.GBP:
-		return errors.New("\"gpe\" with \"gbp\": VXLAN-GPE has no group policy; leave one of them out")
-	case c.GPE && c.L2:
-		return errors.New("\"gpe\" with \"l2\": it carries no Ethernet; leave one of them out")
-	case c.DirectRouting && c.L2:
-		return errors.New("\"directRouting\" with \"l2\": nothing is routed there; leave one of them out")
-	}
-	return nil
-}
-
-type keyValue struct {
-	name  string
-	value any
-}
-
-// stated are the keys that say something.
-func (c Config) stated() []keyValue {
-	all := []keyValue{{"vni", c.VNI}, {"port", c.Port}, {"gbp", c.GBP}, {"gpe", c.GPE}, {"directRouting", c.DirectRouting},
-		{"mode", c.Mode}, {"key", c.Key}, {"noKey", c.NoKey}, {"ttl", c.TTL}, {"tos", c.TOS},
-		{"persistentKeepalive", c.PersistentKeepalive}, {"keyDir", c.KeyDir}, {"l2", c.L2}, {"allowUplink", c.AllowUplink},
-		{"neighSuppress", c.NeighSuppress}}
-	return slices.DeleteFunc(all, func(k keyValue) bool { return reflect.ValueOf(k.value).IsZero() })
+	return c.l2Refusal()
 }

@@ -48,10 +48,12 @@ func (o *Options) named(encap string) string {
 	return hashed(encap, min(6, 15-len("cb--")-len(encap)), o.Network)
 }
 
-func (n *Node) alias() string { return link.NetworkAlias(n.o.Network) }
+func (o *Options) alias() string { return link.NetworkAlias(o.Network) }
 
 // isMine reports whether a name in an alias is that of this network.
-func (n *Node) isMine(who string) bool { return who == link.Label(n.o.Network) }
+func (o *Options) isMine(who string) bool { return who == link.Label(o.Network) }
+
+func (o *Options) isOurs(l rtnl.Link) bool { return slices.ContainsFunc(marked(l), o.isMine) }
 
 // marked are the networks whose mark a link bears, see [link.Label].
 func marked(l rtnl.Link) []string {
@@ -89,8 +91,8 @@ func parameter(v reflect.Value) string {
 
 // ensureDevices makes the wanted devices what they should be, without their addresses. It returns all links as they are
 // then, and whether something that was there is gone with what stood on it.
-func (n *Node) ensureDevices(ctx context.Context, want []device) (links []rtnl.Link, err error) {
-	links, err = n.conn.Links("")
+func (p *pass) ensureDevices(ctx context.Context, want []device) (links []rtnl.Link, err error) {
+	links, err = p.conn.Links("")
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +102,7 @@ func (n *Node) ensureDevices(ctx context.Context, want []device) (links []rtnl.L
 		i := slices.IndexFunc(links, func(l rtnl.Link) bool { return l.Name == d.name })
 		if i < 0 {
 			for _, l := range links {
-				if n.renamed(l, d, want) {
+				if p.site.o.renamed(l, d, want) {
 					msgs = append(msgs, rtnl.DelLinkIndex(l.Index))
 				}
 			}
@@ -108,7 +110,7 @@ func (n *Node) ensureDevices(ctx context.Context, want []device) (links []rtnl.L
 			continue
 		}
 		l := links[i]
-		if err := n.mayUse(l, d); err != nil {
+		if err := p.site.o.mayUse(l, d); err != nil {
 			return nil, err
 		}
 		if l.Tunnel() != d.tunnel {
@@ -119,9 +121,9 @@ func (n *Node) ensureDevices(ctx context.Context, want []device) (links []rtnl.L
 			remade = append(remade, d)
 			continue
 		}
-		s, differs := n.mend(l, d, links)
+		s, differs := p.site.o.mend(l, d, links)
 		if s.Up { // its maker may have been killed half-way
-			if err := n.noLinkLocal(d.name); err != nil {
+			if err := noLinkLocal(p.conn, d.name); err != nil {
 				return nil, err
 			}
 		}
@@ -135,35 +137,35 @@ func (n *Node) ensureDevices(ctx context.Context, want []device) (links []rtnl.L
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	n.forget()
-	if err := n.dropStamp(); err != nil {
+	p.forget()
+	if err := p.state.dropStamp(); err != nil {
 		return nil, err
 	}
-	if err := n.conn.Do(msgs...); err != nil {
+	if err := p.conn.Do(msgs...); err != nil {
 		return nil, err
 	}
 	for _, d := range remade {
-		if err := n.make(d, links); err != nil {
+		if err := p.make(d, links); err != nil {
 			return nil, err
 		}
 	}
-	return n.conn.Links("")
+	return p.conn.Links("")
 }
 
 // renamed reports whether a link is what another program made of a device by giving it another name: it bears this network's
 // mark alone, and holds the place of the wanted one.
-func (n *Node) renamed(l rtnl.Link, d device, want []device) bool {
+func (o *Options) renamed(l rtnl.Link, d device, want []device) bool {
 	who, t := marked(l), l.Tunnel()
 	switch d.tunnel.(type) {
 	case rtnl.VXLAN, rtnl.Geneve, rtnl.GRE, rtnl.IPTunnel:
-		return len(who) == 1 && n.isMine(who[0]) && t == d.tunnel && excludes(t, d.tunnel) &&
+		return len(who) == 1 && o.isMine(who[0]) && t == d.tunnel && excludes(t, d.tunnel) &&
 			!slices.ContainsFunc(want, func(w device) bool { return w.name == l.Name })
 	}
 	return false
 }
 
 // mend is what is to be changed of a link that is the right one. Its MTU is settled when the paths are known.
-func (n *Node) mend(l rtnl.Link, d device, all []rtnl.Link) (s rtnl.Set, differs bool) {
+func (o *Options) mend(l rtnl.Link, d device, all []rtnl.Link) (s rtnl.Set, differs bool) {
 	s.Index = l.Index
 	if d.mac != (inet.MAC{}) && l.MAC != d.mac {
 		s.MAC, differs = d.mac, true
@@ -171,8 +173,8 @@ func (n *Node) mend(l rtnl.Link, d device, all []rtnl.Link) (s rtnl.Set, differs
 	if !l.Up() {
 		s.Up, differs = true, true
 	}
-	if !slices.ContainsFunc(marked(l), n.isMine) {
-		s.Alias, differs = n.joined(l), true
+	if !o.isOurs(l) {
+		s.Alias, differs = o.joined(l), true
 	}
 	if d.bridge != "" {
 		master := indexOf(all, d.bridge)
@@ -189,11 +191,11 @@ func (n *Node) mend(l rtnl.Link, d device, all []rtnl.Link) (s rtnl.Set, differs
 }
 
 // joined is the alias of a shared device with this network added.
-func (n *Node) joined(l rtnl.Link) string {
+func (o *Options) joined(l rtnl.Link) string {
 	if have := marked(l); len(have) > 0 {
-		return link.Root + strings.Join(append(have, link.Label(n.o.Network)), "+")
+		return link.Root + strings.Join(append(have, link.Label(o.Network)), "+")
 	}
-	return n.alias()
+	return o.alias()
 }
 
 // setLink is the change in as many messages as it takes: the kernel looks for a port's bridge before it makes it a port.
@@ -206,13 +208,13 @@ func setLink(s rtnl.Set) []*rtnl.Msg {
 	return []*rtnl.Msg{rtnl.SetLink(s), rtnl.SetLink(port)}
 }
 
-func (n *Node) make(d device, links []rtnl.Link) error {
+func (p *pass) make(d device, links []rtnl.Link) error {
 	// That the second finds no device only follows from an error of the first.
-	err := gone(n.conn.Do(rtnl.NewTunnel(d.name, d.mac, 0, d.tunnel), rtnl.SetLink(rtnl.Set{Name: d.name, Alias: n.alias()})))
+	err := notThere(p.conn.Do(rtnl.NewTunnel(d.name, d.mac, 0, d.tunnel), rtnl.SetLink(rtnl.Set{Name: d.name, Alias: p.site.o.alias()})))
 	if err == nil {
-		err = errors.Join(n.noLinkLocal(d.name), n.conn.Do(setLink(rtnl.Set{Name: d.name, Master: indexOf(links, d.bridge), Port: d.port, Up: true})...))
+		err = errors.Join(noLinkLocal(p.conn, d.name), p.conn.Do(setLink(rtnl.Set{Name: d.name, Master: indexOf(links, d.bridge), Port: d.port, Up: true})...))
 		if err != nil {
-			err = errors.Join(err, n.conn.Do(rtnl.DelLink(d.name)))
+			err = errors.Join(err, p.conn.Do(rtnl.DelLink(d.name)))
 		}
 	}
 	switch {
@@ -223,28 +225,28 @@ func (n *Node) make(d device, links []rtnl.Link) error {
 	}
 	for _, e := range []error{fs.ErrExist, unix.EBUSY, unix.EADDRINUSE, unix.EPERM} {
 		if errors.Is(err, e) {
-			return n.inTheWay(d, err)
+			return inTheWay(p.conn, d, err)
 		}
 	}
 	return err
 }
 
 // noLinkLocal keeps the kernel from giving a device an address when it is set up. A kernel without IPv6 has none to give.
-func (n *Node) noLinkLocal(device string) error {
-	return rtnl.Except(n.conn.Do(rtnl.NoLinkLocal(device)), unix.EAFNOSUPPORT, unix.EOPNOTSUPP)
+func noLinkLocal(c *rtnl.Conn, device string) error {
+	return rtnl.Except(c.Do(rtnl.NoLinkLocal(device)), unix.EAFNOSUPPORT, unix.EOPNOTSUPP)
 }
 
 // mayUse fails if a link of the wanted name is not this network's to use.
-func (n *Node) mayUse(l rtnl.Link, d device) error {
+func (o *Options) mayUse(l rtnl.Link, d device) error {
 	who := marked(l)
 	switch {
-	case slices.ContainsFunc(who, n.isMine), len(who) > 0 && d.shared, n.o.Adopt && l.Alias == "" && l.Tunnel() == d.tunnel:
+	case o.isOurs(l), len(who) > 0 && d.shared, o.Adopt && l.Alias == "" && l.Tunnel() == d.tunnel:
 		return nil
 	case len(who) > 0:
 		return fmt.Errorf("device %s is that of network %s: state another name with key \"device\"", l.Name, strings.Join(who, ", "))
 	}
 	return fmt.Errorf("device %s (%s) is not ours, it does not bear the alias %s: remove it, or state another name with key \"device\"",
-		l.Name, kindOf(l), n.alias())
+		l.Name, kindOf(l), o.alias())
 }
 
 func indexOf(links []rtnl.Link, name string) int {
@@ -264,8 +266,8 @@ func kindOf(l rtnl.Link) string {
 }
 
 // inTheWay explains why a device cannot be made by naming the one that holds its place.
-func (n *Node) inTheWay(d device, cause error) error {
-	links, err := n.conn.Links("")
+func inTheWay(c *rtnl.Conn, d device, cause error) error {
+	links, err := c.Links("")
 	if err != nil {
 		return cause
 	}
@@ -351,4 +353,44 @@ func portHas(p rtnl.Port, f rtnl.PortFlag) bool {
 		return p.Flood
 	}
 	return p.Hairpin
+}
+
+// checkDevices is ensureDevices without a write.
+func (p *pass) checkDevices(_ context.Context, want []device) ([]rtnl.Link, error) {
+	links, err := p.conn.Links("")
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, d := range want {
+		i := slices.IndexFunc(links, func(l rtnl.Link) bool { return l.Name == d.name })
+		if i < 0 {
+			errs = append(errs, fmt.Errorf("device %s is missing", d.name))
+			continue
+		}
+		if err := p.site.o.mayUse(links[i], d); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if t := links[i].Tunnel(); t != d.tunnel {
+			errs = append(errs, fmt.Errorf("device %s has other parameters than are wanted: %s", d.name, otherParameters(t, d.tunnel)))
+			continue
+		}
+		if s, differs := p.site.o.mend(links[i], d, links); differs {
+			errs = append(errs, fmt.Errorf("device %s is not as it should be (%s)", d.name, wrong(s)))
+		}
+	}
+	return links, errors.Join(errs...)
+}
+
+func wrong(s rtnl.Set) string {
+	switch {
+	case s.Up:
+		return "it is down"
+	case s.MAC != (inet.MAC{}):
+		return "its MAC should be " + s.MAC.String()
+	case s.Alias != "":
+		return "its alias should be " + s.Alias
+	}
+	return "its place on the bridge"
 }

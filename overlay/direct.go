@@ -18,37 +18,39 @@ type Direct struct{}
 // Name is "host-gw".
 func (Direct) Name() string { return "host-gw" }
 
+var directKind = &kind{name: "host-gw", of: func(*Config) Encap { return Direct{} }}
+
 type direct struct{}
 
 func (Direct) driver(*Options) (driver, error) { return direct{}, nil }
 
-func (direct) layer() uint32                         { return 0 }
-func (direct) overhead(inet.Family) int              { return 0 }
-func (direct) devices(*Node) ([]device, error)       { return nil, nil }
-func (direct) peerDevices(*Node, peer.Peer) []device { return nil }
+func (direct) layer() uint32                          { return 0 }
+func (direct) overhead(inet.Family) int               { return 0 }
+func (direct) devices(*site) ([]device, error)        { return nil, nil }
+func (direct) peerDevices(*site, *peer.Peer) []device { return nil }
 
-func (direct) reach(n *Node) (peer.Reach, error) {
-	return n.plainReach("host-gw"), nil
+func (direct) reach(s *site) (peer.Reach, error) {
+	return s.plainReach("host-gw"), nil
 }
 
-func (direct) ways(n *Node, p *peer.Peer) (to [2]netip.Addr) {
-	for _, r := range n.pods(p) {
-		if a := hop(n, p, r); a.IsValid() {
+func (direct) ways(s *site, p *peer.Peer) (to [2]netip.Addr) {
+	for _, r := range s.pods(p) {
+		if a := hop(s, p, r); a.IsValid() {
 			to[b2i(a.Is6())] = a
 		}
 	}
 	return to
 }
 
-func (direct) plan(n *Node, p *peer.Peer, to *plan) error {
+func (direct) plan(s *site, p *peer.Peer, to *plan) error {
 	var errs []error
-	for _, r := range n.pods(p) {
-		a := hop(n, p, r)
+	for _, r := range s.pods(p) {
+		a := hop(s, p, r)
 		if !a.IsValid() {
 			errs = append(errs, noHop(p, r))
 			continue
 		}
-		way := n.under.to(a)
+		way := s.under.to(a)
 		switch {
 		case way.err != nil:
 			errs = append(errs, fmt.Errorf("range %s: %w", r, way.err))
@@ -56,26 +58,26 @@ func (direct) plan(n *Node, p *peer.Peer, to *plan) error {
 			errs = append(errs, fmt.Errorf("its endpoint %s is not on a link of this node but behind the router %s, which does not know %s: "+
 				"use \"overlay\" for it, for instance with \"encap\": \"vxlan\", or give it an endpoint on the link", a, way.via, r))
 		default:
-			w := n.route(r, way.link)
+			w := s.route(r, way.link)
 			w.Via = a
-			to.routes = append(to.routes, w)
+			to.Routes = append(to.Routes, w)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// past adds plain routes to the ranges of a peer that is on a link of this node, and returns it with the ranges that
+// directRoutes adds plain routes to the ranges of a peer that is on a link of this node, and returns it with the ranges that
 // cannot go so.
-func (n *Node) past(p *peer.Peer, to *plan) *peer.Peer {
+func (s *site) directRoutes(p *peer.Peer, to *plan) *peer.Peer {
 	rest := *p
 	rest.Pods = nil
-	for _, r := range n.pods(p) {
-		a := hop(n, p, r)
+	for _, r := range s.pods(p) {
+		a := hop(s, p, r)
 		if a.IsValid() {
-			if way := n.under.to(a); way.err == nil && !way.via.IsValid() {
-				w := n.route(r, way.link)
+			if way := s.under.to(a); way.err == nil && !way.via.IsValid() {
+				w := s.route(r, way.link)
 				w.Via = a
-				to.routes = append(to.routes, w)
+				to.Routes = append(to.Routes, w)
 				continue
 			}
 		}
@@ -85,11 +87,11 @@ func (n *Node) past(p *peer.Peer, to *plan) *peer.Peer {
 }
 
 // hop is the endpoint that a range is routed to.
-func hop(n *Node, p *peer.Peer, r netip.Prefix) netip.Addr {
-	if r.Addr().Is4() && p.V4.Addr.IsValid() && n.o.Underlay != inet.IPv6 {
+func hop(s *site, p *peer.Peer, r netip.Prefix) netip.Addr {
+	if r.Addr().Is4() && p.V4.Addr.IsValid() && s.o.Underlay != inet.IPv6 {
 		return p.V4.Addr
 	}
-	if n.o.Underlay != inet.IPv4 {
+	if s.o.Underlay != inet.IPv4 {
 		return p.V6.Addr
 	}
 	return netip.Addr{}

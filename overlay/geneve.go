@@ -25,6 +25,8 @@ type Geneve struct {
 // Name is "geneve".
 func (Geneve) Name() string { return "geneve" }
 
+var geneveKind = &kind{name: "geneve", keys: []*Key{keyVNI, keyPort}, of: func(c *Config) Encap { return Geneve{VNI: c.VNI, Port: c.Port} }}
+
 type geneve struct {
 	Geneve
 	name string
@@ -50,13 +52,13 @@ func (g Geneve) driver(o *Options) (driver, error) {
 	}
 	d := &geneve{Geneve: g, name: o.Device}
 	if d.name == "" {
-		d.name = shared("geneve", g.Port, PortGeneve)
+		d.name = sharedName("geneve", g.Port, PortGeneve)
 	}
 	return d, nil
 }
 
-func (g *geneve) layer() uint32                         { return 1 }
-func (g *geneve) peerDevices(*Node, peer.Peer) []device { return nil }
+func (g *geneve) layer() uint32                          { return 1 }
+func (g *geneve) peerDevices(*site, *peer.Peer) []device { return nil }
 
 // overhead: 14 bytes less are on the wire, but the kernel keeps room for an inner Ethernet that is not there, and tells
 // senders so.
@@ -65,15 +67,15 @@ func (g *geneve) overhead(f inet.Family) int {
 	return ipHeader(f) + udp + header + ethernet
 }
 
-func (g *geneve) devices(n *Node) ([]device, error) {
+func (g *geneve) devices(s *site) ([]device, error) {
 	// Its MTU is that of the wider underlay; a route over the narrower one says so.
-	return []device{{name: g.name, over: n.o.families()[0], shared: true, tunnel: rtnl.Geneve{Port: g.Port, External: true, InnerIP: true}}}, nil
+	return []device{{name: g.name, over: s.o.families()[0], shared: true, tunnel: rtnl.Geneve{Port: g.Port, External: true, InnerIP: true}}}, nil
 }
 
-func (g *geneve) ways(n *Node, p *peer.Peer) [2]netip.Addr { return oneWay(n, p) }
+func (g *geneve) ways(s *site, p *peer.Peer) [2]netip.Addr { return s.oneWay(p) }
 
-func (g *geneve) plan(n *Node, p *peer.Peer, to *plan) error {
-	own, remote, err := n.tunnelEnds(p)
+func (g *geneve) plan(s *site, p *peer.Peer, to *plan) error {
+	own, remote, err := s.tunnelEnds(p)
 	if err != nil {
 		return err
 	}
@@ -82,12 +84,12 @@ func (g *geneve) plan(n *Node, p *peer.Peer, to *plan) error {
 		vni = remote.VNI
 	}
 	e := rtnl.Encap{ID: uint64(vni), Dst: remote.Addr, Src: own.Addr, TTL: hops, Flags: rtnl.KeyFlag | checksum(remote.Addr)}
-	n.encapRoutes(p, n.links[g.name], n.devices[0].over, e, to)
+	s.overDevice(p, s.links.index[g.name], s.links.wanted[0].over, &e, to)
 	return nil
 }
 
-func (g *geneve) reach(n *Node) (peer.Reach, error) {
-	r := n.plainReach("geneve")
+func (g *geneve) reach(s *site) (peer.Reach, error) {
+	r := s.plainReach("geneve")
 	for _, e := range []*peer.Endpoint{&r.V4, &r.V6} {
 		if e.Addr.IsValid() {
 			e.VNI, e.Port = g.VNI, g.Port

@@ -3,6 +3,7 @@
 package overlay
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -32,6 +33,31 @@ type GRE struct {
 
 // Name is "gre".
 func (GRE) Name() string { return "gre" }
+
+var greKind = &kind{
+	name: "gre", l2: true, pointToPoint: true,
+	keys: []*Key{{Name: "mode", Usage: "the `WORD` point-to-point", Value: func(c *Config) any { return &c.Mode }},
+		{Name: "key", Usage: "`NUMBER` of the tunnel", Value: func(c *Config) any { return &c.Key }},
+		{Name: "noKey", Usage: "no key", Value: func(c *Config) any { return &c.NoKey }}, keyTTL, keyTOS, keyL2, keyAllowUplink, keyNeighSuppress},
+	of: func(c *Config) Encap {
+		return GRE{Key: c.Key, NoKey: c.NoKey, TTL: c.TTL, TOS: c.TOS, PointToPoint: c.Mode == PointToPoint, L2: c.l2()}
+	},
+	refuse: func(c *Config) error {
+		switch {
+		case c.L2 && c.PortIsolation && c.Encap == "gre":
+			return errors.New("\"portIsolation\" with \"l2\" and encap \"gre\": the tunnels are isolated ports too, and isolated ports cannot talk to each other; leave it out, or use vxlan")
+		case c.NoKey && c.Key != 0:
+			return fmt.Errorf("\"noKey\" with key %d: state one of them", c.Key)
+		}
+		return nil
+	},
+}
+
+// Keys that other encapsulations have too.
+var (
+	keyTTL = &Key{Name: "ttl", Usage: "`NUMBER` in the outer header", Value: func(c *Config) any { return &c.TTL }}
+	keyTOS = &Key{Name: "tos", Usage: "`NUMBER` in the outer header", Value: func(c *Config) any { return &c.TOS }}
+)
 
 type gre struct {
 	GRE
@@ -75,18 +101,8 @@ func (g *gre) overhead(f inet.Family) int {
 	return n
 }
 
-// forEach reports whether each peer has a device.
-func (g *gre) forEach() bool { return g.PointToPoint || g.L2.on() }
-
-// families are those of the underlay that this node has.
-func (o *Options) families() (all []inet.Family) {
-	for _, f := range inet.Families {
-		if (o.Underlay == 0 || o.Underlay == f) && o.Node.Endpoint(f).Addr.IsValid() {
-			all = append(all, f)
-		}
-	}
-	return all
-}
+// perPeer reports whether each peer has a device.
+func (g *gre) perPeer() bool { return g.PointToPoint || g.L2.on() }
 
 func greName(f inet.Family) string {
 	if f == inet.IPv4 {
@@ -95,28 +111,28 @@ func greName(f inet.Family) string {
 	return "cb-ip6gre"
 }
 
-func (g *gre) devices(n *Node) (all []device, err error) {
+func (g *gre) devices(s *site) (all []device, err error) {
 	if g.L2.on() {
-		return nil, g.L2.mayJoin(n)
+		return nil, g.L2.mayJoin(s)
 	}
-	if g.forEach() {
+	if g.perPeer() {
 		return nil, nil
 	}
-	for _, f := range n.o.families() {
+	for _, f := range s.o.families() {
 		all = append(all, device{name: greName(f), over: f, shared: !g.NoKey, tunnel: rtnl.GRE{V6: f == inet.IPv6, External: true}})
 	}
 	return all, nil
 }
 
-func (g *gre) peerDevices(n *Node, p peer.Peer) []device {
-	if !g.forEach() {
+func (g *gre) peerDevices(s *site, p *peer.Peer) []device {
+	if !g.perPeer() {
 		return nil
 	}
-	own, remote, err := n.o.ends(&p)
+	own, remote, err := s.o.ends(p)
 	if err != nil {
 		return nil
 	}
-	d := device{name: g.deviceOf(n, &p), over: inet.FamilyOf(own.Addr), tunnel: rtnl.GRE{
+	d := device{name: g.deviceOf(s, p), over: inet.FamilyOf(own.Addr), tunnel: rtnl.GRE{
 		V6: own.Addr.Is6(), Tap: g.L2.on(), Local: own.Addr, Remote: remote.Addr, Key: g.Key, Keyed: !g.NoKey, TTL: g.TTL, TOS: g.TOS,
 	}}
 	if g.L2.on() {
@@ -126,47 +142,39 @@ func (g *gre) peerDevices(n *Node, p peer.Peer) []device {
 	return []device{d}
 }
 
-func (g *gre) deviceOf(n *Node, p *peer.Peer) string {
+func (g *gre) deviceOf(s *site, p *peer.Peer) string {
 	kind := "gre"
 	if g.L2.on() {
 		kind = "tap"
 	}
-	return hashed(kind, 8, n.o.Network, p.Name)
+	return hashed(kind, 8, s.o.Network, p.Name)
 }
 
-func (g *gre) ways(n *Node, p *peer.Peer) [2]netip.Addr { return oneWay(n, p) }
+func (g *gre) ways(s *site, p *peer.Peer) [2]netip.Addr { return s.oneWay(p) }
 
-// oneWay is the endpoint of the family that both ends have.
-func oneWay(n *Node, p *peer.Peer) (to [2]netip.Addr) {
-	if _, remote, err := n.o.ends(p); err == nil {
-		to[0] = remote.Addr
-	}
-	return to
-}
-
-func (g *gre) plan(n *Node, p *peer.Peer, to *plan) error {
-	own, remote, err := n.tunnelEnds(p)
+func (g *gre) plan(s *site, p *peer.Peer, to *plan) error {
+	own, remote, err := s.tunnelEnds(p)
 	if err != nil || g.L2.on() {
 		return err
 	}
 	f := inet.FamilyOf(own.Addr)
-	if g.forEach() {
-		n.deviceRoutes(p, n.links[g.deviceOf(n, p)], f, to)
+	if g.perPeer() {
+		s.overDevice(p, s.links.index[g.deviceOf(s, p)], f, nil, to)
 		return nil
 	}
 	e := rtnl.Encap{ID: uint64(g.Key), Dst: remote.Addr, Src: own.Addr, TTL: g.TTL, TOS: g.TOS}
 	if !g.NoKey {
 		e.Flags = rtnl.KeyFlag
 	}
-	n.encapRoutes(p, n.links[greName(f)], f, e, to)
+	s.overDevice(p, s.links.index[greName(f)], f, &e, to)
 	return nil
 }
 
-func (g *gre) reach(n *Node) (peer.Reach, error) {
-	r := n.plainReach("gre")
+func (g *gre) reach(s *site) (peer.Reach, error) {
+	r := s.plainReach("gre")
 	for _, e := range []*peer.Endpoint{&r.V4, &r.V6} {
 		if e.Addr.IsValid() {
-			e.VNI = n.o.Node.Endpoint(inet.FamilyOf(e.Addr)).VNI
+			e.VNI = s.o.Node.Endpoint(inet.FamilyOf(e.Addr)).VNI
 		}
 	}
 	return r, nil

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
@@ -51,79 +52,6 @@ func TestClaimsFindAnOverlapWheneverThereIsOne(t *testing.T) {
 	}
 }
 
-func TestATableTellsWhatToSetAndWhatToRemove(t *testing.T) {
-	t.Parallel()
-	type value struct {
-		k, v    int
-		foreign bool
-	}
-	r := rand.New(rand.NewPCG(3, 4))
-	want := newTable(0, func(v *value) int { return v.k }, func(k int) uint64 { return uint64(k % 7) })
-	kernel, model := map[int]value{}, map[int]value{}
-	for range 3000 {
-		for range r.IntN(6) {
-			if k := r.IntN(40); r.IntN(3) == 0 {
-				want.remove(k)
-				delete(model, k)
-			} else {
-				v := value{k: k, v: r.IntN(3)}
-				want.put(&v)
-				model[k] = v
-			}
-		}
-		require.Len(t, want.items, len(model))
-		for k := range 40 {
-			v, ok := want.get(k)
-			if expect, there := model[k]; v != expect || ok != there || want.has(k) != there {
-				t.Fatalf("%d is %v (%v), want %v (%v)", k, v, ok, expect, there)
-			}
-		}
-		if k := r.IntN(40); r.IntN(3) == 0 {
-			kernel[k] = value{k: k, v: r.IntN(3), foreign: r.IntN(2) == 0}
-		}
-		foreign := map[int]value{}
-		var dump []value
-		for k, v := range kernel {
-			dump = append(dump, v)
-			if v.foreign {
-				foreign[k] = v
-			}
-		}
-		var conflicts int
-		set, remove := want.compare(judge[int, value]{
-			ours:     func(h *value) bool { return !h.foreign },
-			same:     func(h, w *value) bool { return h.k == w.k && h.v == w.v },
-			replaces: func(_, _ *value) bool { return true },
-			conflict: func(_, _ *value) { conflicts++ },
-		}, dump[:len(dump)/2], dump[len(dump)/2:])
-		for _, v := range remove {
-			require.False(t, v.foreign)
-			delete(kernel, v.k)
-		}
-		for _, v := range set {
-			require.False(t, kernel[v.k].foreign)
-			kernel[v.k] = v
-		}
-		blocked := 0
-		for _, w := range want.items {
-			if f, ok := foreign[w.k]; ok {
-				blocked += b2i(f.v != w.v)
-				continue
-			}
-			require.Equal(t, w, kernel[w.k])
-		}
-		require.Equal(t, blocked, conflicts)
-		for k, v := range kernel {
-			if f, ok := foreign[k]; ok {
-				require.Equal(t, f, v)
-				continue
-			}
-			_, ok := want.get(k)
-			require.True(t, ok)
-		}
-	}
-}
-
 func TestADifferenceTurnsTheOldListIntoTheNew(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(5, 6))
@@ -137,7 +65,7 @@ func TestADifferenceTurnsTheOldListIntoTheNew(t *testing.T) {
 				list = append(list, random(i))
 			}
 		}
-		n := &Node{o: Options{Node: peer.Peer{Name: "7"}}}
+		n := &members{self: "7"}
 		n.take(list)
 		next := slices.Clone(list)
 		for range r.IntN(5) {
@@ -159,11 +87,11 @@ func TestADifferenceTurnsTheOldListIntoTheNew(t *testing.T) {
 			continue
 		}
 		n.relist(steps)
-		want := &Node{o: n.o}
+		want := &members{self: "7"}
 		want.take(next)
 		require.Equal(t, len(want.list), len(n.list))
 		for i := range want.list {
-			require.True(t, samePeer(&want.list[i], &n.list[i]), "place %d", i)
+			require.True(t, want.list[i].Equal(n.list[i]), "place %d", i)
 		}
 		again, ok := n.difference(next)
 		require.True(t, ok)
@@ -176,7 +104,7 @@ func TestAPathIsTheLongestPrefixOfTheLowestMetric(t *testing.T) {
 	u := &underlay{links: map[int]rtnl.Link{1: {Index: 1, Name: "eth0", MTU: 1500, Flags: alive}, 2: {Index: 2, Name: "eth1", MTU: 9000, Flags: alive}, 3: {Index: 3, Name: "eth2", MTU: 1500}},
 		local: map[netip.Addr]int{netip.MustParseAddr("192.0.2.1"): 1}, byDst: map[netip.Prefix]rtnl.Route{}, plain: true}
 	add := func(dst string, link int, via string, metric, mtu uint32) {
-		r := rtnl.Route{Dst: netip.MustParsePrefix(dst), Link: link, Metric: metric, MTU: mtu, Type: unicast}
+		r := rtnl.Route{Dst: netip.MustParsePrefix(dst), Link: link, Metric: metric, MTU: mtu, Type: unix.RTN_UNICAST}
 		if via != "" {
 			r.Via = netip.MustParseAddr(via)
 		}
@@ -207,11 +135,11 @@ func TestAPathIsTheLongestPrefixOfTheLowestMetric(t *testing.T) {
 
 func TestARangeKeepsItsMetricAndLayersNeverMeet(t *testing.T) {
 	t.Parallel()
-	low, high := &Node{d: direct{}}, &Node{d: &vxlan{}}
+	low, high := &site{o: &Options{}, d: direct{}}, &site{o: &Options{}, d: &vxlan{}}
 	seen := map[uint32]int{}
 	for i := range 10000 {
 		dst := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)
-		a, b := low.metric(dst, false), high.metric(dst, false)
+		a, b := low.metric(dst), high.metric(dst)
 		require.True(t, low.inLayer(a) && high.inLayer(b))
 		require.False(t, high.inLayer(a) || low.inLayer(b))
 		seen[a]++
@@ -222,28 +150,6 @@ func TestARangeKeepsItsMetricAndLayersNeverMeet(t *testing.T) {
 	require.Greater(t, len(seen), 5000)
 }
 
-func TestSpreadYieldsEveryValueOnceAndTakesNeighboursApart(t *testing.T) {
-	t.Parallel()
-	for n := range 70 {
-		all := make([]int, n)
-		for i := range all {
-			all[i] = i
-		}
-		var got []int
-		for v := range spread(all) {
-			got = append(got, *v)
-		}
-		if n == 10 {
-			require.Equal(t, []int{0, 8, 4, 2, 6, 1, 9, 5, 3, 7}, got)
-		}
-		slices.Sort(got)
-		require.True(t, slices.Equal(all, got), "%d: %v", n, got)
-	}
-	for range spread([]int{1, 2, 3}) {
-		break
-	}
-}
-
 // TestTheDigestChangesWithEveryOption changes one field after the other, at any depth.
 func TestTheDigestChangesWithEveryOption(t *testing.T) {
 	t.Parallel()
@@ -252,27 +158,27 @@ func TestTheDigestChangesWithEveryOption(t *testing.T) {
 		Prefixes: []netip.Prefix{prefix}, Families: []inet.Family{inet.IPv4}}
 	for _, encap := range []Encap{VXLAN{}, GRE{}, IPIP{}, Geneve{}, WireGuard{}, Direct{}} {
 		seen := map[string]string{}
-		put := func(n *Node, what string) {
-			d := n.digest()
+		put := func(o *Options, e Encap, what string) {
+			d := digest(o, e)
 			require.Len(t, d, 64)
 			require.NotContains(t, seen, d, "%s and %s", what, seen[d])
 			seen[d] = what
 		}
-		put(&Node{o: options, encap: encap}, encap.Name())
+		put(&options, encap, encap.Name())
 		for what, change := range leaves(reflect.TypeFor[Options](), "Options") {
 			if what == "Options.NS" || what == "Options.StateDir" {
 				continue // where, and not what
 			}
-			n := &Node{o: options, encap: encap}
-			n.o.Node.Pods, n.o.Prefixes, n.o.Families = slices.Clone(options.Node.Pods), slices.Clone(options.Prefixes), slices.Clone(options.Families)
-			change(reflect.ValueOf(&n.o).Elem())
-			put(n, what)
+			o := options
+			o.Node.Pods, o.Prefixes, o.Families = slices.Clone(options.Node.Pods), slices.Clone(options.Prefixes), slices.Clone(options.Families)
+			change(reflect.ValueOf(&o).Elem())
+			put(&o, encap, what)
 		}
 		for what, change := range leaves(reflect.TypeOf(encap), encap.Name()) {
 			v := reflect.New(reflect.TypeOf(encap)).Elem()
 			v.Set(reflect.ValueOf(encap))
 			change(v)
-			put(&Node{o: options, encap: v.Interface().(Encap)}, what)
+			put(&options, v.Interface().(Encap), what)
 		}
 	}
 }

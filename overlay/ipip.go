@@ -22,6 +22,8 @@ type IPIP struct {
 // Name is "ipip".
 func (IPIP) Name() string { return "ipip" }
 
+var ipipKind = &kind{name: "ipip", keys: []*Key{keyTTL, keyTOS}, of: func(c *Config) Encap { return IPIP{TTL: c.TTL, TOS: c.TOS} }}
+
 type ipip struct {
 	IPIP
 	name string // of the ipip device
@@ -40,23 +42,23 @@ const (
 	ip6tnlName = "cb-ip6tnl"
 )
 
-func (i *ipip) layer() uint32                         { return 1 }
-func (i *ipip) overhead(f inet.Family) int            { return ipHeader(f) }
-func (i *ipip) peerDevices(*Node, peer.Peer) []device { return nil }
+func (i *ipip) layer() uint32                          { return 1 }
+func (i *ipip) overhead(f inet.Family) int             { return ipHeader(f) }
+func (i *ipip) peerDevices(*site, *peer.Peer) []device { return nil }
 
-func (i *ipip) devices(n *Node) (all []device, err error) {
-	for _, f := range n.o.families() {
+func (i *ipip) devices(s *site) (all []device, err error) {
+	for _, f := range s.o.families() {
 		if f == inet.IPv6 {
 			all = append(all, device{name: ip6tnlName, over: f, shared: true, tunnel: rtnl.IPTunnel{Type: "ip6tnl", External: true}})
 			continue
 		}
-		local := n.o.Node.V4.Addr
+		local := s.o.Node.V4.Addr
 		for _, inner := range inet.Families {
 			name, kind := i.name, "ipip"
 			if inner == inet.IPv6 {
 				name, kind = sitName, "sit"
 			}
-			if n.o.carries(inner) && (inner == inet.IPv4 || n.needsSIT()) {
+			if s.o.carries(inner) && (inner == inet.IPv4 || s.needsSIT()) {
 				all = append(all, device{name: name, over: f, inner: inner, shared: true, tunnel: rtnl.IPTunnel{Type: kind, Local: local, TTL: i.TTL, TOS: i.TOS}})
 			}
 		}
@@ -65,11 +67,11 @@ func (i *ipip) devices(n *Node) (all []device, err error) {
 }
 
 // needsSIT reports whether IPv6 pods are to be carried over IPv4: not every kernel has sit, and not every network IPv6.
-func (n *Node) needsSIT() bool {
-	if len(n.o.Node.PodsOf(inet.IPv6)) > 0 {
+func (s *site) needsSIT() bool {
+	if len(s.o.Node.PodsOf(inet.IPv6)) > 0 {
 		return true
 	}
-	for _, p := range n.list {
+	for _, p := range s.members.list {
 		if len(p.PodsOf(inet.IPv6)) > 0 {
 			return true
 		}
@@ -77,10 +79,10 @@ func (n *Node) needsSIT() bool {
 	return false
 }
 
-func (i *ipip) ways(n *Node, p *peer.Peer) [2]netip.Addr { return oneWay(n, p) }
+func (i *ipip) ways(s *site, p *peer.Peer) [2]netip.Addr { return s.oneWay(p) }
 
-func (i *ipip) plan(n *Node, p *peer.Peer, to *plan) error {
-	own, remote, err := n.tunnelEnds(p)
+func (i *ipip) plan(s *site, p *peer.Peer, to *plan) error {
+	own, remote, err := s.tunnelEnds(p)
 	if err != nil {
 		return err
 	}
@@ -89,22 +91,22 @@ func (i *ipip) plan(n *Node, p *peer.Peer, to *plan) error {
 		if ttl == 0 {
 			ttl = hops
 		}
-		n.encapRoutes(p, n.links[ip6tnlName], inet.IPv6, rtnl.Encap{Dst: remote.Addr, Src: own.Addr, TTL: ttl, TOS: i.TOS}, to)
+		s.overDevice(p, s.links.index[ip6tnlName], inet.IPv6, &rtnl.Encap{Dst: remote.Addr, Src: own.Addr, TTL: ttl, TOS: i.TOS}, to)
 		return nil
 	}
-	narrow := n.narrow(n.pathMTU(p), inet.IPv4)
-	for _, r := range n.pods(p) {
-		w := n.route(r, n.links[i.name])
+	narrow := s.narrow(to.mtu, inet.IPv4)
+	for _, r := range s.pods(p) {
+		w := s.route(r, s.links.index[i.name])
 		w.Via, w.OnLink = remote.Addr, true
 		if r.Addr().Is6() {
 			// RFC 4213, section 3: the next hop ::a.b.c.d names the IPv4 end of the tunnel.
 			v4 := remote.Addr.As4()
-			w.Link, w.Via = n.links[sitName], netip.AddrFrom16([16]byte{12: v4[0], 13: v4[1], 14: v4[2], 15: v4[3]})
+			w.Link, w.Via = s.links.index[sitName], netip.AddrFrom16([16]byte{12: v4[0], 13: v4[1], 14: v4[2], 15: v4[3]})
 		}
-		w.Src, w.MTU = n.source(r), narrow
-		to.routes = append(to.routes, w)
+		w.Src, w.MTU = s.source(r), narrow
+		to.Routes = append(to.Routes, w)
 	}
 	return nil
 }
 
-func (i *ipip) reach(n *Node) (peer.Reach, error) { return n.plainReach("ipip"), nil }
+func (i *ipip) reach(s *site) (peer.Reach, error) { return s.plainReach("ipip"), nil }

@@ -3,8 +3,8 @@
 package overlay
 
 import (
+	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 )
@@ -24,13 +24,41 @@ type L2 struct {
 	NeighSuppress bool
 }
 
+// Keys of the encapsulations that carry Ethernet.
+var (
+	keyL2          = &Key{Name: "l2", Usage: "one subnet spans all nodes", Value: func(c *Config) any { return &c.L2 }}
+	keyAllowUplink = &Key{Name: "allowUplink", with: "l2", Usage: "with l2: the bridge may have another way to other machines",
+		Value: func(c *Config) any { return &c.AllowUplink }}
+	keyNeighSuppress = &Key{Name: "neighSuppress", with: "l2", Usage: "with l2: keep ARP out of the tunnels where this node knows the answer",
+		Value: func(c *Config) any { return &c.NeighSuppress }}
+)
+
+func (c *Config) l2() L2 {
+	if !c.L2 {
+		return L2{}
+	}
+	return L2{Bridge: c.Bridge, AllowUplink: c.AllowUplink, NeighSuppress: c.NeighSuppress}
+}
+
+func (c *Config) l2Refusal() error {
+	switch {
+	case c.AllowUplink && !c.L2:
+		return errors.New("\"allowUplink\" without \"l2\": no tunnel is on a bridge; leave it out")
+	case c.NeighSuppress && !c.L2:
+		return errors.New("\"neighSuppress\" without \"l2\": no tunnel is on a bridge; leave it out")
+	case c.NeighSuppress && c.AllowUplink:
+		return errors.New("\"neighSuppress\" with \"allowUplink\": the MACs of what is behind the uplink do not derive from addresses, and may change; leave one of them out")
+	}
+	return nil
+}
+
 func (l L2) on() bool { return l.Bridge != "" }
 
 func (l L2) check() error {
 	if len(l.Bridge) > 15 {
 		return fmt.Errorf("bridge %q: a name has at most 15 bytes", l.Bridge)
 	}
-	return Config{L2: l.on(), Bridge: l.Bridge, AllowUplink: l.AllowUplink, NeighSuppress: l.NeighSuppress}.l2Refusal()
+	return (&Config{L2: l.on(), Bridge: l.Bridge, AllowUplink: l.AllowUplink, NeighSuppress: l.NeighSuppress}).l2Refusal()
 }
 
 // port is how the tunnels are ports of the bridge, beside what the encapsulation needs.
@@ -39,8 +67,8 @@ func (l L2) port(more ...rtnl.PortFlag) []rtnl.PortFlag {
 }
 
 // mayJoin fails if the device on the bridge could close a loop.
-func (l L2) mayJoin(n *Node, devices ...string) error {
-	links, err := n.conn.Links("")
+func (l L2) mayJoin(s *site, devices ...string) error {
+	links, err := s.kernel.Links("")
 	if err != nil {
 		return err
 	}
@@ -54,14 +82,14 @@ func (l L2) mayJoin(n *Node, devices ...string) error {
 		}
 	}
 	if bridge == 0 {
-		_, err := n.conn.LinkByName(l.Bridge)
-		return fmt.Errorf("the tunnels of network %q are to be ports of bridge %s: %w", n.o.Network, l.Bridge, err)
+		_, err := s.kernel.LinkByName(l.Bridge)
+		return fmt.Errorf("the tunnels of network %q are to be ports of bridge %s: %w", s.o.Network, l.Bridge, err)
 	}
 	if l.AllowUplink {
 		return nil
 	}
 	for _, p := range links {
-		if p.Master != bridge || n.isOurs(p) {
+		if p.Master != bridge || s.o.isOurs(p) {
 			continue
 		}
 		if p.Kind == "" || isTunnel(p) || p.Kind == "vlan" || p.Kind == "bond" || p.Kind == "team" || p.Kind == "macvlan" {
@@ -78,8 +106,4 @@ func isTunnel(l rtnl.Link) bool {
 		return true
 	}
 	return false
-}
-
-func (n *Node) isOurs(l rtnl.Link) bool {
-	return slices.ContainsFunc(marked(l), n.isMine)
 }

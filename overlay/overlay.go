@@ -144,14 +144,17 @@ func New(o Options, e Encap) (*Node, error) {
 	if o.StateDir == "" {
 		o.StateDir = DefaultStateDir
 	}
-	n := &Node{o: o, encap: e}
-	d, err := e.driver(&n.o)
+	n := &Node{encap: e, site: site{o: &o, members: members{self: o.Node.Name}}, state: stateDir{root: o.StateDir, network: o.Network, stamp: "peers.stamp"}}
+	d, err := e.driver(&o)
 	if err != nil {
 		return nil, fmt.Errorf("%s network %q: %w", e.Name(), o.Network, err)
 	}
-	n.d = d
+	n.site.d = d
+	if d.layer() == 0 {
+		n.state.stamp = "host-gw.stamp" // an overlay of the same network may stand above
+	}
 	for _, a := range o.Node.NodeAddrs() {
-		n.src[b2i(a.Is6())] = a
+		n.site.src[b2i(a.Is6())] = a
 	}
 	n.reset()
 	return n, nil
@@ -198,6 +201,16 @@ func plainName(s string) bool {
 // carries reports whether pods of the family are served.
 func (o *Options) carries(f inet.Family) bool {
 	return len(o.Families) == 0 || slices.Contains(o.Families, f)
+}
+
+// families are those of the underlay that this node has.
+func (o *Options) families() (all []inet.Family) {
+	for _, f := range inet.Families {
+		if (o.Underlay == 0 || o.Underlay == f) && o.Node.Endpoint(f).Addr.IsValid() {
+			all = append(all, f)
+		}
+	}
+	return all
 }
 
 // holds reports whether an address or range may be of this network.

@@ -7,53 +7,55 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/cniblocks/cniblocks/internal/kernel/reconcile"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 )
 
 // read dumps what the comparison needs. Many routes are read beside many entries: the kernel lists them without the lock
 // that it holds for the others.
-func (n *Node) read(ctx context.Context) (k *kernel, err error) {
+func (p *pass) read(ctx context.Context) (err error) {
 	const many = 1000
-	k = &n.dump
-	k.tunnel, k.tunnelWrong = nil, false
-	entries := func() error { return n.readEntries(n.conn, k) }
-	if len(n.want.fdbs.items) >= many {
-		beside, err := rtnl.Dial(n.o.NS)
+	p.have.tunnel, p.have.tunnelWrong = nil, false
+	entries := func() error { return p.readEntries(p.conn) }
+	if len(p.want.FDBs.Items) >= many {
+		beside, err := rtnl.Dial(p.site.o.NS)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		done := make(chan error, 1)
-		go func() { done <- n.readEntries(beside, k) }()
+		go func() { done <- p.readEntries(beside) }()
 		entries = func() error { return errors.Join(<-done, beside.Close()) }
 	}
-	if err := errors.Join(n.readRoutes(k), entries()); err != nil {
-		return k, err
-	}
-	if t, ok := n.d.(tunneler); ok {
-		right := false
-		k.tunnel, right, err = t.readTunnel(ctx, n)
-		k.tunnelWrong = !right
-	}
-	return k, err
-}
-
-func (n *Node) readRoutes(k *kernel) (err error) {
-	room(&k.routes, n.want.routes)
-	if k.routes, err = n.conn.RoutesInto(k.routes, rtnl.RouteFilter{Table: n.o.Table}); err != nil {
+	if err := errors.Join(p.readRoutes(), entries()); err != nil {
 		return err
 	}
-	k.addrs, err = n.conn.Addrs(0)
+	if t, ok := p.site.d.(tunneler); ok {
+		right := false
+		p.have.tunnel, right, err = t.readTunnel(ctx, &p.site)
+		p.have.tunnelWrong = !right
+	}
+	return err
+}
+
+func (p *pass) readRoutes() (err error) {
+	k := p.have
+	room(&k.Routes, p.want.Routes)
+	if k.Routes, err = p.conn.RoutesInto(k.Routes, rtnl.RouteFilter{Table: p.site.o.Table}); err != nil {
+		return err
+	}
+	k.Addrs, err = p.conn.Addrs(0)
 	return err
 }
 
 // readEntries reads neighbours and FDB entries. Only plain vxlan has some, and no driver has two such devices.
-func (n *Node) readEntries(c *rtnl.Conn, k *kernel) (err error) {
-	room(&k.neighs, n.want.neighs)
-	room(&k.fdbs, n.want.fdbs)
-	neighs, fdbs := k.neighs[:0], k.fdbs[:0]
-	k.neighs, k.fdbs = neighs, fdbs
-	for _, d := range n.devices {
-		link, ok := n.links[d.name]
+func (p *pass) readEntries(c *rtnl.Conn) (err error) {
+	k := p.have
+	room(&k.Neighs, p.want.Neighs)
+	room(&k.FDBs, p.want.FDBs)
+	neighs, fdbs := k.Neighs[:0], k.FDBs[:0]
+	k.Neighs, k.FDBs = neighs, fdbs
+	for _, d := range p.site.links.wanted {
+		link, ok := p.site.links.index[d.name]
 		v, plain := d.tunnel.(rtnl.VXLAN)
 		if !ok || !plain || v.GPE {
 			continue
@@ -63,9 +65,9 @@ func (n *Node) readEntries(c *rtnl.Conn, k *kernel) (err error) {
 				return err
 			}
 			// Entries that the kernel resolves itself are no one's.
-			k.neighs = slices.DeleteFunc(neighs, func(e rtnl.Neigh) bool { return e.Proto != Proto && !e.Permanent() })
+			k.Neighs = slices.DeleteFunc(neighs, func(e rtnl.Neigh) bool { return e.Proto != Proto && !e.Permanent() })
 		}
-		if k.fdbs, err = c.FDBsInto(fdbs, link); err != nil {
+		if k.FDBs, err = c.FDBsInto(fdbs, link); err != nil {
 			return err
 		}
 	}
@@ -73,9 +75,9 @@ func (n *Node) readEntries(c *rtnl.Conn, k *kernel) (err error) {
 }
 
 // room makes a slice for a dump large enough for what is wanted, and some more.
-func room[K comparable, V any](s *[]V, want *table[K, V]) {
+func room[K comparable, V any](s *[]V, want *reconcile.Table[K, V]) {
 	const more = 64
-	if n := len(want.items); cap(*s) < n {
+	if n := len(want.Items); cap(*s) < n {
 		*s = make([]V, 0, n+more)
 	}
 }

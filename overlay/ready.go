@@ -19,21 +19,21 @@ import (
 // translated is a driver whose tunnels may end at an address that is on none of this node's links, since a router translates
 // it.
 type translated interface {
-	translated(n *Node, f inet.Family) (bool, error)
+	translated(s *site, f inet.Family) (bool, error)
 }
 
 // ownEnds fails if the peers' packets cannot arrive: an endpoint of this node that tunnels run to is on none of its links,
 // or on one that is down.
-func (n *Node) ownEnds() error {
-	addrs, err := n.conn.Addrs(0)
+func (p *pass) ownEnds() error {
+	addrs, err := p.conn.Addrs(0)
 	if err != nil {
 		return err
 	}
-	for _, f := range n.o.families() {
-		if !n.uses(f) {
+	for _, f := range p.site.o.families() {
+		if !p.site.uses(f) {
 			continue
 		}
-		if err := n.ownEnd(f, addrs); err != nil {
+		if err := p.ownEnd(f, addrs); err != nil {
 			return err
 		}
 	}
@@ -41,26 +41,26 @@ func (n *Node) ownEnds() error {
 }
 
 // uses reports whether tunnels run over the family: to the peers or, as long as there are none, to one that is as this node.
-func (n *Node) uses(f inet.Family) bool {
+func (s *site) uses(f inet.Family) bool {
 	over := func(p peer.Peer) bool {
-		to := n.d.ways(n, &p)
+		to := s.d.ways(s, &p)
 		return inet.FamilyOf(to[0]) == f || inet.FamilyOf(to[1]) == f
 	}
-	if len(n.list) == 0 {
-		return over(n.o.Node)
+	if len(s.members.list) == 0 {
+		return over(s.o.Node)
 	}
-	return slices.ContainsFunc(n.list, over)
+	return slices.ContainsFunc(s.members.list, over)
 }
 
-func (n *Node) ownEnd(f inet.Family, addrs []rtnl.Addr) error {
-	own := n.o.Node.Endpoint(f).Addr
+func (p *pass) ownEnd(f inet.Family, addrs []rtnl.Addr) error {
+	own := p.site.o.Node.Endpoint(f).Addr
 	var down string
 	for _, a := range addrs {
 		if a.Prefix.Addr() != own || a.Flags&unix.IFA_F_DADFAILED != 0 {
 			continue
 		}
 		var l rtnl.Link
-		switch err := n.conn.Do(rtnl.GetLinkIndex(a.Link, func(have rtnl.Link) { l = have })); {
+		switch err := p.conn.Do(rtnl.GetLinkIndex(a.Link, func(have rtnl.Link) { l = have })); {
 		case notThere(err) != nil:
 			return err
 		case err == nil && l.Up():
@@ -72,21 +72,13 @@ func (n *Node) ownEnd(f inet.Family, addrs []rtnl.Addr) error {
 	if down != "" {
 		return fmt.Errorf("the link %s, which has this node's %s address %s, is down: set it up", down, f, own)
 	}
-	if d, ok := n.d.(translated); ok {
-		if ok, err := d.translated(n, f); ok || err != nil {
+	if d, ok := p.site.d.(translated); ok {
+		if ok, err := d.translated(&p.site, f); ok || err != nil {
 			return err
 		}
 	}
 	return fmt.Errorf("this node has lost its %s address: %s, its endpoint in network %q, is on none of its links; give it to one, or state another endpoint",
-		f, own, n.o.Network)
-}
-
-// cutOff says that the list was applied, and that no peer of it can be reached now.
-func (n *Node) cutOff() error {
-	if n.cut == nil || n.reached > 0 {
-		return nil
-	}
-	return fmt.Errorf("no peer of network %q can be reached: %w", n.o.Network, n.cut)
+		f, own, p.site.o.Network)
 }
 
 // Ready reports what makes it impossible now to carry packets to the peers of the last list, nil if nothing does: no address,
@@ -98,7 +90,9 @@ func (n *Node) Ready(context.Context) error {
 	if err := n.open(); err != nil {
 		return err
 	}
-	want, err := n.wantedDevices()
+	p := n.begin()
+	defer p.end()
+	want, err := p.wantedDevices()
 	if err != nil {
 		return err
 	}
@@ -106,10 +100,10 @@ func (n *Node) Ready(context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := n.canHave(want, links); err != nil {
+	if err := p.canHave(want, links); err != nil {
 		return err
 	}
-	n.settle(want, links)
+	p.settle(want, links)
 	routes, err := n.conn.Routes(rtnl.RouteFilter{Table: mainTable})
 	if err != nil {
 		return err
@@ -118,33 +112,34 @@ func (n *Node) Ready(context.Context) error {
 	if err != nil {
 		return err
 	}
-	if n.under, err = n.underlay(links, routes, addrs); err != nil {
+	if n.site.under, err = p.underlay(links, routes, addrs); err != nil {
 		return err
 	}
-	n.survey()
-	for i := range n.list {
-		mtu, _ := n.way(&n.list[i])
-		n.least = smaller(n.least, mtu)
+	n.site.look()
+	n.survey = survey{skipped: n.survey.skipped}
+	for i := range n.site.members.list {
+		mtu, _ := n.survey.way(&n.site, &n.site.members.list[i])
+		n.survey.least = smaller(n.survey.least, mtu)
 	}
-	if _, err := n.mtus(links); err != nil {
+	if _, err := p.mtus(links); err != nil {
 		return err
 	}
-	return n.cutOff()
+	return n.survey.cutOff(n.site.o.Network)
 }
 
 // canHave fails if a device that is missing cannot be made.
-func (n *Node) canHave(want []device, links []rtnl.Link) error {
+func (p *pass) canHave(want []device, links []rtnl.Link) error {
 	tried := map[string]bool{}
 	for _, d := range want {
 		if i := slices.IndexFunc(links, func(l rtnl.Link) bool { return l.Name == d.name }); i >= 0 {
-			if err := n.mayUse(links[i], d); err != nil {
+			if err := p.site.o.mayUse(links[i], d); err != nil {
 				return err
 			}
 			continue
 		}
 		for _, l := range links {
 			if t := l.Tunnel(); t != nil && excludes(t, d.tunnel) {
-				return n.inTheWay(d, unix.EEXIST)
+				return inTheWay(p.conn, d, unix.EEXIST)
 			}
 		}
 		if tried[d.tunnel.Kind()] {

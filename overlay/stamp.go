@@ -6,11 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
-	"io/fs"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strconv"
 
@@ -18,6 +14,7 @@ import (
 	"github.com/cniblocks/cniblocks/internal/base/boot"
 	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
+	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/node"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -57,14 +54,6 @@ type StampWay struct {
 
 const maxStamp = 1 << 16 // bytes; it names a few links and routes
 
-func (n *Node) stampFile() string {
-	name := "peers.stamp"
-	if n.d.layer() == 0 {
-		name = "host-gw.stamp" // an overlay of the same network may stand above
-	}
-	return filepath.Join(n.dir(), name)
-}
-
 // Apply brings the kernel in step with the list that load returns, unless the stamp says that this list, known by its
 // identity id, was applied with these options and the kernel still shows it: then it neither calls load nor writes. An
 // empty id is never trusted. It returns the MTU for pods in bytes.
@@ -75,16 +64,16 @@ func (n *Node) Apply(ctx context.Context, id string, load func() ([]peer.Peer, e
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if s, ok := n.stands(id); ok {
-		n.mtu = s.MTU
+		n.widths.mtu = s.MTU
 		return s.MTU, nil
 	}
-	unlock, err := n.lock(ctx)
+	unlock, err := n.state.lock(ctx)
 	if err != nil {
 		return 0, err
 	}
 	defer unlock()
 	if s, ok := n.stands(id); ok {
-		n.mtu = s.MTU
+		n.widths.mtu = s.MTU
 		return s.MTU, nil
 	}
 	peers, err := load()
@@ -94,14 +83,14 @@ func (n *Node) Apply(ctx context.Context, id string, load func() ([]peer.Peer, e
 	if peers == nil {
 		peers = []peer.Peer{}
 	}
-	if err := n.dropStamp(); err != nil {
+	if err := n.state.dropStamp(); err != nil {
 		return 0, err
 	}
 	n.take(peers)
-	if err := n.pass(ctx); err != nil {
-		return n.mtu, err
+	if err := n.run(ctx); err != nil {
+		return n.widths.mtu, err
 	}
-	return n.mtu, n.writeStamp(id)
+	return n.widths.mtu, n.writeStamp(id)
 }
 
 // Fresh reports whether Apply would find that nothing has changed.
@@ -116,11 +105,11 @@ func (n *Node) stands(id string) (s Stamp, ok bool) {
 	if id == "" {
 		return s, false
 	}
-	b, err := node.ReadFile(n.stampFile(), maxStamp)
-	if err != nil || lazyjson.Unmarshal(b, &s) != nil || s.Peers != id || s.Config != n.digest() {
+	b, err := node.ReadFile(n.state.path(n.state.stamp), maxStamp)
+	if err != nil || lazyjson.Unmarshal(b, &s) != nil || s.Peers != id || s.Config != digest(n.site.o, n.encap) {
 		return s, false
 	}
-	now, err := n.here()
+	now, err := here(n.site.o.NS)
 	if err != nil || now.Boot != s.Boot || now.Cookie != s.Cookie || n.open() != nil {
 		return s, false
 	}
@@ -157,20 +146,20 @@ func (n *Node) shows(s Stamp) bool {
 }
 
 // here is the part of a stamp that says where and when.
-func (n *Node) here() (s Stamp, err error) {
+func here(ns *netns.NS) (s Stamp, err error) {
 	if s.Boot, err = boot.ID(); err != nil {
 		return s, err
 	}
-	s.Cookie, err = n.o.NS.Cookie()
+	s.Cookie, err = ns.Cookie()
 	return s, err
 }
 
 // digest changes with everything that the kernel's state depends on beside the peers.
-func (n *Node) digest() string {
-	o := n.o
+func digest(of *Options, e Encap) string {
+	o := *of
 	o.NS, o.StateDir = nil, ""
-	b := append([]byte("3 "), n.encap.Name()...)
-	b = spell(spell(b, reflect.ValueOf(o)), reflect.ValueOf(n.encap))
+	b := append([]byte("3 "), e.Name()...)
+	b = spell(spell(b, reflect.ValueOf(o)), reflect.ValueOf(e))
 	h := sha256.Sum256(b)
 	return hex.EncodeToString(h[:])
 }
@@ -220,17 +209,17 @@ func (n *Node) writeStamp(id string) error {
 	if id == "" {
 		return nil
 	}
-	s, err := n.here()
+	s, err := here(n.site.o.NS)
 	if err != nil {
 		return err
 	}
-	s.Config, s.Peers, s.MTU = n.digest(), id, n.mtu
+	s.Config, s.Peers, s.MTU = digest(n.site.o, n.encap), id, n.widths.mtu
 	links, err := n.conn.Links("")
 	if err != nil {
 		return err
 	}
 	for _, l := range links {
-		if n.links[l.Name] == l.Index {
+		if n.site.links.index[l.Name] == l.Index {
 			s.Links = append(s.Links, StampLink{l.Index, l.MAC})
 		}
 	}
@@ -239,8 +228,8 @@ func (n *Node) writeStamp(id string) error {
 		v6   bool
 	}
 	seen := map[way]bool{}
-	for _, r := range n.want.routes.items {
-		if w := (way{r.Link, r.Dst.Addr().Is6()}); !seen[w] && n.o.Table == mainTable {
+	for _, r := range n.want.Routes.Items {
+		if w := (way{r.Link, r.Dst.Addr().Is6()}); !seen[w] && n.site.o.Table == mainTable {
 			seen[w] = true
 			s.Routes = append(s.Routes, StampRoute{r.Dst, r.Link})
 		}
@@ -252,26 +241,25 @@ func (n *Node) writeStamp(id string) error {
 	if err != nil {
 		return err
 	}
-	dir, err := node.OpenDir(n.o.StateDir, n.o.Network)
+	dir, err := node.OpenDir(n.state.root, n.state.network)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	name := filepath.Base(n.stampFile())
-	return node.Replace(dir, name, name+".new", b, 0o644)
+	return node.Replace(dir, n.state.stamp, n.state.stamp+".new", b, 0o644)
 }
 
 // stampWays are the ways to the first peer that is reached over each family.
 func (n *Node) stampWays() (all []StampWay) {
 	var seen [2]bool
-	for i := range n.list {
-		for _, to := range n.d.ways(n, &n.list[i]) {
-			if !to.IsValid() || seen[b2i(to.Is6())] || n.under.to(to).err != nil {
+	for i := range n.site.members.list {
+		for _, to := range n.site.d.ways(&n.site, &n.site.members.list[i]) {
+			if !to.IsValid() || seen[b2i(to.Is6())] || n.site.under.to(to).err != nil {
 				continue
 			}
 			seen[b2i(to.Is6())] = true
 			w := StampWay{To: to}
-			if own := n.o.Node.Endpoint(inet.FamilyOf(to)).Addr; n.under.isLocal(own) {
+			if own := n.site.o.Node.Endpoint(inet.FamilyOf(to)).Addr; n.site.under.isLocal(own) {
 				w.From = own
 			}
 			answered := false
@@ -281,11 +269,4 @@ func (n *Node) stampWays() (all []StampWay) {
 		}
 	}
 	return all
-}
-
-func (n *Node) dropStamp() error {
-	if err := os.Remove(n.stampFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
 }

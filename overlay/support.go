@@ -4,6 +4,7 @@ package overlay
 
 import (
 	"iter"
+	"slices"
 
 	"github.com/cniblocks/cniblocks/inet"
 )
@@ -34,20 +35,17 @@ func Table() iter.Seq[Support] {
 
 // forms are the encapsulations routed, with a device for each peer, and on a bridge.
 func forms() []Config {
-	var all []Config
-	for _, e := range encapNames {
-		all = append(all, Config{Encap: e})
-		if e == "vxlan" {
-			all = append(all, Config{Encap: e, GPE: true})
+	var routed, single, bridged, more []Config
+	for _, k := range kinds {
+		routed = append(append(routed, Config{Encap: k.name}), k.forms...)
+		single = append(single, Config{Encap: k.name, Mode: PointToPoint})
+		bridged = append(bridged, Config{Encap: k.name, L2: true, Bridge: "cni0"})
+		for _, c := range k.forms {
+			c.L2, c.Bridge = true, "cni0"
+			more = append(more, c)
 		}
 	}
-	for _, e := range encapNames {
-		all = append(all, Config{Encap: e, Mode: PointToPoint})
-	}
-	for _, e := range encapNames {
-		all = append(all, Config{Encap: e, L2: true, Bridge: "cni0"})
-	}
-	return append(all, Config{Encap: "vxlan", GPE: true, L2: true, Bridge: "cni0"})
+	return slices.Concat(routed, single, bridged, more)
 }
 
 func support(c Config, pods, under inet.Family) Support {

@@ -25,8 +25,8 @@ type path struct {
 // alive are the flags of a link that packets depend on.
 const alive = unix.IFF_UP | unix.IFF_LOWER_UP
 
-// underlay answers where packets to an address go, from one dump of the routes where the rules are the kernel's own, else
-// by asking the kernel.
+// underlay is the network below: the links with their MTU, this node's addresses on them, the routes to endpoints. It answers
+// where packets to an address go, from one dump of the routes where the rules are the kernel's own, else by asking the kernel.
 type underlay struct {
 	links  map[int]rtnl.Link
 	routes []rtnl.Route // none of ours
@@ -46,6 +46,8 @@ type underlay struct {
 	widest  [2]int // the largest MTU of the paths to the peers; IPv4, IPv6
 }
 
+// newUnderlay is what the endpoints are reached by. links are all links of the node, routes and addresses those that are none
+// of its own devices', so that it stays the same when these are made.
 func newUnderlay(c *rtnl.Conn, links []rtnl.Link, routes []rtnl.Route, addrs []rtnl.Addr) (*underlay, error) {
 	u := &underlay{links: make(map[int]rtnl.Link), local: make(map[netip.Addr]int), byDst: make(map[netip.Prefix]rtnl.Route),
 		known: make(map[netip.Addr]path), routes: routes}
@@ -83,10 +85,7 @@ func (u *underlay) add(r rtnl.Route) {
 		return
 	}
 	u.byDst[r.Dst] = r
-	i := 0
-	if r.Dst.Addr().Is6() {
-		i = 1
-	}
+	i := b2i(r.Dst.Addr().Is6())
 	u.bits[i] = append(u.bits[i], r.Dst.Bits())
 }
 
@@ -226,6 +225,17 @@ func askKernel(c *rtnl.Conn, u *underlay, to []netip.Addr) []path {
 		}
 	}
 	return paths
+}
+
+var anywhere = [2]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+
+// base is the MTU of the link that bears an endpoint of this node, else of that with the default route, 0 if there is none either.
+func (u *underlay) base(own netip.Addr) int {
+	link, ok := u.local[own]
+	if !ok && own.IsValid() {
+		link = u.byDst[netip.PrefixFrom(anywhere[b2i(own.Is6())], 0)].Link
+	}
+	return u.links[link].MTU
 }
 
 func (u *underlay) isLocal(a netip.Addr) bool {

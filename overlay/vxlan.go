@@ -3,6 +3,7 @@
 package overlay
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -44,6 +45,37 @@ type VXLAN struct {
 // Name is "vxlan".
 func (VXLAN) Name() string { return "vxlan" }
 
+var vxlanKind = &kind{
+	name: "vxlan", l2: true,
+	keys: []*Key{keyVNI, keyPort, {Name: "gbp", Usage: "carry group policy marks", Value: func(c *Config) any { return &c.GBP }},
+		{Name: "gpe", Usage: "no inner Ethernet", Value: func(c *Config) any { return &c.GPE }},
+		{Name: "directRouting", Usage: "no tunnel to nodes on the same link", Value: func(c *Config) any { return &c.DirectRouting }},
+		keyL2, keyAllowUplink, keyNeighSuppress},
+	of: func(c *Config) Encap {
+		return VXLAN{VNI: c.VNI, Port: c.Port, GBP: c.GBP, GPE: c.GPE, DirectRouting: c.DirectRouting, L2: c.l2()}
+	},
+	refuse: (*Config).vxlanRefusal,
+	forms:  []Config{{Encap: "vxlan", GPE: true}},
+}
+
+// Keys that other encapsulations have too.
+var (
+	keyVNI  = &Key{Name: "vni", Usage: "`NUMBER` of the tunnel", bits: 24, Value: func(c *Config) any { return &c.VNI }}
+	keyPort = &Key{Name: "port", Usage: "UDP `PORT`", Value: func(c *Config) any { return &c.Port }}
+)
+
+func (c *Config) vxlanRefusal() error {
+	switch {
+	case c.GPE && c.GBP:
+		return errors.New("\"gpe\" with \"gbp\": VXLAN-GPE has no group policy; leave one of them out")
+	case c.GPE && c.L2:
+		return errors.New("\"gpe\" with \"l2\": it carries no Ethernet; leave one of them out")
+	case c.DirectRouting && c.L2:
+		return errors.New("\"directRouting\" with \"l2\": nothing is routed there; leave one of them out")
+	}
+	return nil
+}
+
 type vxlan struct {
 	VXLAN
 	family inet.Family
@@ -77,7 +109,7 @@ func (v VXLAN) driver(o *Options) (driver, error) {
 			d.Port = PortGPE
 		}
 	}
-	if err := (Config{GPE: v.GPE, GBP: v.GBP, L2: v.L2.on(), DirectRouting: v.DirectRouting}).vxlanRefusal(); err != nil {
+	if err := (&Config{GPE: v.GPE, GBP: v.GBP, L2: v.L2.on(), DirectRouting: v.DirectRouting}).vxlanRefusal(); err != nil {
 		return nil, err
 	}
 	return d, v.L2.check()
@@ -94,25 +126,25 @@ func (d *vxlan) overhead(f inet.Family) int {
 	return n
 }
 
-func (d *vxlan) devices(n *Node) (_ []device, err error) {
+func (d *vxlan) devices(s *site) (_ []device, err error) {
 	t := rtnl.VXLAN{VNI: d.VNI, Port: d.Port, GBP: d.GBP}
 	if d.GPE {
-		name := n.o.Device
+		name := s.o.Device
 		if name == "" {
-			name = shared("gpe", d.Port, PortGPE)
+			name = sharedName("gpe", d.Port, PortGPE)
 		}
 		return []device{{name: name, over: d.family, shared: true, tunnel: rtnl.VXLAN{Port: d.Port, GPE: true, External: true}}}, nil
 	}
-	if t.Local, err = n.local(d.own.Addr); err != nil {
+	if t.Local, err = s.local(d.own.Addr); err != nil {
 		return nil, err
 	}
-	dev := device{name: n.o.named("vxlan"), over: d.family, tunnel: t, mac: d.own.MAC}
+	dev := device{name: s.o.named("vxlan"), over: d.family, tunnel: t, mac: d.own.MAC}
 	if d.L2.on() {
 		t.Learning = true
 		dev.tunnel, dev.bare, dev.bridge, dev.port = t, true, d.L2.Bridge, d.L2.port()
-		return []device{dev}, d.L2.mayJoin(n, dev.name)
+		return []device{dev}, d.L2.mayJoin(s, dev.name)
 	}
-	if err := d.follow(n, &dev, t); err != nil {
+	if err := d.follow(s, &dev, t); err != nil {
 		return nil, err
 	}
 	d.own.MAC = dev.mac // what was found stays, should the device go
@@ -121,14 +153,14 @@ func (d *vxlan) devices(n *Node) (_ []device, err error) {
 
 // follow gives the device the MAC of the existing one, unless one is stated, else the derived one. An existing device that
 // is bound to the link with this node's endpoint, as flannel makes it, does as well as one that is not.
-func (d *vxlan) follow(n *Node, dev *device, t rtnl.VXLAN) error {
-	l, err := n.conn.LinkByName(dev.name)
+func (d *vxlan) follow(s *site, dev *device, t rtnl.VXLAN) error {
+	l, err := s.kernel.LinkByName(dev.name)
 	if notThere(err) != nil {
 		return err
 	}
 	there, ok := l.Tunnel().(rtnl.VXLAN)
 	if dev.mac == (inet.MAC{}) {
-		dev.mac = peer.DeriveMAC(n.o.Network, n.o.Node.Name, d.family)
+		dev.mac = peer.DeriveMAC(s.o.Network, s.o.Node.Name, d.family)
 		if ok {
 			dev.mac = l.MAC
 		}
@@ -136,7 +168,7 @@ func (d *vxlan) follow(n *Node, dev *device, t rtnl.VXLAN) error {
 	if !ok || there.Link == 0 {
 		return nil
 	}
-	addrs, err := n.conn.Addrs(there.Link)
+	addrs, err := s.kernel.Addrs(there.Link)
 	if err != nil {
 		return err
 	}
@@ -148,66 +180,66 @@ func (d *vxlan) follow(n *Node, dev *device, t rtnl.VXLAN) error {
 }
 
 // translated: a device over IPv4 need not be bound to an address. One that is has lost it.
-func (d *vxlan) translated(n *Node, f inet.Family) (bool, error) {
+func (d *vxlan) translated(s *site, f inet.Family) (bool, error) {
 	if f == inet.IPv6 || d.GPE {
 		return false, nil
 	}
-	l, err := n.conn.LinkByName(n.o.named("vxlan"))
+	l, err := s.kernel.LinkByName(s.o.named("vxlan"))
 	there, _ := l.Tunnel().(rtnl.VXLAN)
 	return there.Local != d.own.Addr, notThere(err)
 }
 
-func (d *vxlan) peerDevices(*Node, peer.Peer) []device { return nil }
+func (d *vxlan) peerDevices(*site, *peer.Peer) []device { return nil }
 
-func (d *vxlan) ways(_ *Node, p *peer.Peer) (to [2]netip.Addr) {
+func (d *vxlan) ways(_ *site, p *peer.Peer) (to [2]netip.Addr) {
 	to[0] = p.Endpoint(d.family).Addr
 	return to
 }
 
-func (d *vxlan) plan(n *Node, p *peer.Peer, to *plan) error {
+func (d *vxlan) plan(s *site, p *peer.Peer, to *plan) error {
 	end := p.Endpoint(d.family)
 	if !end.Addr.IsValid() {
 		return fmt.Errorf("it has no %s endpoint (%s), and this network's tunnels run over %[1]s: state one, or another family for \"underlay\"", d.family, endpoints(p, 0))
 	}
-	if n.under.isLocal(end.Addr) {
-		return n.under.to(end.Addr).err
+	if s.under.isLocal(end.Addr) {
+		return s.under.to(end.Addr).err
 	}
-	link := n.links[n.devices[0].name]
+	link := s.links.index[s.links.wanted[0].name]
 	if d.L2.on() {
-		to.fdbs = append(to.fdbs, d.fdb(link, inet.MAC{}, end))
+		to.FDBs = append(to.FDBs, d.fdb(link, inet.MAC{}, end))
 		return nil
 	}
 	if d.DirectRouting {
-		if p = n.past(p, to); len(p.Pods) == 0 {
+		if p = s.directRoutes(p, to); len(p.Pods) == 0 {
 			return nil
 		}
 	}
 	if d.GPE {
-		d.gpe(n, p, end, link, to)
+		d.gpe(s, p, end, link, to)
 	} else {
-		d.ethernet(n, p, end, link, to)
+		d.ethernet(s, p, end, link, to)
 	}
 	return nil
 }
 
 // ethernet leads the ranges to the peer's own address, that to its MAC, and that to its endpoint.
-func (d *vxlan) ethernet(n *Node, p *peer.Peer, end peer.Endpoint, link int, to *plan) {
+func (d *vxlan) ethernet(s *site, p *peer.Peer, end peer.Endpoint, link int, to *plan) {
 	mac := end.MAC
 	if mac == (inet.MAC{}) {
-		mac = peer.DeriveMAC(n.o.Network, p.Name, d.family)
+		mac = peer.DeriveMAC(s.o.Network, p.Name, d.family)
 	}
-	to.fdbs = append(to.fdbs, d.fdb(link, mac, end))
+	to.FDBs = append(to.FDBs, d.fdb(link, mac, end))
 	var via [2]netip.Addr
-	narrow := n.narrow(n.pathMTU(p), d.family)
-	for _, r := range n.pods(p) {
+	narrow := s.narrow(to.mtu, d.family)
+	for _, r := range s.pods(p) {
 		i := b2i(r.Addr().Is6())
 		if !via[i].IsValid() {
 			via[i] = peer.NodeAddr(r)
-			to.neighs = append(to.neighs, rtnl.Neigh{Link: link, IP: via[i], MAC: mac, Proto: Proto})
+			to.Neighs = append(to.Neighs, rtnl.Neigh{Link: link, IP: via[i], MAC: mac, Proto: Proto})
 		}
-		w := n.route(r, link)
-		w.Via, w.OnLink, w.Src, w.MTU = via[i], true, n.source(r), narrow
-		to.routes = append(to.routes, w)
+		w := s.route(r, link)
+		w.Via, w.OnLink, w.Src, w.MTU = via[i], true, s.source(r), narrow
+		to.Routes = append(to.Routes, w)
 	}
 }
 
@@ -223,16 +255,16 @@ func (d *vxlan) fdb(link int, mac inet.MAC, end peer.Endpoint) rtnl.FDB {
 	return f
 }
 
-func (d *vxlan) gpe(n *Node, p *peer.Peer, end peer.Endpoint, link int, to *plan) {
+func (d *vxlan) gpe(s *site, p *peer.Peer, end peer.Endpoint, link int, to *plan) {
 	vni := d.VNI
 	if end.VNI != 0 {
 		vni = end.VNI
 	}
-	n.encapRoutes(p, link, d.family, rtnl.Encap{ID: uint64(vni), Dst: end.Addr, Src: d.own.Addr, TTL: hops, Flags: rtnl.KeyFlag | checksum(end.Addr)}, to)
+	s.overDevice(p, link, d.family, &rtnl.Encap{ID: uint64(vni), Dst: end.Addr, Src: d.own.Addr, TTL: hops, Flags: rtnl.KeyFlag | checksum(end.Addr)}, to)
 }
 
-func (d *vxlan) reach(n *Node) (peer.Reach, error) {
-	r := n.plainReach("vxlan")
+func (d *vxlan) reach(s *site) (peer.Reach, error) {
+	r := s.plainReach("vxlan")
 	end := &r.V4
 	if d.family == inet.IPv6 {
 		end = &r.V6
@@ -241,6 +273,6 @@ func (d *vxlan) reach(n *Node) (peer.Reach, error) {
 	if d.GPE || d.L2.on() {
 		return r, nil
 	}
-	end.MAC = n.devices[0].mac
+	end.MAC = s.links.wanted[0].mac
 	return r, nil
 }

@@ -3,6 +3,7 @@
 package overlay
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cniblocks/cniblocks/inet"
+	"github.com/cniblocks/cniblocks/internal/kernel/reconcile"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/peer"
 )
@@ -32,6 +34,15 @@ type WireGuard struct {
 
 // Name is "wireguard".
 func (WireGuard) Name() string { return "wireguard" }
+
+var wireguardKind = &kind{
+	name: "wireguard",
+	keys: []*Key{keyPort, {Name: "persistentKeepalive", Usage: "`SECONDS` between packets that keep a way open", Value: func(c *Config) any { return &c.PersistentKeepalive }},
+		{Name: "keyDir", Value: func(c *Config) any { return &c.KeyDir }}},
+	of: func(c *Config) Encap {
+		return WireGuard{Port: c.Port, Keepalive: time.Duration(c.PersistentKeepalive) * time.Second, KeyDir: cmp.Or(c.KeyDir, c.DataDir)}
+	},
+}
 
 type wireguard struct {
 	WireGuard
@@ -55,8 +66,8 @@ func (w WireGuard) driver(o *Options) (driver, error) {
 	return &wireguard{WireGuard: w, o: o}, nil
 }
 
-func (w *wireguard) layer() uint32                         { return 1 }
-func (w *wireguard) peerDevices(*Node, peer.Peer) []device { return nil }
+func (w *wireguard) layer() uint32                          { return 1 }
+func (w *wireguard) peerDevices(*site, *peer.Peer) []device { return nil }
 
 // overhead is a header of 16 bytes and a tag of 16 (the WireGuard paper, section 5.4.6) in UDP.
 func (w *wireguard) overhead(f inet.Family) int {
@@ -64,24 +75,24 @@ func (w *wireguard) overhead(f inet.Family) int {
 	return ipHeader(f) + udp + header + tag
 }
 
-func (w *wireguard) devices(n *Node) (_ []device, err error) {
+func (w *wireguard) devices(s *site) (_ []device, err error) {
 	if w.key == (privateKey{}) {
-		if w.key, err = loadKey(w.KeyDir, n.o.Network); err != nil {
+		if w.key, err = loadKey(w.KeyDir, s.o.Network); err != nil {
 			return nil, err
 		}
 		w.own = w.key.public()
 	}
-	return []device{{name: n.o.named("wg"), over: n.o.families()[0], tunnel: rtnl.WireGuard{}}}, nil
+	return []device{{name: s.o.named("wg"), over: s.o.families()[0], tunnel: rtnl.WireGuard{}}}, nil
 }
 
 // translated: a peer answers to where it was last called from.
-func (w *wireguard) translated(*Node, inet.Family) (bool, error) { return true, nil }
+func (w *wireguard) translated(*site, inet.Family) (bool, error) { return true, nil }
 
-func (w *wireguard) ways(n *Node, p *peer.Peer) [2]netip.Addr { return oneWay(n, p) }
+func (w *wireguard) ways(s *site, p *peer.Peer) [2]netip.Addr { return s.oneWay(p) }
 
-func (w *wireguard) plan(n *Node, p *peer.Peer, to *plan) error {
+func (w *wireguard) plan(s *site, p *peer.Peer, to *plan) error {
 	key := p.V4.PublicKey
-	_, remote, err := n.tunnelEnds(p)
+	_, remote, err := s.tunnelEnds(p)
 	switch {
 	case !p.V4.Addr.IsValid() && !p.V6.Addr.IsValid():
 		remote = peer.Endpoint{} // it calls
@@ -94,13 +105,13 @@ func (w *wireguard) plan(n *Node, p *peer.Peer, to *plan) error {
 		key = p.V6.PublicKey
 	}
 	if key == (peer.PublicKey{}) {
-		return fmt.Errorf("it has no public key: run \"cniblocks wireguard pubkey %s\" there, and state what it prints as \"publicKey\"", n.o.Network)
+		return fmt.Errorf("it has no public key: run \"cniblocks wireguard pubkey %s\" there, and state what it prints as \"publicKey\"", s.o.Network)
 	}
 	if key == w.own {
-		return fmt.Errorf("its public key %s is this node's own: a copied machine keeps its original's; remove %s on one of them", key, keyFile(w.KeyDir, n.o.Network))
+		return fmt.Errorf("its public key %s is this node's own: a copied machine keeps its original's; remove %s on one of them", key, keyFile(w.KeyDir, s.o.Network))
 	}
-	n.deviceRoutes(p, n.links[n.devices[0].name], n.devices[0].over, to)
-	t := tunnelPeer{key: key, keepalive: w.Keepalive, allowed: rangeList(n.pods(p))}
+	s.overDevice(p, s.links.index[s.links.wanted[0].name], s.links.wanted[0].over, nil, to)
+	t := tunnelPeer{key: key, keepalive: w.Keepalive, allowed: rangeList(s.pods(p))}
 	if remote.Addr.IsValid() {
 		t.end = netip.AddrPortFrom(remote.Addr, remote.Port)
 		if remote.Port == 0 {
@@ -111,8 +122,8 @@ func (w *wireguard) plan(n *Node, p *peer.Peer, to *plan) error {
 	return nil
 }
 
-func (w *wireguard) reach(n *Node) (peer.Reach, error) {
-	r := n.plainReach("wireguard")
+func (w *wireguard) reach(s *site) (peer.Reach, error) {
+	r := s.plainReach("wireguard")
 	for _, e := range []*peer.Endpoint{&r.V4, &r.V6} {
 		if e.Addr.IsValid() {
 			e.Port, e.PublicKey = w.Port, w.own
@@ -135,7 +146,7 @@ type tunnelPeer struct {
 func keyOfTunnel(t *tunnelPeer) peerKey { return t.key }
 
 func hashTunnel(k peerKey) uint64 {
-	return mix(binary.NativeEndian.Uint64(k[:8]), binary.NativeEndian.Uint64(k[8:16]))
+	return reconcile.Mix(binary.NativeEndian.Uint64(k[:8]), binary.NativeEndian.Uint64(k[8:16]))
 }
 
 func (t tunnelPeer) String() string {
@@ -169,11 +180,11 @@ func (t tunnelPeer) within(u tunnelPeer) bool {
 }
 
 // A device of ours has no peers but ours: allowed IPs that two programs write cannot be kept right.
-var judgeTunnel = judge[peerKey, tunnelPeer]{
-	ours: func(*tunnelPeer) bool { return true },
-	same: func(h, w *tunnelPeer) bool {
+var judgeTunnel = reconcile.Judge[tunnelPeer]{
+	Ours: func(*tunnelPeer) bool { return true },
+	Same: func(h, w *tunnelPeer) bool {
 		return *h == *w || !w.end.IsValid() && h.key == w.key && h.keepalive == w.keepalive && h.allowed == w.allowed
 	},
-	replaces: func(_, _ *tunnelPeer) bool { return true },
-	conflict: func(_, _ *tunnelPeer) {},
+	Replaces: func(_, _ *tunnelPeer) bool { return true },
+	Conflict: func(_, _ *tunnelPeer) {},
 }

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cniblocks/cniblocks/internal/kernel/wg"
 )
 
@@ -16,9 +18,9 @@ import (
 const wireguardPatience = 30 * time.Second
 
 // readTunnel lists the peers of the device, and tells whether its key and port are right.
-func (w *wireguard) readTunnel(ctx context.Context, n *Node) (peers []tunnelPeer, right bool, err error) {
-	name := n.devices[0].name
-	if _, ok := n.links[name]; !ok {
+func (w *wireguard) readTunnel(ctx context.Context, s *site) (peers []tunnelPeer, right bool, err error) {
+	name := s.links.wanted[0].name
+	if _, ok := s.links.index[name]; !ok {
 		return nil, false, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, wireguardPatience)
@@ -36,7 +38,7 @@ func (w *wireguard) readTunnel(ctx context.Context, n *Node) (peers []tunnelPeer
 
 // applyTunnel writes peers. An allowed IP belongs to one peer, and the last writer takes it: so those that gain ranges
 // come first, then those that lose some, and those that leave last, which then take nothing with them.
-func (w *wireguard) applyTunnel(ctx context.Context, n *Node, c *changes) error {
+func (w *wireguard) applyTunnel(ctx context.Context, s *site, c *changes) error {
 	var gain, lose, leave []wg.Change
 	for _, t := range c.setTunnel {
 		was, there := c.wasTunnel[t.key]
@@ -58,8 +60,8 @@ func (w *wireguard) applyTunnel(ctx context.Context, n *Node, c *changes) error 
 	}
 	ctx, cancel := context.WithTimeout(ctx, wireguardPatience)
 	defer cancel()
-	err := wg.Set(ctx, w.o.NS, n.devices[0].name, cfg)
-	if errors.Is(err, errInUse) {
+	err := wg.Set(ctx, w.o.NS, s.links.wanted[0].name, cfg)
+	if errors.Is(err, unix.EADDRINUSE) {
 		return fmt.Errorf("UDP port %d is taken; 'ss -lun' shows by whom; state another \"port\": %w", w.Port, err)
 	}
 	return err

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/internal/kernel/reconcile"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
@@ -75,92 +76,62 @@ func (t Table) proto() uint8 {
 	return t.Proto
 }
 
-// key is what the kernel tells two routes of a table apart by.
-type key struct {
-	dst    netip.Prefix
-	metric uint32
-}
-
 // Reconcile makes the table hold the wanted routes and none else of our protocol, in one batch, additions before removals.
 // A wanted route that a foreign one stands in the way of is an error that names both; the other routes are set all the
 // same. When nothing differs nothing is written. A nil want is an error.
 func (t Table) Reconcile(ctx context.Context, want iter.Seq[Route]) error {
-	d, err := t.diff(want)
+	c, diff, conflict, err := t.diff(want)
 	if err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return errors.Join(d.conflict, d.c.Do(append(d.add, d.del...)...))
+	return errors.Join(conflict, diff.Apply(c, nil))
 }
 
 // Check reports how the table differs from the wanted routes; nil if it does not.
 func (t Table) Check(_ context.Context, want iter.Seq[Route]) error {
-	d, err := t.diff(want)
+	_, diff, conflict, err := t.diff(want)
 	if err != nil {
 		return err
 	}
-	return errors.Join(append(d.words, d.conflict)...)
+	return errors.Join(append(diff.Words(nil), conflict)...)
 }
 
-type difference struct {
-	c        *rtnl.Conn
-	add, del []*rtnl.Msg
-	words    []error // the same for a person
-	conflict error
-}
-
-func (t Table) diff(want iter.Seq[Route]) (d difference, err error) {
+func (t Table) diff(want iter.Seq[Route]) (c *rtnl.Conn, diff reconcile.Changes, conflict, err error) {
 	if want == nil {
-		return d, errors.New("it is not said which routes the table is to hold; want a sequence, which may be empty")
+		return nil, diff, nil, errors.New("it is not said which routes the table is to hold; want a sequence, which may be empty")
 	}
-	if d.c, err = rtnl.Open(t.NS); err != nil {
-		return d, err
+	if c, err = rtnl.Open(t.NS); err != nil {
+		return nil, diff, nil, err
 	}
-	index, err := linkIndex(d.c)
+	index := linkIndex(c)
+	have, err := c.Routes(rtnl.RouteFilter{Table: t.id()})
 	if err != nil {
-		return d, err
+		return nil, diff, nil, err
 	}
-	have, err := d.c.Routes(rtnl.RouteFilter{Table: t.id()})
-	if err != nil {
-		return d, err
-	}
-	ours, foreign := map[key]rtnl.Route{}, map[key]rtnl.Route{}
-	for _, r := range have {
-		if r.Proto == t.proto() {
-			ours[key{r.Dst, r.Metric}] = r
-		} else {
-			foreign[key{r.Dst, r.Metric}] = r
-		}
-	}
-	seen := map[key]bool{}
+	wanted := reconcile.NewTable(0, reconcile.KeyOfRoute, reconcile.HashRoute)
 	for r := range want {
 		w, err := t.wire(r, index)
+		if err == nil && wanted.Has(reconcile.KeyOfRoute(&w)) {
+			err = fmt.Errorf("%s is wanted twice", w)
+		}
 		if err != nil {
-			return d, err
+			return nil, diff, nil, err
 		}
-		k := key{w.Dst, w.Metric}
-		if seen[k] {
-			return d, fmt.Errorf("%s is wanted twice", w)
-		}
-		seen[k] = true
-		if f, ok := foreign[k]; ok {
-			d.conflict = errors.Join(d.conflict, fmt.Errorf("%s: a foreign %s (protocol %d) stands in the way; remove it or give ours another metric", w, f, f.Proto))
-			continue
-		}
-		if h, ok := ours[k]; !ok || !same(h, w) {
-			d.add = append(d.add, rtnl.ReplaceRoute(w))
-			d.words = append(d.words, fmt.Errorf("%s is missing or different", w))
-		}
+		wanted.Put(&w)
 	}
-	for k, h := range ours {
-		if !seen[k] {
-			d.del = append(d.del, rtnl.DelRoute(h))
-			d.words = append(d.words, fmt.Errorf("%s is there and should not be", h))
-		}
-	}
-	return d, nil
+	diff.InOrder = true
+	diff.Set.Routes, diff.Del.Routes = wanted.Compare(reconcile.Judge[rtnl.Route]{
+		Ours:     func(h *rtnl.Route) bool { return h.Proto == t.proto() },
+		Same:     same,
+		Replaces: func(_, _ *rtnl.Route) bool { return true },
+		Conflict: func(h, w *rtnl.Route) {
+			conflict = errors.Join(conflict, fmt.Errorf("%s: a foreign %s (protocol %d) stands in the way; remove it or give ours another metric", w, h, h.Proto))
+		},
+	}, have)
+	return c, diff, conflict, nil
 }
 
 // List yields the routes of the table that bear our protocol.
@@ -190,7 +161,7 @@ func (t Table) List(_ context.Context) ([]Route, error) {
 }
 
 // linkIndex looks names up once each.
-func linkIndex(c *rtnl.Conn) (func(string) (int, error), error) {
+func linkIndex(c *rtnl.Conn) func(string) (int, error) {
 	known := map[string]int{"": 0}
 	return func(name string) (int, error) {
 		if i, ok := known[name]; ok {
@@ -201,7 +172,7 @@ func linkIndex(c *rtnl.Conn) (func(string) (int, error), error) {
 			known[name] = l.Index
 		}
 		return l.Index, err
-	}, nil
+	}
 }
 
 func (t Table) wire(r Route, index func(string) (int, error)) (rtnl.Route, error) {
@@ -221,17 +192,18 @@ func (t Table) wire(r Route, index func(string) (int, error)) (rtnl.Route, error
 }
 
 // same compares what was asked for; where nothing was, the kernel's choice is right.
-func same(have, want rtnl.Route) bool {
+func same(have, want *rtnl.Route) bool {
+	h := *have
 	if want.Link == 0 {
-		have.Link = 0
+		h.Link = 0
 	}
 	if !want.Src.IsValid() {
-		have.Src = netip.Addr{}
+		h.Src = netip.Addr{}
 	}
-	if want.Scope == 0 && (!have.Via.IsValid() || want.Dst.Addr().Is6()) {
-		have.Scope = 0
+	if want.Scope == 0 && (!h.Via.IsValid() || want.Dst.Addr().Is6()) {
+		h.Scope = 0
 	}
-	return have == want
+	return h == *want
 }
 
 // ErrNotForwarding says that the namespace does not forward packets of a family.

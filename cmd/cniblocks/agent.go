@@ -82,11 +82,9 @@ func (s *settings) check() error {
 	case (s.conflistFrom == "") != (s.conflistTo == ""):
 		return fmt.Errorf("--conflist-from is %q and --conflist-to is %q: state both", s.conflistFrom, s.conflistTo)
 	}
-	for name, o := range map[string]struct{ have, most number }{
-		"ttl": {s.ttl, 1<<8 - 1}, "tos": {s.tos, 1<<8 - 1}, "port": {s.port, 1<<16 - 1}, "persistent-keepalive": {s.keepalive, 1<<16 - 1}, "vni": {s.vni, 1<<24 - 1},
-	} {
-		if o.have > o.most {
-			return fmt.Errorf("--%s is %d: want at most %d", name, o.have, o.most)
+	for _, n := range s.numbers {
+		if n.number > n.most {
+			return fmt.Errorf("--%s is %d: want at most %d", n.name, n.number, n.most)
 		}
 	}
 	if err := rtnl.CheckMTU("--mtu", s.mtu); err != nil {
@@ -97,9 +95,7 @@ func (s *settings) check() error {
 			return fmt.Errorf("--%s: %w", name, err)
 		}
 	}
-	s.Config.VNI, s.Config.Port, s.Config.Key = uint32(s.vni), uint16(s.port), uint32(s.key)
-	s.Config.TTL, s.Config.TOS, s.PersistentKeepalive = uint8(s.ttl), uint8(s.tos), uint16(s.keepalive)
-	s.Config.Bridge, s.KeyDir = s.bridge, ""
+	s.Config.Bridge = s.bridge
 	return s.password()
 }
 

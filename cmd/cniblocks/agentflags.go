@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -33,11 +34,12 @@ type settings struct {
 	iface            expression
 
 	overlay.Config
-	port, vni, key, keepalive, ttl, tos, table, metric number
-	mtu                                                int
-	underlay                                           family
-	bridge, device                                     string
-	podNetwork                                         prefixList
+	numbers        []*bounded // of it
+	table, metric  number
+	mtu            int
+	underlay       family
+	bridge, device string
+	podNetwork     prefixList
 
 	ipMasq        families
 	ipMasqBackend string
@@ -65,21 +67,14 @@ func (s *settings) declare(o *options) {
 	o.Var(&s.iface, "interface", "`REGEX` of the interface whose addresses other nodes send to")
 	o.Var(&s.canReach, "can-reach", "`ADDRESS` to which the route leads from the address that other nodes send to; or one of each family")
 
-	o.StringVar(&s.Encap, "encap", "", "the `WORD` vxlan, gre, ipip, geneve, wireguard or host-gw; a flannel configuration states it itself")
-	o.Var(&s.vni, "vni", "`NUMBER` of the tunnel: vxlan, geneve")
-	o.Var(&s.port, "port", "UDP `PORT`: vxlan, geneve, wireguard")
-	o.BoolVar(&s.GBP, "gbp", false, "carry group policy marks: vxlan")
-	o.BoolVar(&s.GPE, "gpe", false, "no inner Ethernet: vxlan")
-	o.BoolVar(&s.DirectRouting, "direct-routing", false, "no tunnel to nodes on the same link: vxlan")
-	o.StringVar(&s.Mode, "mode", "", "the `WORD` point-to-point: gre")
-	o.Var(&s.key, "key", "`NUMBER` of the tunnel: gre")
-	o.BoolVar(&s.NoKey, "no-key", false, "no key: gre")
-	o.Var(&s.ttl, "ttl", "`NUMBER` in the outer header: gre, ipip")
-	o.Var(&s.tos, "tos", "`NUMBER` in the outer header: gre, ipip")
-	o.Var(&s.keepalive, "persistent-keepalive", "`SECONDS` between packets that keep a way open: wireguard")
-	o.BoolVar(&s.L2, "l2", false, "one subnet spans all nodes: vxlan, gre")
-	o.BoolVar(&s.AllowUplink, "allow-uplink", false, "with l2: the bridge may have another way to other machines")
-	o.BoolVar(&s.NeighSuppress, "neigh-suppress", false, "with l2: keep ARP out of the tunnels where this node knows the answer")
+	names := overlay.Names()
+	last := len(names) - 1
+	o.StringVar(&s.Encap, "encap", "", fmt.Sprintf("the `WORD` %s or %s; a flannel configuration states it itself", strings.Join(names[:last], ", "), names[last]))
+	for key, usage := range overlay.Keys() {
+		if usage != "" {
+			s.key(o, key, usage)
+		}
+	}
 	o.StringVar(&s.bridge, "bridge", "cni0", "`NAME` of the bridge, with l2")
 	o.Var(&s.underlay, "underlay", "the `FAMILY` ipv4 or ipv6: use only that family between nodes")
 	o.IntVar(&s.mtu, "mtu", 0, "`BYTES` for pods; default: what the paths allow")
@@ -116,6 +111,28 @@ func (s *settings) declare(o *options) {
 	o.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "the `LEVEL` debug, info, warn or error")
 	o.StringVar(&s.logFormat, "log-format", "text", "the `FORM` text or json")
 }
+
+// key declares the option of a key of an encapsulation.
+func (s *settings) key(o *options, k *overlay.Key, usage string) {
+	name := dashed(k.Name)
+	switch at := k.Value(&s.Config).(type) {
+	case *bool:
+		o.BoolVar(at, name, false, usage)
+	case *string:
+		o.StringVar(at, name, "", usage)
+	default:
+		b := &bounded{name: name, at: reflect.ValueOf(at).Elem(), most: number(k.Most())}
+		s.numbers = append(s.numbers, b)
+		o.Var(b, name, usage)
+	}
+}
+
+// dashed is a key of JSON as an option.
+func dashed(key string) string {
+	return capital.ReplaceAllStringFunc(key, func(c string) string { return "-" + strings.ToLower(c) })
+}
+
+var capital = regexp.MustCompile("[A-Z]")
 
 // secret is the one option that is no flag, since everybody can read those.
 const secret = "etcd-password"
@@ -229,6 +246,22 @@ func (n *number) Set(s string) error {
 	v, err := strconv.ParseUint(s, 0, 32)
 	*n = number(v)
 	return err
+}
+
+// bounded is a number of less than 32 bits, too. One that is too large is told when all options are read.
+type bounded struct {
+	name string
+	at   reflect.Value
+	number
+	most number
+}
+
+func (b *bounded) Set(s string) error {
+	if err := b.number.Set(s); err != nil {
+		return err
+	}
+	b.at.SetUint(uint64(b.number))
+	return nil
 }
 
 type addrs []netip.Addr

@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"net/netip"
@@ -143,10 +142,7 @@ func (c *conf) encapsulation() (overlay.Encap, error) {
 		return nil, cni.Errorf(cni.ErrConfig, `netconf: key "delegate": %w`, err)
 	}
 	o := c.Config
-	o.Bridge, o.PortIsolation = c.delegateBridge(), d.PortIsolation
-	if c.Encap == "wireguard" {
-		o.KeyDir = cmp.Or(c.KeyDir, c.DataDir)
-	}
+	o.Bridge, o.PortIsolation, o.DataDir = c.delegateBridge(), d.PortIsolation, c.DataDir
 	e, err := o.Encapsulation()
 	var key *overlay.UnsupportedKey
 	switch {

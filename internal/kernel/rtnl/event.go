@@ -3,6 +3,8 @@
 package rtnl
 
 import (
+	"fmt"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -33,6 +35,29 @@ type Event struct {
 	Neigh Neigh
 	FDB   FDB
 	Conf  Conf
+}
+
+// String is the event in words.
+func (e *Event) String() string {
+	did := "changed"
+	if e.Gone {
+		did = "removed"
+	}
+	switch e.Subject {
+	case LinkEvent:
+		return "link " + e.Link.Name + " was " + did
+	case AddrEvent:
+		return fmt.Sprintf("address %s was %s", e.Addr.Prefix, did)
+	case RouteEvent:
+		return fmt.Sprintf("%s was %s", e.Route, did)
+	case NeighEvent:
+		return fmt.Sprintf("%s was %s", e.Neigh, did)
+	case FDBEvent:
+		return fmt.Sprintf("%s was %s", e.FDB, did)
+	case RuleEvent:
+		return "a routing rule was " + did
+	}
+	return "announcements of the kernel were lost"
 }
 
 // Conf says that parameters of IPv4 or IPv6 are other ones (netconf): forwarding, rp_filter, proxy_arp, proxy_ndp or
