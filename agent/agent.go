@@ -76,6 +76,10 @@ type Agent struct {
 	Buffer int           // bytes of the kernel that its announcements may wait in; 0: 32 MiB
 	Log    *slog.Logger  // nil: none
 
+	// Begin is called once no other agent of the network runs on this node, before the work begins; its error ends Run. What is
+	// in the network's directory stays there from then on, such as a socket. nil: nobody.
+	Begin func() error
+
 	// Alive is called now and then by the loop that does the work, for a watchdog, with whether all is right; nil: nobody.
 	Alive func(ready bool, what string)
 
@@ -167,6 +171,11 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
+	if a.Begin != nil {
+		if err := a.Begin(); err != nil {
+			return err
+		}
+	}
 	r, err := newRunner(a)
 	if err != nil {
 		return err

@@ -20,28 +20,39 @@ import (
 )
 
 // alone waits until no other agent of the network runs on this node, or ctx is done: one that is being replaced may take a
-// moment.
+// moment, and so may somebody who removes what an earlier one left, with this lock.
 func (a *Agent) alone(ctx context.Context) (unlock func(), err error) {
 	dir := node.Dir(a.StateDir, a.Network)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
 	path := filepath.Join(dir, lockFile)
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
-	}
-	for said := false; ; said = true {
-		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { release(fd) }, nil
+	fd := -1
+	for said := false; ; {
+		if fd < 0 {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return nil, err
+			}
+			fd, err = unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+			if errors.Is(err, unix.ENOENT) && ctx.Err() == nil {
+				continue // the directory was removed again
+			}
+			if err != nil {
+				return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+			}
 		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil && at(fd, path):
+			return func() { release(fd) }, nil
+		case err == nil:
+			unix.Close(fd)
+			fd = -1
+			continue
+		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
 			unix.Close(fd)
 			return nil, &fs.PathError{Op: "lock", Path: path, Err: err}
 		}
 		if !said {
-			a.Log.Warn("another agent of this network runs on this node; waiting for its end", "lock", path)
+			said = true
+			a.Log.Warn("another agent of this network runs on this node, or what it left is being removed; waiting for the end of that", "lock", path)
 		}
 		select {
 		case <-ctx.Done():

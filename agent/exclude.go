@@ -30,16 +30,22 @@ func (e *RunningError) Error() string {
 	if e.PID != 0 {
 		who = fmt.Sprintf("process %d", e.PID)
 	}
-	return fmt.Sprintf("an agent keeps network %q on this node (%s, it holds %s) and would make everything again; stop it first", e.Network, who, e.Lock)
+	return fmt.Sprintf("an agent keeps network %q on this node (%s, it holds %s): stop it first", e.Network, who, e.Lock)
 }
 
-// Exclude is for who takes away what an agent keeps: until unlock is called no agent of the network starts its work on this
-// node. It does not wait: where one runs the error is a [*RunningError].
+// Exclude is for who does an agent's work, or takes away what one keeps: until unlock is called no agent of the network starts
+// its work on this node. It does not wait: where one runs the error is a [*RunningError]. The network's directory may be
+// removed meanwhile; where there is none no agent runs, and one may start.
 func Exclude(stateDir, network string) (unlock func(), err error) {
 	path := filepath.Join(node.Dir(stateDir, network), lockFile)
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	const how = unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NOFOLLOW
+	made := false
+	fd, err := unix.Open(path, how, 0)
 	if errors.Is(err, unix.ENOENT) {
-		return func() {}, nil
+		fd, err = unix.Open(path, how|unix.O_CREAT, 0o600)
+		if made = err == nil; errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EROFS) {
+			return func() {}, nil // whoever may not write here takes nothing away
+		}
 	}
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
@@ -48,13 +54,24 @@ func Exclude(stateDir, network string) (unlock func(), err error) {
 		err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 	}
 	if err == nil {
-		return func() { release(fd) }, nil
+		return func() {
+			if made && at(fd, path) {
+				_ = os.Remove(path)
+			}
+			release(fd)
+		}, nil
 	}
 	defer unix.Close(fd)
 	if !errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, &fs.PathError{Op: "lock", Path: path, Err: err}
 	}
 	return nil, &RunningError{Network: network, PID: holder(fd), Lock: path}
+}
+
+// at reports whether the open file is still the one at the path.
+func at(fd int, path string) bool {
+	var open, there unix.Stat_t
+	return unix.Fstat(fd, &open) == nil && unix.Lstat(path, &there) == nil && open.Dev == there.Dev && open.Ino == there.Ino
 }
 
 // holder is the process that holds a lock of flock(2) on an open file, as proc_locks(5) has it; 0 if it cannot be seen.

@@ -220,21 +220,32 @@ func (s *settings) serve(ctx context.Context, a *agent.Agent) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	for _, at := range []string{"unix:" + filepath.Join(s.stateDir, s.network, "agent.sock"), s.listen} {
-		if at == "" {
-			continue
+	err := retry(ctx, func() error { // one that is being replaced may take a moment
+		unlock, err := agent.Exclude(s.stateDir, s.network)
+		if err == nil {
+			unlock()
 		}
-		l, err := s.listenAt(ctx, at)
-		if err != nil {
-			return err
-		}
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			if err := a.Serve(ctx, l); err != nil {
-				a.Log.Error("nobody can ask the agent any more", "at", at, "error", err)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	a.Begin = func() error {
+		for _, at := range []string{"unix:" + filepath.Join(s.stateDir, s.network, "agent.sock"), s.listen} {
+			if at == "" {
+				continue
 			}
-		}()
+			l, err := s.listenAt(ctx, at)
+			if err != nil {
+				return err
+			}
+			wg.Go(func() {
+				if err := a.Serve(ctx, l); err != nil {
+					a.Log.Error("nobody can ask the agent any more", "at", at, "error", err)
+				}
+			})
+		}
+		return nil
 	}
 	n := newNotifier(os.Getenv)
 	var once sync.Once

@@ -3,10 +3,14 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -20,6 +24,7 @@ import (
 	"github.com/cniblocks/cniblocks/agent"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/peer/file"
 )
 
 // settled reads options as the agent does.
@@ -173,7 +178,8 @@ func TestWhatAnAgentKeepsIsTakenAwayOnlyWhenItHasEnded(t *testing.T) {
 		"peers": [{"name": "a", "endpoint": "192.0.2.11", "pods": "10.244.1.0/24"}], "delegate": {"type": "bridge"}}`), 0o600))
 	clean := []string{"cleanup", "--netns", name, "--state-dir", state}
 	before := nstest.Dump(ns)
-	for _, args := range [][]string{append(clean, "--network", "pods"), append(clean, "--all"), {"overlay", "down", "--conf", conf, "--netns", name}} {
+	for _, args := range [][]string{append(clean, "--network", "pods"), append(clean, "--all"), {"overlay", "down", "--conf", conf, "--netns", name},
+		{"overlay", "up", "--conf", conf, "--netns", name}} {
 		status, out, errs := call(t, args...)
 		require.Equal(t, failed, status, out)
 		require.Empty(t, out)
@@ -192,6 +198,56 @@ func TestWhatAnAgentKeepsIsTakenAwayOnlyWhenItHasEnded(t *testing.T) {
 	require.Zero(t, status, errs)
 	require.Equal(t, strings.ReplaceAll(would, "would remove", "removed"), did)
 	require.NotContains(t, nstest.Dump(ns), "10.244.2.0")
+}
+
+func TestOverlayUpOfWhatHasItsPeersFromTheAgentSaysThatThereIsNothingToBringUp(t *testing.T) {
+	t.Parallel()
+	name, _, state, _ := agentHere(t)
+	conf := filepath.Join(t.TempDir(), "conf")
+	require.NoError(t, os.WriteFile(conf, []byte(`{"cniVersion": "1.0.0", "name": "pods", "type": "host-gw", "stateDir": "`+state+`", "delegate": {"type": "bridge"}}`), 0o600))
+	status, _, errs := call(t, "overlay", "up", "--conf", conf, "--netns", name)
+	require.Equal(t, failed, status)
+	require.Contains(t, errs, "the node agent keeps the peers; there is nothing to bring up by hand")
+}
+
+func TestAnAgentThatStartsWhileCleanupRemovesItsDirectoryKeepsItsSocket(t *testing.T) {
+	t.Parallel()
+	_, ns, state, end := agentHere(t)
+	_, _ = end()
+	dir := filepath.Join(state, "pods")
+	for _, locked := range []bool{true, false} {
+		require.NoError(t, os.MkdirAll(dir, 0o755))
+		if !locked {
+			require.NoError(t, os.Remove(filepath.Join(dir, "agent.lock")))
+		}
+		unlock, err := agent.Exclude(state, "pods") // as cleanup does
+		require.NoError(t, err)
+		a := &agent.Agent{NS: ns, Network: "pods", Name: "a", StateDir: state, DataDir: t.TempDir(), Source: file.Source{Path: "/nowhere"},
+			Layout: func(context.Context) (agent.Layout, error) { return agent.Layout{}, nil }}
+		said, log := io.Pipe()
+		defer said.Close()
+		a.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+		begun := make(chan struct{})
+		a.Begin = func() error {
+			close(begun)
+			return errors.New("enough")
+		}
+		done := make(chan error)
+		go func() { done <- a.Run(t.Context()) }()
+		line, err := bufio.NewReader(said).ReadString('\n')
+		require.NoError(t, err)
+		require.Contains(t, line, "waiting for the end of that")
+		require.NoError(t, os.RemoveAll(dir))
+		select {
+		case <-begun:
+			require.Fail(t, "it began while its directory was removed")
+		default:
+		}
+		unlock()
+		<-begun
+		require.ErrorContains(t, <-done, "enough")
+		require.FileExists(t, filepath.Join(dir, "agent.lock"), "what it holds is in the directory")
+	}
 }
 
 func TestSystemdIsToldOnceThatTheAgentIsReadyAndOftenThatItLives(t *testing.T) {

@@ -11,7 +11,6 @@ import (
 	"slices"
 
 	"github.com/cniblocks/cniblocks/agent"
-	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/plugins/overlay"
 )
 
@@ -20,7 +19,7 @@ const overlayText = `Usage: cniblocks overlay up|down --conf FILE [OPTIONS]
 up applies the peers of every overlay and host-gw in a conflist to this node: what is missing is added, what is no longer
 wanted goes, what others removed is put back. It may be called at any time, and writes nothing when all is right.
 down removes what up and the plugins made for the node: devices, routes, SNAT, state. Pods stay as they are. Where an agent
-keeps the network it refuses.
+keeps the network both refuse.
 
   sudo cniblocks overlay up --conf /etc/cni/net.d/10-pods.conflist
 `
@@ -47,8 +46,17 @@ func overlayCommand(ctx context.Context, args []string, out, errs io.Writer) int
 		return complain(errs, "overlay", err)
 	}
 	defer ns.Close()
+	unlock, err := withoutAgent(config, words[0] == "up")
+	defer unlock()
+	if err != nil {
+		return complain(errs, "overlay "+words[0], err)
+	}
 	if words[0] == "down" {
-		return overlayDown(ctx, ns, config, out, errs)
+		if err := overlay.Down(ctx, ns, config); err != nil {
+			return complain(errs, "overlay down", err)
+		}
+		fmt.Fprintln(out, "the overlay is gone from this node")
+		return 0
 	}
 	reports, err := overlay.Up(ctx, ns, config)
 	for _, r := range reports {
@@ -63,27 +71,37 @@ func overlayCommand(ctx context.Context, args []string, out, errs io.Writer) int
 	return 0
 }
 
-func overlayDown(ctx context.Context, ns *netns.NS, config []byte, out, errs io.Writer) int {
-	var conf struct {
-		Name, StateDir string
-		Plugins        []struct{ StateDir string }
+// withoutAgent keeps the agent of the configuration's network away until unlock is called. The error names one that runs. A
+// plugin that states no peers has them from the agent, so that there is nothing to bring up.
+func withoutAgent(config []byte, up bool) (unlock func(), err error) {
+	type plugin struct {
+		StateDir, PeersFile string
+		Peers               json.RawMessage
 	}
-	_ = json.Unmarshal(config, &conf) // what is wrong with it Down says
-	dirs := []string{conf.StateDir}
-	for _, p := range conf.Plugins {
-		dirs = append(dirs, p.StateDir)
+	var conf struct {
+		Name string
+		plugin
+		Plugins []plugin
+	}
+	_ = json.Unmarshal(config, &conf) // what is wrong with it is said by who reads it
+	var dirs []string
+	for _, p := range append(conf.Plugins, conf.plugin) {
+		if !up || p.PeersFile != "" || p.Peers != nil {
+			dirs = append(dirs, p.StateDir)
+		}
 	}
 	slices.Sort(dirs)
+	var undo []func()
 	for _, dir := range slices.Compact(dirs) {
-		unlock, err := agent.Exclude(dir, conf.Name)
-		if err != nil {
-			return complain(errs, "overlay down", err)
+		var end func()
+		if end, err = agent.Exclude(dir, conf.Name); err != nil {
+			break
 		}
-		defer unlock()
+		undo = append(undo, end)
 	}
-	if err := overlay.Down(ctx, ns, config); err != nil {
-		return complain(errs, "overlay down", err)
-	}
-	fmt.Fprintln(out, "the overlay is gone from this node")
-	return 0
+	return func() {
+		for _, end := range undo {
+			end()
+		}
+	}, err
 }
