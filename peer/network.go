@@ -54,7 +54,7 @@ func sift(prefixes []netip.Prefix, entries []entry) (Network, Problems, error) {
 	if len(wrong) > 0 {
 		within = nil
 	}
-	c := newCensus(entries)
+	c := newValidator(entries)
 	good := Network{Prefixes: prefixes, Peers: make([]Peer, 0, len(entries))}
 	var problems Problems
 	for i, e := range entries {

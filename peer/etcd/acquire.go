@@ -112,7 +112,7 @@ func (s *Store) try(ctx context.Context, config flannel.Config, want peer.Peer, 
 }
 
 // take writes a new lease in place of an old one, which may be nil.
-func (s *Store) take(ctx context.Context, w *world, old *hold, l flannel.Lease, st state) (*hold, error) {
+func (s *Store) take(ctx context.Context, w *snapshot, old *hold, l flannel.Lease, st state) (*hold, error) {
 	value, err := json.Marshal(l.Attrs)
 	if err != nil {
 		return nil, err
@@ -152,7 +152,7 @@ func (s *Store) take(ctx context.Context, w *world, old *hold, l flannel.Lease, 
 
 // confirm looks for leases that were made after w was read: flanneld knows no claims. It returns nil if an older lease is in
 // the way of this one, which is given back then.
-func (s *Store) confirm(ctx context.Context, w *world, h *hold) (*hold, error) {
+func (s *Store) confirm(ctx context.Context, w *snapshot, h *hold) (*hold, error) {
 	w, err := s.since(ctx, w.revision)
 	if err != nil {
 		return nil, err

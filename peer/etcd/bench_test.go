@@ -24,7 +24,7 @@ func BenchmarkReset5000(b *testing.B) {
 	all := leases(5000)
 	b.ReportAllocs()
 	for b.Loop() {
-		r := newRoll("p/")
+		r := newCache("p/")
 		r.reset(all)
 		require.Len(b, r.order, len(all))
 	}
@@ -32,7 +32,7 @@ func BenchmarkReset5000(b *testing.B) {
 
 func BenchmarkOneMoreOf5000(b *testing.B) {
 	all := leases(5001)
-	r := newRoll("p/")
+	r := newCache("p/")
 	r.reset(all[:5000])
 	more := []*clientv3.Event{{Type: clientv3.EventTypePut, Kv: all[5000]}}
 	less := []*clientv3.Event{{Type: clientv3.EventTypeDelete, Kv: &mvccpb.KeyValue{Key: all[5000].Key}}}

@@ -20,7 +20,7 @@ import (
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
 
-// wild is an etcd that knows only keys: what a roll sees of it.
+// wild is an etcd that knows only keys: what a cache sees of it.
 type wild struct {
 	rng *rand.Rand
 	rev int64
@@ -74,7 +74,7 @@ func (w *wild) all() []*mvccpb.KeyValue {
 	return all
 }
 
-func keysOf(r *roll) (all []string) {
+func keysOf(r *cache) (all []string) {
 	for _, e := range r.order {
 		all = append(all, e.key)
 	}
@@ -87,7 +87,7 @@ func TestAListThatWasChangedStepByStepIsTheOneThatIsMadeAnew(t *testing.T) {
 	for seed := range uint64(30) {
 		w := &wild{rng: rand.New(rand.NewPCG(seed, 1)), kvs: map[string]*mvccpb.KeyValue{}}
 		within := []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00::/16")}
-		r := newRoll("p/")
+		r := newCache("p/")
 		r.know(within, "10.244.3.0-24", "me")
 		var was []peer.Peer
 		for range 100 {
@@ -100,13 +100,13 @@ func TestAListThatWasChangedStepByStepIsTheOneThatIsMadeAnew(t *testing.T) {
 			if len(r.clashes) > 0 {
 				full++
 			}
-			anew := newRoll("p/")
+			anew := newCache("p/")
 			anew.know(within, "10.244.3.0-24", "me")
 			anew.reset(w.all())
 			require.True(t, slices.EqualFunc(anew.peers(nil), r.peers(nil), peer.Peer.Equal), "seed %d:\n%v\n%v", seed, anew.peers(nil), r.peers(nil))
 			require.Equal(t, anew.problems().Error(), r.problems().Error(), "seed %d", seed)
 			require.Equal(t, keysOf(anew), keysOf(r))
-			require.Equal(t, anew.sick, r.sick)
+			require.Equal(t, anew.invalid, r.invalid)
 			require.True(t, changed || slices.EqualFunc(was, r.peers(nil), peer.Peer.Equal), "seed %d: a change that nobody is told", seed)
 			was = r.peers(nil)
 			require.NoError(t, peer.Network{Prefixes: within, Peers: r.peers(nil)}.Validate())

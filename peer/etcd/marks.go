@@ -28,14 +28,14 @@ const (
 )
 
 // mark is that of a kind and a value of it.
-func (r *roll) mark(k kind, family inet.Family, value []byte) mark {
+func (r *cache) mark(k kind, family inet.Family, value []byte) mark {
 	var b [2 + 64]byte
 	b[0], b[1] = byte(k), byte(family)
 	n := copy(b[2:], value)
 	return mark(maphash.Bytes(r.seed, b[:2+n]))
 }
 
-func (r *roll) rangeMark(k kind, p netip.Prefix) mark {
+func (r *cache) rangeMark(k kind, p netip.Prefix) mark {
 	var b [17]byte
 	a := p.Addr().As16()
 	copy(b[:], a[:])
@@ -44,7 +44,7 @@ func (r *roll) rangeMark(k kind, p netip.Prefix) mark {
 }
 
 // index makes the marks of the list. It reports whether nobody on it is in another's way, as far as the marks can tell.
-func (r *roll) index() bool {
+func (r *cache) index() bool {
 	r.marks = make(map[mark]int32, 4*len(r.order))
 	r.bits = [2]int{}
 	for _, e := range r.order {
@@ -71,7 +71,7 @@ func place(a netip.Addr) int {
 	return 1
 }
 
-func (r *roll) count(p *peer.Peer, by int32) {
+func (r *cache) count(p *peer.Peer, by int32) {
 	for _, m := range r.marksOf(p) {
 		if n := r.marks[m.mark] + by; n != 0 {
 			r.marks[m.mark] = n
@@ -85,7 +85,7 @@ func (r *roll) count(p *peer.Peer, by int32) {
 type trait struct{ mark, against mark }
 
 // marksOf yields what a peer has.
-func (r *roll) marksOf(p *peer.Peer) []trait {
+func (r *cache) marksOf(p *peer.Peer) []trait {
 	all := r.traits[:0]
 	add := func(m mark) { all = append(all, trait{m, m}) }
 	add(mark(maphash.String(r.seed, p.Name)))
@@ -115,7 +115,7 @@ func (r *roll) marksOf(p *peer.Peer) []trait {
 }
 
 // holder is the range that would hold an endpoint if a peer had it.
-func (r *roll) holder(a netip.Addr) (netip.Prefix, bool) {
+func (r *cache) holder(a netip.Addr) (netip.Prefix, bool) {
 	b := r.bits[place(a)]
 	if b <= 0 {
 		return netip.Prefix{}, false
@@ -125,7 +125,7 @@ func (r *roll) holder(a netip.Addr) (netip.Prefix, bool) {
 }
 
 // fits reports whether a peer conflicts with nobody on the list, if that can be told from the marks.
-func (r *roll) fits(p *peer.Peer) bool {
+func (r *cache) fits(p *peer.Peer) bool {
 	for _, pods := range p.Pods {
 		if r.bits[place(pods.Addr())] != pods.Bits() || r.marks[r.rangeMark(aHost, pods)] > 0 {
 			return false
@@ -145,7 +145,7 @@ func (r *roll) fits(p *peer.Peer) bool {
 }
 
 // step puts one change into the list. It reports whether it could: else the whole list has to be made anew.
-func (r *roll) step(key string, old, now *entry) bool {
+func (r *cache) step(key string, old, now *entry) bool {
 	i := -1
 	if old.good() {
 		if i = slices.Index(r.order, old); i < 0 {
@@ -157,10 +157,10 @@ func (r *roll) step(key string, old, now *entry) bool {
 		r.count(&old.peer, -1)
 	}
 	if old.problem() != nil {
-		r.sick--
+		r.invalid--
 	}
 	if now.problem() != nil {
-		r.sick++
+		r.invalid++
 	}
 	if !now.good() {
 		if i >= 0 {
@@ -181,7 +181,7 @@ func (r *roll) step(key string, old, now *entry) bool {
 }
 
 // position is where a key of that create revision goes.
-func (r *roll) position(key string, created int64) int {
+func (r *cache) position(key string, created int64) int {
 	return sort.Search(len(r.order), func(i int) bool {
 		return cmp.Or(cmp.Compare(r.order[i].created, created), cmp.Compare(r.order[i].key, key)) > 0
 	})

@@ -25,7 +25,7 @@ var (
 // It costs one read of all leases and one watch. A change costs no further call.
 func (s *Store) Watch(ctx context.Context) iter.Seq2[[]peer.Peer, error] {
 	return func(yield func([]peer.Peer, error) bool) {
-		r := newRoll(s.subnets())
+		r := newCache(s.subnets())
 		var t teller
 		var outage error
 		known := false
@@ -48,7 +48,7 @@ func (s *Store) Watch(ctx context.Context) iter.Seq2[[]peer.Peer, error] {
 }
 
 // tell yields if there is something to tell, and reports whether the caller wants more.
-func (s *Store) tell(r *roll, t *teller, known, changed bool, outage error, yield func([]peer.Peer, error) bool) bool {
+func (s *Store) tell(r *cache, t *teller, known, changed bool, outage error, yield func([]peer.Peer, error) bool) bool {
 	if !known {
 		err := outage
 		if err != nil {

@@ -82,7 +82,7 @@ func (w *watcher) wait(ctx context.Context, poll, settle time.Duration, idle fun
 				return true
 			}
 		case e := <-events:
-			if w.concerns(e) {
+			if w.relevant(e) {
 				return w.settle(ctx, settle)
 			}
 		}
@@ -107,14 +107,14 @@ func (w *watcher) settle(ctx context.Context, quiet time.Duration) bool {
 		case <-w.Errors: //nolint:errcheck // it says that events were lost, whatever it is
 			return true
 		case e := <-w.Events:
-			if w.concerns(e) {
+			if w.relevant(e) {
 				calm.Reset(quiet)
 			}
 		}
 	}
 }
 
-func (w *watcher) concerns(e fsnotify.Event) bool {
+func (w *watcher) relevant(e fsnotify.Event) bool {
 	name := filepath.Clean(e.Name)
 	return slices.Contains(w.way.names, name) || slices.Contains(w.way.dirs, name)
 }

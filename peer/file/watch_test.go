@@ -79,9 +79,9 @@ func TestOnlyWhatLiesOnTheWayIsOfConcern(t *testing.T) {
 		"v/p": true, "v/..data": true, "v/..1": true, "v/..1/p": true, "v": true,
 		"v/q": false, "v/..data_tmp": false, "v/..1/q": false, "v/.p.swp": false, "x": false, "": false,
 	} {
-		require.Equal(t, want, w.concerns(fsnotify.Event{Name: filepath.Join(top, name), Op: fsnotify.Create}), name)
+		require.Equal(t, want, w.relevant(fsnotify.Event{Name: filepath.Join(top, name), Op: fsnotify.Create}), name)
 	}
-	require.False(t, w.concerns(fsnotify.Event{}))
+	require.False(t, w.relevant(fsnotify.Event{}))
 }
 
 func TestWithoutAWatcherThePollDecides(t *testing.T) {

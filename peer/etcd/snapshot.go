@@ -14,8 +14,8 @@ import (
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
 
-// world is what is taken, all of one revision.
-type world struct {
+// snapshot is what is taken, all of one revision.
+type snapshot struct {
 	subnets  string
 	revision int64
 	keys     []*mvccpb.KeyValue // below subnets, whatever they are; by key, as etcd lists them
@@ -31,7 +31,7 @@ type taken struct {
 }
 
 // look reads the leases and the claims in one call.
-func (s *Store) look(ctx context.Context) (*world, error) {
+func (s *Store) look(ctx context.Context) (*snapshot, error) {
 	var r *clientv3.TxnResponse
 	err := s.retry(ctx, "read the leases", func(ctx context.Context, c *clientv3.Client) (err error) {
 		r, err = c.Txn(ctx).Then(clientv3.OpGet(s.subnets(), clientv3.WithPrefix()), clientv3.OpGet(s.claimsAt(), clientv3.WithPrefix())).Commit()
@@ -40,14 +40,14 @@ func (s *Store) look(ctx context.Context) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &world{subnets: s.subnets(), revision: r.Header.Revision, claimed: r.Responses[1].GetResponseRange().Kvs}
+	w := &snapshot{subnets: s.subnets(), revision: r.Header.Revision, claimed: r.Responses[1].GetResponseRange().Kvs}
 	w.add(r.Responses[0].GetResponseRange().Kvs)
 	return w, nil
 }
 
 // since reads the leases that were made after a revision, without what is in them.
-func (s *Store) since(ctx context.Context, revision int64) (*world, error) {
-	w := &world{subnets: s.subnets()}
+func (s *Store) since(ctx context.Context, revision int64) (*snapshot, error) {
+	w := &snapshot{subnets: s.subnets()}
 	return w, s.retry(ctx, "read the leases again", func(ctx context.Context, c *clientv3.Client) error {
 		r, err := c.Get(ctx, s.subnets(), clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithMinCreateRev(revision+1))
 		if err == nil {
@@ -57,7 +57,7 @@ func (s *Store) since(ctx context.Context, revision int64) (*world, error) {
 	})
 }
 
-func (w *world) add(keys []*mvccpb.KeyValue) {
+func (w *snapshot) add(keys []*mvccpb.KeyValue) {
 	w.keys, w.leases = keys, make([]taken, 0, len(keys))
 	for _, kv := range keys {
 		if l, err := flannel.ParseKey(string(kv.Key[len(w.subnets):])); err == nil {
@@ -87,13 +87,13 @@ func named(all []*mvccpb.KeyValue, key string) (*mvccpb.KeyValue, bool) {
 }
 
 // has reports whether there is a key below subnets.
-func (w *world) has(key string) bool {
+func (w *snapshot) has(key string) bool {
 	_, ok := named(w.keys, w.subnets+key)
 	return ok
 }
 
 // own is the lease of this node: that of its etcd lease, else the oldest with one of its addresses.
-func (w *world) own(st state, attrs flannel.Attrs) *hold {
+func (w *snapshot) own(st state, attrs flannel.Attrs) *hold {
 	var found *hold
 	mine := addrs(attrs)
 	for _, t := range w.leases {
@@ -125,7 +125,7 @@ func meet(a, b []netip.Addr) bool {
 }
 
 // rival is the key of an older lease that overlaps h, "" if there is none.
-func (w *world) rival(h *hold) string {
+func (w *snapshot) rival(h *hold) string {
 	for _, t := range w.leases {
 		if key := string(t.kv.Key[len(w.subnets):]); key != h.key && t.kv.CreateRevision < h.create && t.overlaps(h.Pods()) {
 			return key
@@ -139,7 +139,7 @@ func overlap(a, b []netip.Prefix) bool {
 }
 
 // taken are the ranges of all leases but own, and of the claims that hold.
-func (w *world) taken(own *hold) []netip.Prefix {
+func (w *snapshot) taken(own *hold) []netip.Prefix {
 	all := make([]netip.Prefix, 0, len(w.leases)+len(w.claimed))
 	for _, t := range w.leases {
 		if own == nil || string(t.kv.Key[len(w.subnets):]) != own.key {
@@ -173,7 +173,7 @@ func (s *Store) claimKey(r netip.Prefix) string { return s.claimsAt() + flannel.
 
 // claims are the conditions under which the ranges of h may be claimed for it, and the writes that do so. A claim says for
 // which lease it is: where that lease is gone, or is old, which h replaces, the claim is void.
-func (w *world) claims(s *Store, h, old *hold) (when []clientv3.Cmp, then []clientv3.Op) {
+func (w *snapshot) claims(s *Store, h, old *hold) (when []clientv3.Cmp, then []clientv3.Op) {
 	for _, r := range h.Pods() {
 		key := s.claimKey(r)
 		seen, _ := named(w.claimed, key)
@@ -202,7 +202,7 @@ func (w *world) claims(s *Store, h, old *hold) (when []clientv3.Cmp, then []clie
 
 // claim writes the claims that a lease lacks: one that flanneld made, or whose etcd lease is another one now. It reports
 // whether the lease was still as it had been seen.
-func (s *Store) claim(ctx context.Context, w *world, h *hold) (bool, error) {
+func (s *Store) claim(ctx context.Context, w *snapshot, h *hold) (bool, error) {
 	when := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(s.subnets()+h.key), "=", h.mod)}
 	var then []clientv3.Op
 	for _, r := range h.Pods() {

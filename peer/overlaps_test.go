@@ -32,7 +32,7 @@ func TestEachPlaceStandsBelowTheSmallestRangeAroundIt(t *testing.T) {
 	for seed := range uint64(200) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		ranges := randomRanges(rng, 60)
-		f := plant(ranges)
+		f := newOverlaps(ranges)
 		// smallest is the narrowest of all ranges that fits, the zero Prefix if none does.
 		smallest := func(fits func(netip.Prefix) bool) (best netip.Prefix) {
 			for _, r := range ranges {
@@ -66,7 +66,7 @@ func TestAClashIsFoundIfAndOnlyIfThereIsOne(t *testing.T) {
 	for seed := range uint64(200) {
 		rng := rand.New(rand.NewPCG(seed, 2))
 		ranges := randomRanges(rng, 60)
-		f := plant(ranges)
+		f := newOverlaps(ranges)
 		var held []int32 // of range n the owner is n
 		ends := map[int32]netip.Addr{}
 		for n := range int32(len(ranges)) {
@@ -98,14 +98,14 @@ func TestAClashIsFoundIfAndOnlyIfThereIsOne(t *testing.T) {
 	}
 }
 
-func TestAnEmptyForestHoldsNothing(t *testing.T) {
+func TestAnEmptyOverlapsHoldsNothing(t *testing.T) {
 	t.Parallel()
-	f := plant(nil)
+	f := newOverlaps(nil)
 	require.EqualValues(t, -1, f.inside(netip.MustParseAddr("10.0.0.1")))
 	require.Equal(t, none, f.up(-1))
 	f.mark(-1, claim{1, -1})
 
-	f = plant([]netip.Prefix{{}, netip.MustParsePrefix("10.0.0.0/8"), {}})
+	f = newOverlaps([]netip.Prefix{{}, netip.MustParsePrefix("10.0.0.0/8"), {}})
 	require.Equal(t, none, f.clash(f.at[0]), "an invalid range clashes with nothing")
 	require.EqualValues(t, -1, f.inside(netip.Addr{}))
 	require.EqualValues(t, -1, f.inside(netip.MustParseAddr("::1")))

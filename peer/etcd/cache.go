@@ -15,9 +15,9 @@ import (
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
 
-// roll is the list of peers in memory. What one change costs does not grow with the list, except for the copy that the
+// cache is the list of peers in memory. What one change costs does not grow with the list, except for the copy that the
 // caller gets, as long as nobody conflicts with anybody.
-type roll struct {
+type cache struct {
 	subnets string // what the keys begin with
 	within  []netip.Prefix
 	ownKey  string
@@ -30,7 +30,7 @@ type roll struct {
 	traits  []trait       // of the peer that was looked at last
 	bits    [2]int        // length of the ranges of each family; mixed if they differ
 	clashes peer.Problems // among the entries
-	sick    int           // entries that are no peers by themselves
+	invalid int           // entries that are no peers by themselves
 	unfit   error         // why there is no list of them; the last one stays
 }
 
@@ -46,12 +46,12 @@ type entry struct {
 	peer      peer.Peer     // if it is published and not broken
 }
 
-func newRoll(subnets string) *roll {
-	return &roll{subnets: subnets, entries: map[string]*entry{}, seed: maphash.MakeSeed()}
+func newCache(subnets string) *cache {
+	return &cache{subnets: subnets, entries: map[string]*entry{}, seed: maphash.MakeSeed()}
 }
 
 // peers is the list, for the caller to keep, in the memory of one that nobody needs any more if it has room there.
-func (r *roll) peers(spare []peer.Peer) []peer.Peer {
+func (r *cache) peers(spare []peer.Peer) []peer.Peer {
 	const more = 64
 	all := spare
 	if n := len(r.order); cap(all) < n || all == nil {
@@ -66,7 +66,7 @@ func (r *roll) peers(spare []peer.Peer) []peer.Peer {
 }
 
 // know takes over what is known apart from the keys, and reports whether that changed the list.
-func (r *roll) know(within []netip.Prefix, ownKey, ownName string) (changed bool) {
+func (r *cache) know(within []netip.Prefix, ownKey, ownName string) (changed bool) {
 	if slices.Equal(within, r.within) && ownKey == r.ownKey && ownName == r.ownName {
 		return false
 	}
@@ -85,7 +85,7 @@ func (r *roll) know(within []netip.Prefix, ownKey, ownName string) (changed bool
 }
 
 // reset takes a whole list.
-func (r *roll) reset(all []*mvccpb.KeyValue) bool {
+func (r *cache) reset(all []*mvccpb.KeyValue) bool {
 	r.entries = make(map[string]*entry, len(all))
 	for _, kv := range all {
 		e := r.read(kv)
@@ -95,7 +95,7 @@ func (r *roll) reset(all []*mvccpb.KeyValue) bool {
 }
 
 // apply takes what changed, in order.
-func (r *roll) apply(events []*clientv3.Event) (changed bool) {
+func (r *cache) apply(events []*clientv3.Event) (changed bool) {
 	full := false
 	for _, ev := range events {
 		key := r.key(ev.Kv)
@@ -125,12 +125,12 @@ func (r *roll) apply(events []*clientv3.Event) (changed bool) {
 	return changed
 }
 
-func (r *roll) key(kv *mvccpb.KeyValue) string {
+func (r *cache) key(kv *mvccpb.KeyValue) string {
 	return string(kv.Key[min(len(r.subnets), len(kv.Key)):])
 }
 
 // read makes the entry of a key.
-func (r *roll) read(kv *mvccpb.KeyValue) *entry {
+func (r *cache) read(kv *mvccpb.KeyValue) *entry {
 	e := &entry{key: r.key(kv), created: kv.CreateRevision}
 	lease, err := flannel.ParseKey(e.key)
 	if err == nil {
@@ -158,7 +158,7 @@ func asProblem(key string, err error) *peer.Problem {
 }
 
 // judge says what the peer of an entry is called, and what is wrong with it.
-func (r *roll) judge(e *entry) (name string, wrong *peer.Problem) {
+func (r *cache) judge(e *entry) (name string, wrong *peer.Problem) {
 	if e.broken != nil || !e.published {
 		return "", nil
 	}
@@ -204,8 +204,8 @@ func text(p *peer.Problem) string {
 }
 
 // problems are all that is wrong, in the order of the keys.
-func (r *roll) problems() peer.Problems {
-	if r.sick == 0 && len(r.clashes) == 0 {
+func (r *cache) problems() peer.Problems {
+	if r.invalid == 0 && len(r.clashes) == 0 {
 		return nil
 	}
 	var all peer.Problems
@@ -219,12 +219,12 @@ func (r *roll) problems() peer.Problems {
 }
 
 // sift makes the list anew, and reports whether it changed.
-func (r *roll) sift() bool {
+func (r *cache) sift() bool {
 	all := make([]*entry, 0, len(r.entries))
-	r.sick = 0
+	r.invalid = 0
 	for _, e := range r.entries {
 		if e.problem() != nil {
-			r.sick++
+			r.invalid++
 		}
 		if e.good() {
 			all = append(all, e)
@@ -243,7 +243,7 @@ func (r *roll) sift() bool {
 
 // part are the entries that can be on a list together, and what is wrong with the others. Where they are too many it is the
 // list that was.
-func (r *roll) part(all, was []*entry) ([]*entry, peer.Problems) {
+func (r *cache) part(all, was []*entry) ([]*entry, peer.Problems) {
 	peers := make([]peer.Peer, len(all))
 	for i, e := range all {
 		peers[i] = e.peer

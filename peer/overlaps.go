@@ -5,9 +5,9 @@ import (
 	"slices"
 )
 
-// forest holds ranges. Any two prefixes are nested or apart, so what a range can overlap is itself, above it or below
-// it: a clash is found by a walk up from it, because whoever holds a place leaves a mark on all above.
-type forest struct {
+// overlaps finds which ranges overlap. Any two prefixes are nested or apart, so what a range can overlap is itself, above
+// it or below it: a clash is found by a walk up from it, because whoever holds a place leaves a mark on all above.
+type overlaps struct {
 	places []place // the distinct ranges, by address and then length
 	at     []int32 // the place of range n
 }
@@ -24,8 +24,8 @@ type claim struct{ owner, place int32 }
 
 var none = claim{-1, -1}
 
-// plant makes a forest of ranges, which are numbered as they stand there. Invalid ones are of no consequence.
-func plant(ranges []netip.Prefix) forest {
+// newOverlaps holds none of the ranges yet, which are numbered as they stand there. Invalid ones are of no consequence.
+func newOverlaps(ranges []netip.Prefix) overlaps {
 	type numbered struct {
 		netip.Prefix
 		n int32
@@ -50,36 +50,36 @@ func plant(ranges []netip.Prefix) forest {
 		}
 		return a.Bits() - b.Bits()
 	})
-	f := forest{places: make([]place, 0, len(ranges)), at: make([]int32, len(ranges))}
+	o := overlaps{places: make([]place, 0, len(ranges)), at: make([]int32, len(ranges))}
 	up := int32(-1)
 	for _, r := range order {
-		if last := len(f.places) - 1; last < 0 || f.places[last].prefix != r.Prefix {
-			for up >= 0 && !f.places[up].prefix.Contains(r.Addr()) {
-				up = f.places[up].up
+		if last := len(o.places) - 1; last < 0 || o.places[last].prefix != r.Prefix {
+			for up >= 0 && !o.places[up].prefix.Contains(r.Addr()) {
+				up = o.places[up].up
 			}
-			f.places = append(f.places, place{prefix: r.Prefix, up: up, held: -1, below: none})
+			o.places = append(o.places, place{prefix: r.Prefix, up: up, held: -1, below: none})
 			up = int32(last + 1)
 		}
-		f.at[r.n] = int32(len(f.places) - 1)
+		o.at[r.n] = int32(len(o.places) - 1)
 	}
-	return f
+	return o
 }
 
 // clash is what is held and overlaps a place.
-func (f *forest) clash(at int32) claim {
-	switch p := f.places[at]; {
+func (o *overlaps) clash(at int32) claim {
+	switch p := o.places[at]; {
 	case !p.prefix.IsValid():
 		return none
 	case p.below != none:
 		return p.below
 	}
-	return f.up(at)
+	return o.up(at)
 }
 
 // up is what is held at a place or above it.
-func (f *forest) up(at int32) claim {
-	for ; at >= 0; at = f.places[at].up {
-		if owner := f.places[at].held; owner >= 0 {
+func (o *overlaps) up(at int32) claim {
+	for ; at >= 0; at = o.places[at].up {
+		if owner := o.places[at].held; owner >= 0 {
 			return claim{owner, at}
 		}
 	}
@@ -87,31 +87,31 @@ func (f *forest) up(at int32) claim {
 }
 
 // inside is the place of the smallest range around an address, -1 for none.
-func (f *forest) inside(a netip.Addr) int32 {
+func (o *overlaps) inside(a netip.Addr) int32 {
 	if !a.IsValid() {
 		return -1
 	}
-	n, _ := slices.BinarySearchFunc(f.places, a, func(p place, a netip.Addr) int {
+	n, _ := slices.BinarySearchFunc(o.places, a, func(p place, a netip.Addr) int {
 		if c := p.prefix.Addr().Compare(a); c != 0 {
 			return c
 		}
 		return -1 // the longest of those that begin with it is the last
 	})
 	at := int32(n - 1)
-	for at >= 0 && !f.places[at].prefix.Contains(a) {
-		at = f.places[at].up
+	for at >= 0 && !o.places[at].prefix.Contains(a) {
+		at = o.places[at].up
 	}
 	return at
 }
 
-func (f *forest) hold(at, owner int32) {
-	f.places[at].held = owner
-	f.mark(f.places[at].up, claim{owner, at})
+func (o *overlaps) hold(at, owner int32) {
+	o.places[at].held = owner
+	o.mark(o.places[at].up, claim{owner, at})
 }
 
 // mark tells a place and all above it what is held within.
-func (f *forest) mark(at int32, c claim) {
-	for ; at >= 0 && f.places[at].below == none; at = f.places[at].up {
-		f.places[at].below = c
+func (o *overlaps) mark(at int32, c claim) {
+	for ; at >= 0 && o.places[at].below == none; at = o.places[at].up {
+		o.places[at].below = c
 	}
 }
