@@ -8,9 +8,9 @@ import (
 	"slices"
 
 	"github.com/cniblocks/cniblocks/bridge"
+	"github.com/cniblocks/cniblocks/internal/foreign"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/link"
-	"github.com/cniblocks/cniblocks/masq"
 )
 
 // clear ends a takeover, when ours is in place: the bridge of the pods gets our marks, and flannel's firewall rules go.
@@ -35,5 +35,5 @@ func (r *runner) clear(ctx context.Context) error {
 			return err
 		}
 	}
-	return masq.RemoveFlannel(ctx, r.NS)
+	return foreign.RemoveFlannel(ctx, r.NS)
 }

@@ -15,18 +15,12 @@ import (
 
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/internal/base/mark"
+	"github.com/cniblocks/cniblocks/internal/foreign"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/spoof"
-)
-
-// Names of the reference plugins.
-const (
-	referenceTable  = "cni_plugins_masquerade"
-	referenceChain  = "CNI-"
-	referenceGuards = "cni-br-iface-"
 )
 
 // readFirewall reads SNAT, passages through FORWARD and spoof guards.
@@ -161,41 +155,20 @@ func (r *reader) readBlocked(ctx context.Context) error {
 
 // readReferenceChains counts what the reference plugins keep for each pod in tables of iptables-nft.
 func (r *reader) readReferenceChains(c *nft.Conn, family uint8) error {
-	chains, err := c.Chains(family)
-	if err != nil {
-		return ignoreNoNFT(err)
-	}
-	n := 0
-	for _, ch := range chains {
-		rest, ok := strings.CutPrefix(ch.Name, referenceChain)
-		if ch.Table.Name == "nat" && ok && len(rest) == 24 {
-			n++
-		}
-	}
+	n, err := foreign.SNATChains(c, family)
 	if n > 0 {
 		r.n.SNAT = append(r.n.SNAT, SNAT{Backend: "iptables", Owner: Reference, Entries: n})
 	}
-	return nil
+	return ignoreNoNFT(err)
 }
 
-// readReferenceTable counts what they keep for each pod in nftables: rules whose comments name network and container.
+// readReferenceTable counts what they keep for each pod in nftables.
 func (r *reader) readReferenceTable(c *nft.Conn) error {
-	rules, err := c.Rules(nft.Table{Family: nft.INet, Name: referenceTable}, "masq_checks")
-	if err != nil {
-		return ignoreNoNFT(err)
-	}
-	count := map[string]int{}
-	for _, rule := range rules {
-		_, rest, ok := strings.Cut(rule.Comment, "net: ")
-		network, _, _ := strings.Cut(rest, ",")
-		if ok {
-			count[network]++
-		}
-	}
+	count, err := foreign.SNATRules(c)
 	for network, n := range count {
 		r.n.SNAT = append(r.n.SNAT, SNAT{Backend: "nftables", Owner: Reference, Network: network, Entries: n})
 	}
-	return nil
+	return ignoreNoNFT(err)
 }
 
 // readSets finds networks whose SNAT rule another program took away: their sets are still there.
@@ -246,7 +219,7 @@ func (r *reader) readGuards(c *nft.Conn) error {
 	}
 	for _, ch := range chains {
 		r.n.GuardTable = r.n.GuardTable || ch.Table.Name == mark.Word
-		if ch.Table.Name == "nat" && strings.HasPrefix(ch.Name, referenceGuards) && !strings.HasSuffix(ch.Name, "-mac") {
+		if foreign.IsGuard(ch) {
 			r.n.Guards = append(r.n.Guards, Guard{Owner: Reference, Entry: "chain " + ch.Name})
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/bridge"
+	"github.com/cniblocks/cniblocks/internal/foreign"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/masq"
@@ -110,7 +111,7 @@ func (r *reader) readBridges() {
 				b.Network = m.networks[0]
 			}
 		} else {
-			b.Guess = guess(l.Name)
+			b.Guess = foreign.Maker(l.Name)
 		}
 		r.n.Bridges = append(r.n.Bridges, b)
 	}
@@ -138,7 +139,7 @@ func (r *reader) readDevices() {
 		case l.Tunnel() == nil || isFallback(l.Name):
 			continue
 		default:
-			d.Detail, d.Guess = detail(l), guess(l.Name)
+			d.Detail, d.Guess = detail(l), foreign.Maker(l.Name)
 		}
 		r.n.Devices = append(r.n.Devices, d)
 	}
@@ -191,21 +192,4 @@ func (r *reader) readPorts() {
 		}
 		r.n.Ports = append(r.n.Ports, Port{Name: l.Name, Index: l.Index, Kind: l.Kind, Bridge: master.Name, Owner: who})
 	}
-}
-
-// guess says by a device's name which program makes such ones.
-func guess(name string) string {
-	for _, g := range []struct{ prefix, who string }{
-		{"docker", "Docker"}, {"br-", "Docker or Open vSwitch"}, {"virbr", "libvirt"}, {"lxcbr", "LXC"}, {"lxdbr", "LXD"},
-		{"cni-podman", "the reference bridge plugin, for podman"}, {"podman", "podman"},
-		{"nerdctl", "the reference bridge plugin, for nerdctl"}, {"cni", "the reference bridge plugin"}, {"nomad", "Nomad"},
-		{"flannel", "flannel"}, {"cilium_", "Cilium"}, {"vxlan.calico", "Calico"}, {"tunl", "Calico"}, {"weave", "Weave Net"},
-		{"antrea", "Antrea"}, {"kube-bridge", "kube-router"}, {"vxlan_sys_", "Open vSwitch"}, {"genev_sys_", "Open vSwitch"},
-		{"gre_sys", "Open vSwitch"}, {"wg", "wg-quick"}, {"tailscale", "Tailscale"},
-	} {
-		if strings.HasPrefix(name, g.prefix) {
-			return g.who
-		}
-	}
-	return ""
 }

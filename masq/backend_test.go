@@ -5,7 +5,6 @@ package masq
 import (
 	"fmt"
 	"net/netip"
-	"strings"
 	"sync"
 	"testing"
 
@@ -144,30 +143,18 @@ func TestRemoveLeavesTheOtherNetworksAndAtTheEndNothing(t *testing.T) {
 	eachBackend(t, func(t *testing.T, open func(testing.TB, *netns.NS) Backend) {
 		ns := nstest.New(t)
 		b := open(t, ns)
-		touchTables(t, ns)
-		before := firewall(t, ns)
+		nstest.TouchTables(t, ns)
+		before := nstest.Firewall(t, ns)
 		require.NoError(t, b.Ensure(t.Context(), dual("pods")))
-		alone := firewall(t, ns)
+		alone := nstest.Firewall(t, ns)
 		require.NotEqual(t, before, alone)
 		require.NoError(t, b.Ensure(t.Context(), dual("other")))
 		require.NoError(t, b.Remove(t.Context(), "other"))
-		require.Equal(t, alone, firewall(t, ns))
+		require.Equal(t, alone, nstest.Firewall(t, ns))
 		require.NoError(t, b.Remove(t.Context(), "pods"))
 		require.NoError(t, b.Remove(t.Context(), "pods"))
-		require.Equal(t, before, firewall(t, ns))
+		require.Equal(t, before, nstest.Firewall(t, ns))
 	})
-}
-
-// touchTables makes the programs create their tables with the base chains, which they never remove.
-func touchTables(t testing.TB, ns *netns.NS) {
-	t.Helper()
-	for _, p := range []string{"iptables", "ip6tables", "iptables-legacy", "ip6tables-legacy"} {
-		for _, c := range []string{"nat POSTROUTING", "filter FORWARD"} {
-			table, chain, _ := strings.Cut(c, " ")
-			run(t, ns, p, "-w", "-t", table, "-A", chain, "-m", "comment", "--comment", "touch")
-			run(t, ns, p, "-w", "-t", table, "-F", chain)
-		}
-	}
 }
 
 func TestManyWritersAtOnceNeverLoseOrDoubleARule(t *testing.T) {
@@ -216,6 +203,6 @@ func TestABadPolicyIsRefusedBeforeAnythingIsChanged(t *testing.T) {
 			require.ErrorContains(t, b.Check(t.Context(), p), want)
 			require.ErrorContains(t, b.Retain(t.Context(), p, nil), want)
 		}
-		require.Empty(t, ruleset(t, ns))
+		require.Empty(t, nstest.Ruleset(t, ns))
 	})
 }

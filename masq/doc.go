@@ -4,8 +4,7 @@
 // SNAT is static for a network and family. A [Policy] names the addresses that pods may have; a [Backend] keeps one rule
 // for them, which neither a pod's ADD nor its DEL changes and whose cost for a packet does not grow with the number of
 // pods. [NFT] speaks to nftables over netlink, [IPTables] calls the iptables programs; both express the same policy.
-// [Forward] adds accept rules where another program's FORWARD policy is drop. [RemoveReference] and [HasReference] deal
-// with what the plugins of containernetworking/plugins left for a pod.
+// [Forward] adds accept rules where another program's FORWARD policy is drop.
 //
 // Names are fixed: table inet cniblocks; chains CNIB-POSTROUTING, CNIB-FORWARD and CNIB- with a hash of the network's
 // name; comments "cniblocks <network>". What does not bear them is never changed.

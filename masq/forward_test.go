@@ -28,18 +28,18 @@ func TestPodsPassAForwardPolicyThatDrops(t *testing.T) {
 			fw, p := openForward(t, w), dual("pods")
 			require.NoError(t, NFT{w.node}.Ensure(t.Context(), p))
 			for _, program := range []string{"iptables", "ip6tables"} {
-				run(t, w.node, program+"-"+kind, "-w", "-P", "FORWARD", "DROP")
-				run(t, w.node, program+"-"+kind, "-w", "-N", "DOCKER-USER")
-				run(t, w.node, program+"-"+kind, "-w", "-A", "FORWARD", "-j", "DOCKER-USER")
+				nstest.Run(t, w.node, program+"-"+kind, "-w", "-P", "FORWARD", "DROP")
+				nstest.Run(t, w.node, program+"-"+kind, "-w", "-N", "DOCKER-USER")
+				nstest.Run(t, w.node, program+"-"+kind, "-w", "-A", "FORWARD", "-j", "DOCKER-USER")
 			}
-			before := firewall(t, w.node)
+			before := nstest.Firewall(t, w.node)
 			require.False(t, w.seenFrom(t, outside4).IsValid())
 			require.ErrorContains(t, fw.Check(t.Context(), "pods", p.Sources), "FORWARD policy is DROP")
 
 			require.NoError(t, fw.Ensure(t.Context(), "pods", p.Sources))
-			after := firewall(t, w.node)
+			after := nstest.Firewall(t, w.node)
 			require.NoError(t, fw.Ensure(t.Context(), "pods", p.Sources))
-			require.Equal(t, after, firewall(t, w.node))
+			require.Equal(t, after, nstest.Firewall(t, w.node))
 			require.NoError(t, fw.Check(t.Context(), "pods", p.Sources))
 			require.Equal(t, uplink4, w.seenFrom(t, outside4))
 			require.Equal(t, uplink6, w.seenFrom(t, outside6))
@@ -54,7 +54,7 @@ func TestPodsPassAForwardPolicyThatDrops(t *testing.T) {
 
 			require.NoError(t, fw.Remove(t.Context(), "pods"))
 			require.NoError(t, fw.Remove(t.Context(), "pods"))
-			require.Equal(t, before, firewall(t, w.node))
+			require.Equal(t, before, nstest.Firewall(t, w.node))
 			require.False(t, w.seenFrom(t, outside6).IsValid())
 		})
 	}
@@ -63,7 +63,7 @@ func TestPodsPassAForwardPolicyThatDrops(t *testing.T) {
 // forwardRules is what the program lists, less the other chains.
 func forwardRules(t testing.TB, w world, program string) (out string) {
 	t.Helper()
-	for line := range strings.Lines(run(t, w.node, program, "-w", "-S")) {
+	for line := range strings.Lines(nstest.Run(t, w.node, program, "-w", "-S")) {
 		if strings.Contains(line, "FORWARD") || strings.HasPrefix(line, "-A CNIB") {
 			out += line
 		}
@@ -77,12 +77,12 @@ func TestNoForwardRuleIsMadeWhereThePolicyAccepts(t *testing.T) {
 	ns := nstest.New(t)
 	fw := Forward{NS: ns}
 	require.NoError(t, fw.Ensure(t.Context(), "pods", dual("").Sources))
-	require.Empty(t, ruleset(t, ns))
-	touchTables(t, ns)
-	before := firewall(t, ns)
+	require.Empty(t, nstest.Ruleset(t, ns))
+	nstest.TouchTables(t, ns)
+	before := nstest.Firewall(t, ns)
 	require.NoError(t, fw.Ensure(t.Context(), "pods", dual("").Sources))
 	require.NoError(t, fw.Check(t.Context(), "pods", dual("").Sources))
-	require.Equal(t, before, firewall(t, ns))
+	require.Equal(t, before, nstest.Firewall(t, ns))
 }
 
 func TestForwardRulesThatAreFlushedOrDoubledAreMended(t *testing.T) {
@@ -99,14 +99,14 @@ func TestForwardRulesThatAreFlushedOrDoubledAreMended(t *testing.T) {
 				fw := Forward{NS: ns}
 				sources := dual("").Sources[:1]
 				program := "iptables-" + kind
-				run(t, ns, program, "-w", "-P", "FORWARD", "DROP")
+				nstest.Run(t, ns, program, "-w", "-P", "FORWARD", "DROP")
 				require.NoError(t, fw.Ensure(t.Context(), "pods", sources))
-				before := run(t, ns, program, "-w", "-S")
-				run(t, ns, append([]string{program, "-w"}, strings.Fields(harm)...)...)
+				before := nstest.Run(t, ns, program, "-w", "-S")
+				nstest.Run(t, ns, append([]string{program, "-w"}, strings.Fields(harm)...)...)
 				require.Error(t, fw.Check(t.Context(), "pods", sources))
 				require.NoError(t, fw.Ensure(t.Context(), "pods", sources))
 				require.NoError(t, fw.Check(t.Context(), "pods", sources))
-				require.Equal(t, before, run(t, ns, program, "-w", "-S"))
+				require.Equal(t, before, nstest.Run(t, ns, program, "-w", "-S"))
 			})
 		}
 	}
@@ -120,7 +120,7 @@ func TestForwardRangesGrowAndShrinkBesideOtherNetworks(t *testing.T) {
 			t.Parallel()
 			ns := nstest.New(t)
 			fw := Forward{NS: ns}
-			run(t, ns, "iptables-"+kind, "-w", "-P", "FORWARD", "DROP")
+			nstest.Run(t, ns, "iptables-"+kind, "-w", "-P", "FORWARD", "DROP")
 			old, grown := []inet.Range{rng("10.1.0.2", "10.1.0.9")}, []inet.Range{rng("10.1.0.5", "10.1.0.99"), rng("fd00::1", "fd00::2")}
 			var wg sync.WaitGroup
 			errs := make([]error, 16)
@@ -144,7 +144,7 @@ func TestForwardRangesGrowAndShrinkBesideOtherNetworks(t *testing.T) {
 			require.NoError(t, fw.Remove(t.Context(), "pods"))
 			require.NoError(t, fw.Check(t.Context(), "other", grown))
 			require.NoError(t, fw.Remove(t.Context(), "other"))
-			require.NotContains(t, run(t, ns, "iptables-"+kind, "-w", "-S"), "CNIB")
+			require.NotContains(t, nstest.Run(t, ns, "iptables-"+kind, "-w", "-S"), "CNIB")
 		})
 	}
 }
@@ -153,12 +153,12 @@ func TestChainsOfOtherProgramsThatBlockAreNamedAndLeftAlone(t *testing.T) {
 	t.Parallel()
 	ns := nstest.New(t)
 	fw := Forward{NS: ns}
-	run(t, ns, "nft", `add table inet firewalld; add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; policy accept; };
+	nstest.Run(t, ns, "nft", `add table inet firewalld; add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; policy accept; };
 		add rule inet firewalld filter_FORWARD ct state established accept; add rule inet firewalld filter_FORWARD counter reject;
 		add table ip6 mine; add chain ip6 mine f { type filter hook forward priority 0; policy drop; };
 		add table ip open; add chain ip open f { type filter hook forward priority 0; policy accept; }; add rule ip open f ip saddr 10.0.0.1 drop;
 		add table inet cniblocks; add chain inet cniblocks forward { type filter hook forward priority 0; policy drop; };`)
-	before := ruleset(t, ns)
+	before := nstest.Ruleset(t, ns)
 	blocked, err := fw.Blocked(t.Context())
 	require.NoError(t, err)
 	require.Len(t, blocked, 2)
@@ -166,7 +166,7 @@ func TestChainsOfOtherProgramsThatBlockAreNamedAndLeftAlone(t *testing.T) {
 	require.Contains(t, blocked[0], "refuses everything")
 	require.Contains(t, blocked[1], "chain f of nftables table ip6 mine")
 	require.Contains(t, blocked[1], "policy drop")
-	require.Equal(t, before, ruleset(t, ns))
+	require.Equal(t, before, nstest.Ruleset(t, ns))
 }
 
 func TestForwardRulesOfAPodGoWithItsOwner(t *testing.T) {
@@ -177,9 +177,9 @@ func TestForwardRulesOfAPodGoWithItsOwner(t *testing.T) {
 			t.Parallel()
 			ns := nstest.New(t)
 			fw := Forward{NS: ns}
-			touchTables(t, ns)
-			run(t, ns, "iptables-"+kind, "-w", "-P", "FORWARD", "DROP")
-			before := firewall(t, ns)
+			nstest.TouchTables(t, ns)
+			nstest.Run(t, ns, "iptables-"+kind, "-w", "-P", "FORWARD", "DROP")
+			before := nstest.Firewall(t, ns)
 			one, two, three := Pod{"c1/eth0", pod4}, Pod{"c2/eth0", pod4.Next()}, Pod{"c3/eth0", pod4.Next().Next()}
 			for _, p := range []Pod{one, two, three} {
 				require.NoError(t, fw.Ensure(t.Context(), "lan", nil, p))
@@ -193,7 +193,7 @@ func TestForwardRulesOfAPodGoWithItsOwner(t *testing.T) {
 			require.Error(t, fw.Check(t.Context(), "lan", nil, three))
 			require.NoError(t, fw.Check(t.Context(), "lan", nil, two))
 			require.NoError(t, fw.Forget(t.Context(), "lan", "c2/eth0"))
-			require.Equal(t, before, firewall(t, ns))
+			require.Equal(t, before, nstest.Firewall(t, ns))
 		})
 	}
 }

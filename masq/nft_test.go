@@ -57,7 +57,7 @@ func TestTheNFTProgramListsWhatNetlinkWrote(t *testing.T) {
 		ip6 saddr @src6-pods ip6 daddr != @except6-pods meta mark & 0x00004000 == 0x00000000 masquerade fully-random comment "cniblocks pods"
 	}
 }
-`, ruleset(t, ns))
+`, nstest.Ruleset(t, ns))
 }
 
 // generation counts the transactions of a namespace.
@@ -102,20 +102,20 @@ func TestARuleThatIsFlushedIsReportedAndPutBack(t *testing.T) {
 			ns := nstest.New(t)
 			b := NFT{ns}
 			require.NoError(t, b.Ensure(t.Context(), dual("pods")))
-			before := ruleset(t, ns)
+			before := nstest.Ruleset(t, ns)
 			for cmd := range strings.SplitSeq(harm, "; ") {
 				if !strings.Contains(harm, "type ipv4_addr;") {
-					run(t, ns, "nft", cmd)
+					nstest.Run(t, ns, "nft", cmd)
 				}
 			}
 			if strings.Contains(harm, "type ipv4_addr;") {
-				run(t, ns, "nft", harm)
+				nstest.Run(t, ns, "nft", harm)
 			}
 			err := b.Check(t.Context(), dual("pods"))
 			require.ErrorContains(t, err, `"pods"`)
 			require.NoError(t, b.Ensure(t.Context(), dual("pods")))
 			require.NoError(t, b.Check(t.Context(), dual("pods")))
-			require.ElementsMatch(t, strings.Split(before, "\n"), strings.Split(ruleset(t, ns), "\n"))
+			require.ElementsMatch(t, strings.Split(before, "\n"), strings.Split(nstest.Ruleset(t, ns), "\n"))
 		})
 	}
 }
@@ -126,11 +126,11 @@ func TestAFamilyWithoutSourcesIsLeftAlone(t *testing.T) {
 	p := dual("pods")
 	p.Sources = p.Sources[:1]
 	require.NoError(t, NFT{ns}.Ensure(t.Context(), p))
-	require.NotContains(t, ruleset(t, ns), "ip6")
+	require.NotContains(t, nstest.Ruleset(t, ns), "ip6")
 	p.Sources = dual("pods").Sources[1:]
 	require.NoError(t, NFT{ns}.Retain(t.Context(), p, nil))
-	require.NotContains(t, ruleset(t, ns), "ip saddr")
-	require.NotContains(t, ruleset(t, ns), "src4")
+	require.NotContains(t, nstest.Ruleset(t, ns), "ip saddr")
+	require.NotContains(t, nstest.Ruleset(t, ns), "src4")
 	require.NoError(t, NFT{ns}.Check(t.Context(), p))
 }
 
@@ -148,13 +148,13 @@ func TestRangesGrowAtOnceAndShrinkOnlyInRetain(t *testing.T) {
 	for _, p := range []Policy{old, touching, apart} {
 		require.NoError(t, b.Check(t.Context(), p))
 	}
-	require.Contains(t, ruleset(t, ns), "elements = { 10.1.0.1-10.1.1.9, 10.9.0.2 }")
-	require.Contains(t, ruleset(t, ns), "elements = { 10.0.0.0/8, 224.0.0.0/4 }")
+	require.Contains(t, nstest.Ruleset(t, ns), "elements = { 10.1.0.1-10.1.1.9, 10.9.0.2 }")
+	require.Contains(t, nstest.Ruleset(t, ns), "elements = { 10.0.0.0/8, 224.0.0.0/4 }")
 
 	require.NoError(t, b.Retain(t.Context(), apart, nil))
 	require.NoError(t, b.Check(t.Context(), apart))
 	require.ErrorContains(t, b.Check(t.Context(), old), "10.1.0.2-10.1.0.254")
-	require.Contains(t, ruleset(t, ns), "elements = { 10.1.0.1, 10.9.0.2 }")
+	require.Contains(t, nstest.Ruleset(t, ns), "elements = { 10.1.0.1, 10.9.0.2 }")
 }
 
 func TestThousandsOfRangesAllArrive(t *testing.T) {
@@ -173,7 +173,7 @@ func TestThousandsOfRangesAllArrive(t *testing.T) {
 	require.Len(t, list, 1)
 	require.Equal(t, p.Sources, list[0].Sources)
 	require.NoError(t, NFT{ns}.Remove(t.Context(), "pods"))
-	require.Empty(t, ruleset(t, ns))
+	require.Empty(t, nstest.Ruleset(t, ns))
 }
 
 func TestRemoveOfTheLastNetworkLeavesNothing(t *testing.T) {
@@ -182,32 +182,32 @@ func TestRemoveOfTheLastNetworkLeavesNothing(t *testing.T) {
 	b := NFT{ns}
 	require.NoError(t, b.Remove(t.Context(), "pods"))
 	require.NoError(t, b.Ensure(t.Context(), dual("pods")))
-	alone := ruleset(t, ns)
+	alone := nstest.Ruleset(t, ns)
 	require.NoError(t, b.Ensure(t.Context(), dual("other")))
 	require.NoError(t, b.Remove(t.Context(), "other"))
-	require.Equal(t, alone, ruleset(t, ns))
+	require.Equal(t, alone, nstest.Ruleset(t, ns))
 	require.NoError(t, b.Remove(t.Context(), "pods"))
 	require.NoError(t, b.Remove(t.Context(), "pods"))
-	require.Empty(t, ruleset(t, ns))
+	require.Empty(t, nstest.Ruleset(t, ns))
 }
 
 func TestRemoveTakesRulesAlongThatOthersMadeOfOurSets(t *testing.T) {
 	t.Parallel()
 	ns := nstest.New(t)
 	require.NoError(t, NFT{ns}.Ensure(t.Context(), dual("pods")))
-	run(t, ns, "nft", "add rule inet cniblocks postrouting ip saddr @src4-pods counter")
+	nstest.Run(t, ns, "nft", "add rule inet cniblocks postrouting ip saddr @src4-pods counter")
 	require.NoError(t, NFT{ns}.Remove(t.Context(), "pods"))
-	require.Empty(t, ruleset(t, ns))
+	require.Empty(t, nstest.Ruleset(t, ns))
 }
 
 func TestRemoveLeavesWhatOthersPutIntoTheTable(t *testing.T) {
 	t.Parallel()
 	ns := nstest.New(t)
-	run(t, ns, "nft", "add table inet cniblocks; add chain inet cniblocks forward { type filter hook forward priority 0; }; add set inet cniblocks mine { type ipv4_addr; }")
-	before := ruleset(t, ns)
+	nstest.Run(t, ns, "nft", "add table inet cniblocks; add chain inet cniblocks forward { type filter hook forward priority 0; }; add set inet cniblocks mine { type ipv4_addr; }")
+	before := nstest.Ruleset(t, ns)
 	require.NoError(t, NFT{ns}.Ensure(t.Context(), dual("pods")))
 	require.NoError(t, NFT{ns}.Remove(t.Context(), "pods"))
-	require.Equal(t, before, ruleset(t, ns))
+	require.Equal(t, before, nstest.Ruleset(t, ns))
 }
 
 func TestNamesThatAreKeywordsOrNoIdentifiersCanBeListed(t *testing.T) {
@@ -221,7 +221,7 @@ func TestNamesThatAreKeywordsOrNoIdentifiersCanBeListed(t *testing.T) {
 	}
 	for _, n := range names {
 		for _, s := range v6.sets(n).all()[:2] {
-			require.Contains(t, run(t, ns, "nft", "list", "set", "inet", "cniblocks", s), s)
+			require.Contains(t, nstest.Run(t, ns, "nft", "list", "set", "inet", "cniblocks", s), s)
 		}
 	}
 	list, err := b.List(t.Context())
@@ -230,7 +230,7 @@ func TestNamesThatAreKeywordsOrNoIdentifiersCanBeListed(t *testing.T) {
 	for _, n := range names {
 		require.NoError(t, b.Remove(t.Context(), n))
 	}
-	require.Empty(t, ruleset(t, ns))
+	require.Empty(t, nstest.Ruleset(t, ns))
 }
 
 func TestPodsOfADHCPNetworkComeAndGo(t *testing.T) {
@@ -246,7 +246,7 @@ func TestPodsOfADHCPNetworkComeAndGo(t *testing.T) {
 	require.NoError(t, b.Ensure(t.Context(), c))
 	require.NoError(t, b.Check(t.Context(), a))
 	require.NoError(t, b.Check(t.Context(), c))
-	require.Contains(t, ruleset(t, ns), `elements = { 10.1.0.7 comment "a/eth0", 10.1.0.8 comment "c/eth0" }`)
+	require.Contains(t, nstest.Ruleset(t, ns), `elements = { 10.1.0.7 comment "a/eth0", 10.1.0.8 comment "c/eth0" }`)
 
 	require.NoError(t, b.Forget(t.Context(), "lan", "c/eth0"))
 	require.NoError(t, b.Forget(t.Context(), "lan", "c/eth0"))
@@ -264,7 +264,7 @@ func TestPodsOfADHCPNetworkComeAndGo(t *testing.T) {
 	require.NoError(t, b.Check(t.Context(), moved))
 	require.Error(t, b.Check(t.Context(), c))
 	require.NoError(t, b.Retain(t.Context(), Policy{Network: "lan"}, nil))
-	require.Empty(t, ruleset(t, ns))
+	require.Empty(t, nstest.Ruleset(t, ns))
 }
 
 func TestConcurrentEnsureNeverLosesOrDoublesARule(t *testing.T) {
@@ -310,11 +310,11 @@ func TestEnsureEndsWithItsContext(t *testing.T) {
 func TestAForeignChainOfOurNameIsAnErrorWithTheRemedy(t *testing.T) {
 	t.Parallel()
 	ns := nstest.New(t)
-	run(t, ns, "nft", "add table inet cniblocks; add chain inet cniblocks postrouting")
-	before := ruleset(t, ns)
+	nstest.Run(t, ns, "nft", "add table inet cniblocks; add chain inet cniblocks postrouting")
+	before := nstest.Ruleset(t, ns)
 	require.ErrorContains(t, NFT{ns}.Ensure(t.Context(), dual("pods")), "nft delete table inet cniblocks")
 	require.ErrorContains(t, NFT{ns}.Check(t.Context(), dual("pods")), "nft delete table inet cniblocks")
-	require.Equal(t, before, ruleset(t, ns))
+	require.Equal(t, before, nstest.Ruleset(t, ns))
 }
 
 func TestAskingWhetherTheKernelCanMasqueradeChangesNothing(t *testing.T) {
@@ -322,7 +322,7 @@ func TestAskingWhetherTheKernelCanMasqueradeChangesNothing(t *testing.T) {
 	ns := nstest.New(t)
 	before := generation(t, ns)
 	require.NoError(t, NFT{ns}.try())
-	require.Empty(t, ruleset(t, ns))
+	require.Empty(t, nstest.Ruleset(t, ns))
 	require.Equal(t, before, generation(t, ns))
 }
 
@@ -332,7 +332,7 @@ func TestPacketsThatKubeProxyMarkedAreLeftToIt(t *testing.T) {
 		nstest.Need(t, nstest.Feature(strings.TrimSuffix(strings.Fields(f)[0], "-save")))
 		ns := nstest.New(t)
 		require.NoError(t, IPTables{NS: ns}.Ensure(t.Context(), dual("pods")))
-		text := run(t, ns, strings.Fields(f)[0], "-t", "nat")
+		text := nstest.Run(t, ns, strings.Fields(f)[0], "-t", "nat")
 		returned := strings.Index(text, `-m mark --mark 0x4000/0x4000`)
 		require.Positive(t, returned, text)
 		require.Contains(t, text[returned:], "-j RETURN")
@@ -354,11 +354,11 @@ func TestWhatKeepsOurRulesFromBeingReachedIsReportedAndMended(t *testing.T) {
 		p := dual("pods")
 		b := NFT{ns}
 		require.NoError(t, b.Ensure(t.Context(), p))
-		want := ruleset(t, ns)
-		run(t, ns, "nft", harm)
+		want := nstest.Ruleset(t, ns)
+		nstest.Run(t, ns, "nft", harm)
 		require.ErrorContains(t, b.Check(t.Context(), p), said, harm)
 		require.NoError(t, b.Ensure(t.Context(), p), harm)
 		require.NoError(t, b.Check(t.Context(), p), harm)
-		require.Equal(t, want, ruleset(t, ns), harm)
+		require.Equal(t, want, nstest.Ruleset(t, ns), harm)
 	}
 }

@@ -34,7 +34,7 @@ func TestOpenPicksNFTablesAndNamesWhatItDoesNotKnow(t *testing.T) {
 	_, err := Open(t.Context(), ns, "ebtables")
 	require.ErrorContains(t, err, `"ebtables"`)
 	require.ErrorContains(t, Probe(t.Context(), ns, "ebtables"), `"nftables" or "iptables"`)
-	require.Empty(t, ruleset(t, ns))
+	require.Empty(t, nstest.Ruleset(t, ns))
 }
 
 func TestOpenWithoutANameStaysWithNFTablesWhereIPTablesWasUsed(t *testing.T) {
@@ -51,28 +51,28 @@ func TestRemoveAllLeavesNothingInAnyBackend(t *testing.T) {
 	nstest.Need(t, nstest.IPTables, nstest.IP6Tables)
 	ns := nstest.New(t)
 	require.NoError(t, RemoveAll(t.Context(), ns, "pods"))
-	require.Empty(t, ruleset(t, ns))
+	require.Empty(t, nstest.Ruleset(t, ns))
 
-	touchTables(t, ns)
+	nstest.TouchTables(t, ns)
 	for _, p := range []string{"iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"} {
-		run(t, ns, p, "-w", "-P", "FORWARD", "DROP")
+		nstest.Run(t, ns, p, "-w", "-P", "FORWARD", "DROP")
 	}
-	before := firewall(t, ns)
+	before := nstest.Firewall(t, ns)
 	for _, open := range backends {
 		require.NoError(t, open(t, ns).Ensure(t.Context(), dual("pods")))
 	}
 	require.NoError(t, Forward{NS: ns}.Ensure(t.Context(), "pods", dual("").Sources))
-	require.NotEqual(t, before, firewall(t, ns))
+	require.NotEqual(t, before, nstest.Firewall(t, ns))
 	require.NoError(t, RemoveAll(t.Context(), ns, "pods"))
-	require.Equal(t, before, firewall(t, ns))
+	require.Equal(t, before, nstest.Firewall(t, ns))
 }
 
 func TestSwitchTakesOldPodsAlongAndLeavesNothingOfTheOtherBackend(t *testing.T) {
 	t.Parallel()
 	nstest.Need(t, nstest.IPTables, nstest.IP6Tables)
 	ns := nstest.New(t)
-	touchTables(t, ns)
-	before := firewall(t, ns)
+	nstest.TouchTables(t, ns)
+	before := nstest.Firewall(t, ns)
 	old := dual("pods")
 	old.Pods = []Pod{{"c1/eth0", netip.MustParseAddr("10.7.0.1")}}
 	now := Policy{Network: "pods", Sources: []inet.Range{rng("10.2.0.2", "10.2.0.9")}, Except: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/24")}}
@@ -95,7 +95,7 @@ func TestSwitchTakesOldPodsAlongAndLeavesNothingOfTheOtherBackend(t *testing.T) 
 		}
 	}
 	require.NoError(t, nftables.Remove(t.Context(), "pods"))
-	require.Equal(t, before, firewall(t, ns))
+	require.Equal(t, before, nstest.Firewall(t, ns))
 }
 
 func TestNetworksThatShareAddressesAndDifferInSNATAreNamed(t *testing.T) {
@@ -196,12 +196,12 @@ func TestIPTablesRulesThatAreFlushedAreReportedAndPutBack(t *testing.T) {
 				b := iptablesBackend(t, ns, old)
 				program := "iptables-" + kind
 				require.NoError(t, b.Ensure(t.Context(), dual("pods")))
-				before := firewall(t, ns)
-				run(t, ns, append([]string{program, "-w", "-t", "nat"}, strings.Fields(harm)...)...)
+				before := nstest.Firewall(t, ns)
+				nstest.Run(t, ns, append([]string{program, "-w", "-t", "nat"}, strings.Fields(harm)...)...)
 				require.ErrorContains(t, b.Check(t.Context(), dual("pods")), `"pods"`)
 				require.NoError(t, b.Ensure(t.Context(), dual("pods")))
 				require.NoError(t, b.Check(t.Context(), dual("pods")))
-				require.Equal(t, before, firewall(t, ns))
+				require.Equal(t, before, nstest.Firewall(t, ns))
 			})
 		}
 	}

@@ -151,10 +151,6 @@ func (h half) shrink(want half, owners map[string]bool) half {
 	return out
 }
 
-func (h half) equal(o half) bool {
-	return slices.Equal(h.sources, o.sources) && slices.Equal(h.except, o.except) && maps.Equal(h.pods, o.pods)
-}
-
 // lacks says what of want is not in h, one phrase each.
 func (h half) lacks(want half) (out []string) {
 	for _, r := range want.sources.minus(h.sources) {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -84,58 +83,13 @@ func dual(network string) Policy {
 	}
 }
 
-// run calls a program in the namespace and returns what it prints.
-func run(t testing.TB, ns *netns.NS, args ...string) string {
-	t.Helper()
-	out, err := try(ns, args...)
-	require.NoError(t, err, "%v: %s", args, out)
-	return out
-}
-
-func try(ns *netns.NS, args ...string) (out string, err error) {
-	doErr := ns.Do(func() error {
-		var b []byte
-		b, err = exec.Command(args[0], args[1:]...).CombinedOutput()
-		out = string(b)
-		return nil
-	})
-	if doErr != nil {
-		return out, doErr
-	}
-	return out, err
-}
-
-// ruleset is what the nft program lists, less what changes by itself.
-func ruleset(t testing.TB, ns *netns.NS) string {
-	t.Helper()
-	return run(t, ns, "nft", "-s", "list", "ruleset")
-}
-
 // handles lists the handles of the rules in the table, which change when rules are made anew.
 func handles(t testing.TB, ns *netns.NS) []string {
 	t.Helper()
 	var out []string
-	for line := range strings.Lines(run(t, ns, "nft", "-a", "-s", "list", "table", "inet", "cniblocks")) {
+	for line := range strings.Lines(nstest.Run(t, ns, "nft", "-a", "-s", "list", "table", "inet", "cniblocks")) {
 		if strings.Contains(line, "masquerade") {
 			out = append(out, strings.TrimSpace(line))
-		}
-	}
-	return out
-}
-
-// firewall is what all programs list.
-func firewall(t testing.TB, ns *netns.NS) string {
-	t.Helper()
-	out := ruleset(t, ns)
-	for _, p := range []string{"iptables-legacy-save", "ip6tables-legacy-save", "iptables-nft-save", "ip6tables-nft-save"} {
-		for line := range strings.Lines(run(t, ns, p)) {
-			if !strings.HasPrefix(line, "#") { // times
-				counters := strings.IndexByte(line, '[')
-				if counters < 0 {
-					counters = len(line)
-				}
-				out += p + " " + strings.TrimSpace(line[:counters]) + "\n"
-			}
 		}
 	}
 	return out

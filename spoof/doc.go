@@ -4,8 +4,5 @@
 // ports, and the pairs of port and address that may pass. A port costs two elements, and a frame the same with one port
 // as with thousands. It works over netlink; no program is needed.
 //
-// [RemoveReference] and [HasReference] deal with what the bridge plugin of containernetworking/plugins made for the same
-// purpose.
-//
 // Out of scope: addresses above Ethernet.
 package spoof

@@ -3,14 +3,10 @@
 package spoof
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -21,28 +17,10 @@ import (
 
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/internal/test/ping"
-	"github.com/cniblocks/cniblocks/internal/test/reference"
 	"github.com/cniblocks/cniblocks/netns"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }
-
-func run(t testing.TB, ns *netns.NS, args ...string) string {
-	t.Helper()
-	var out []byte
-	require.NoError(t, ns.Do(func() (err error) {
-		if out, err = exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-			err = fmt.Errorf("%v: %w: %s", args, err, out)
-		}
-		return err
-	}))
-	return string(out)
-}
-
-func ruleset(t testing.TB, ns *netns.NS) string {
-	t.Helper()
-	return run(t, ns, "nft", "-s", "list", "ruleset")
-}
 
 func newNode(t testing.TB) *netns.NS {
 	t.Helper()
@@ -78,7 +56,7 @@ func TestAGuardedPortPassesItsOwnAddressAlone(t *testing.T) {
 		l, err := nh.LinkByName("eth0")
 		require.NoError(t, err)
 		require.NoError(t, nh.LinkSetHardwareAddr(l, net.HardwareAddr{2, 0, 0, 0, 0, last}))
-		run(t, node, "ip", "neigh", "flush", "dev", "br0") // else it answers to the address before
+		nstest.Run(t, node, "ip", "neigh", "flush", "dev", "br0") // else it answers to the address before
 	}
 	reaches := func(ns *netns.NS) error {
 		return nstest.Ping(t.Context(), ns, netip.MustParseAddr("10.1.0.1"), ping.Options{Timeout: 5 * time.Second})
@@ -126,7 +104,7 @@ func TestTheNFTProgramListsTheGuard(t *testing.T) {
 		iifname @ports iifname . ether saddr != @allowed drop comment "cniblocks"
 	}
 }
-`, ruleset(t, ns))
+`, nstest.Ruleset(t, ns))
 	list, err := List(t.Context(), ns)
 	require.NoError(t, err)
 	require.Equal(t, []Port{port("veth1", 1)}, list)
@@ -143,12 +121,12 @@ func TestAGuardThatIsFlushedIsReportedAndPutBack(t *testing.T) {
 			t.Parallel()
 			ns := newNode(t)
 			require.NoError(t, Allow(t.Context(), ns, port("veth1", 1)))
-			before := ruleset(t, ns)
-			run(t, ns, "nft", harm)
+			before := nstest.Ruleset(t, ns)
+			nstest.Run(t, ns, "nft", harm)
 			require.ErrorContains(t, Check(t.Context(), ns, port("veth1", 1)), "veth1")
 			require.NoError(t, Allow(t.Context(), ns, port("veth1", 1)))
 			require.NoError(t, Check(t.Context(), ns, port("veth1", 1)))
-			require.ElementsMatch(t, strings.Split(before, "\n"), strings.Split(ruleset(t, ns), "\n"))
+			require.ElementsMatch(t, strings.Split(before, "\n"), strings.Split(nstest.Ruleset(t, ns), "\n"))
 		})
 	}
 }
@@ -158,7 +136,7 @@ func TestRevokeEndsOnePortAndRetainTheDeadOnesOfANetwork(t *testing.T) {
 	ns := newNode(t)
 	require.NoError(t, Revoke(t.Context(), ns, "veth1"))
 	require.NoError(t, Retain(t.Context(), ns, "cniblocks/pods/", nil))
-	require.Empty(t, ruleset(t, ns))
+	require.Empty(t, nstest.Ruleset(t, ns))
 
 	other := Port{Name: "veth9", MAC: [6]byte{2, 9}, Owner: "cniblocks/other/c/eth0"}
 	long := Port{Name: "veth8", MAC: [6]byte{2, 8}, Owner: "cniblocks/pods/" + strings.Repeat("c", 240)}
@@ -167,7 +145,7 @@ func TestRevokeEndsOnePortAndRetainTheDeadOnesOfANetwork(t *testing.T) {
 		require.NoError(t, Allow(t.Context(), ns, p))
 		require.NoError(t, Check(t.Context(), ns, p))
 	}
-	require.Contains(t, ruleset(t, ns), "veth8")
+	require.Contains(t, nstest.Ruleset(t, ns), "veth8")
 	require.NoError(t, Revoke(t.Context(), ns, "veth3"))
 	require.NoError(t, Revoke(t.Context(), ns, "veth3"))
 	require.Error(t, Check(t.Context(), ns, revoked))
@@ -181,7 +159,7 @@ func TestRevokeEndsOnePortAndRetainTheDeadOnesOfANetwork(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []Port{other}, list)
 	require.NoError(t, Retain(t.Context(), ns, "cniblocks/other/", nil))
-	require.Empty(t, ruleset(t, ns))
+	require.Empty(t, nstest.Ruleset(t, ns))
 }
 
 func TestManyPortsAtOnceAreAllGuarded(t *testing.T) {
@@ -211,7 +189,7 @@ func TestManyPortsAtOnceAreAllGuarded(t *testing.T) {
 	for _, p := range list {
 		require.NoError(t, Check(t.Context(), ns, p))
 	}
-	require.Equal(t, 1, strings.Count(ruleset(t, ns), " drop"))
+	require.Equal(t, 1, strings.Count(nstest.Ruleset(t, ns), " drop"))
 }
 
 func TestABadPortIsRefused(t *testing.T) {
@@ -228,65 +206,7 @@ func TestABadPortIsRefused(t *testing.T) {
 		require.ErrorContains(t, Allow(t.Context(), ns, p), want)
 		require.ErrorContains(t, Check(t.Context(), ns, p), want)
 	}
-	require.Empty(t, ruleset(t, ns))
-	run(t, ns, "nft", "add table bridge cniblocks; add chain bridge cniblocks prerouting")
+	require.Empty(t, nstest.Ruleset(t, ns))
+	nstest.Run(t, ns, "nft", "add table bridge cniblocks; add chain bridge cniblocks prerouting")
 	require.ErrorContains(t, Allow(t.Context(), ns, good), "nft delete table bridge cniblocks")
-}
-
-func TestTheReferencesGuardIsRecognisedAndRemovedWithoutATrace(t *testing.T) {
-	t.Parallel()
-	nstest.Need(t, nstest.Bridge)
-	bin, err := reference.Build("bridge", "host-local")
-	require.NoError(t, err)
-	node := newNode(t)
-	dir := t.TempDir()
-	add := func(container string) Port {
-		_, pod := nstest.Named(t)
-		conf := fmt.Sprintf(`{"cniVersion":"1.0.0","name":"pods","type":"bridge","bridge":"cni0","macspoofchk":true,
-			"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.1.0.0/24"}]]}}`, dir)
-		require.NoError(t, node.Do(func() error {
-			cmd := exec.Command(filepath.Join(bin, "bridge"))
-			cmd.Stdin = strings.NewReader(conf)
-			cmd.Env = []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=" + container, "CNI_IFNAME=eth0", "CNI_PATH=" + bin,
-				"CNI_NETNS=" + pod.Path(), "PATH=" + os.Getenv("PATH")}
-			out, err := cmd.CombinedOutput()
-			if err != nil {
-				return fmt.Errorf("%w: %s", err, out)
-			}
-			return nil
-		}))
-		eth0, err := nstest.Netlink(t, pod).LinkByName("eth0")
-		require.NoError(t, err)
-		host, err := nstest.Netlink(t, node).LinkByIndex(eth0.Attrs().ParentIndex)
-		require.NoError(t, err)
-		return Port{Name: host.Attrs().Name, MAC: [6]byte(eth0.Attrs().HardwareAddr), Owner: "o"}
-	}
-	one, two := add("c1"), add("c2")
-	has := func(container string, p Port) bool {
-		ok, err := HasReference(context.Background(), node, container, "eth0", p)
-		require.NoError(t, err)
-		return ok
-	}
-	require.True(t, has("c1", one))
-	require.True(t, has("c2", two))
-	require.False(t, has("c2", one))
-	require.False(t, has("c1", Port{Name: one.Name, MAC: two.MAC}))
-
-	require.NoError(t, RemoveReference(t.Context(), node, "c1", "eth0"))
-	require.NoError(t, RemoveReference(t.Context(), node, "c1", "eth0"))
-	require.False(t, has("c1", one))
-	require.True(t, has("c2", two))
-	require.NotContains(t, ruleset(t, node), "-c1-")
-	require.NoError(t, RemoveReference(t.Context(), node, "c2", "eth0"))
-	require.Empty(t, ruleset(t, node))
-}
-
-func TestTheReferencesTableStaysWhereOthersUseIt(t *testing.T) {
-	t.Parallel()
-	ns := newNode(t)
-	run(t, ns, "nft", `add table bridge nat; add chain bridge nat PREROUTING { type filter hook prerouting priority -300; };
-		add chain bridge nat OUTPUT { type filter hook output priority 100; }; add chain bridge nat cni-br-iface-c1-eth0`)
-	require.NoError(t, RemoveReference(t.Context(), ns, "c1", "eth0"))
-	require.Contains(t, ruleset(t, ns), "chain OUTPUT")
-	require.NotContains(t, ruleset(t, ns), "cni-br")
 }

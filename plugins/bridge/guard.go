@@ -9,8 +9,8 @@ import (
 
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/undo"
+	"github.com/cniblocks/cniblocks/internal/foreign"
 	"github.com/cniblocks/cniblocks/link"
-	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/spoof"
 )
 
@@ -30,7 +30,7 @@ func (j *job) checkGuard(ctx context.Context, p present) error {
 	}
 	port := spoof.Port{Name: p.host.Name, MAC: p.pod.MAC, Owner: j.alias}
 	if p.reference {
-		ok, err := spoof.HasReference(ctx, j.host, j.ContainerID, j.IfName, port)
+		ok, err := foreign.HasGuard(ctx, j.host, j.foreign(), port.Name, port.MAC)
 		if err == nil && !ok {
 			err = fmt.Errorf("the spoof check of %s is missing or wrong", p.host.Name)
 		}
@@ -45,13 +45,16 @@ func (j *job) unguard(ctx context.Context) error {
 
 // removeReference removes what the reference keeps on the node for an attachment that it made.
 func (j *job) removeReference(ctx context.Context, addrs ...netip.Addr) error {
-	a := masq.Attachment{Network: j.Network, ContainerID: j.ContainerID, IfName: j.IfName}
-	return errors.Join(masq.RemoveReference(ctx, j.host, a, addrs...), spoof.RemoveReference(ctx, j.host, j.ContainerID, j.IfName))
+	return errors.Join(foreign.RemoveSNAT(ctx, j.host, j.foreign(), addrs...), foreign.RemoveGuard(ctx, j.host, j.foreign()))
+}
+
+func (j *job) foreign() foreign.Attachment {
+	return foreign.Attachment{Network: j.Network, ContainerID: j.ContainerID, IfName: j.IfName}
 }
 
 // hasReference reports whether the reference masquerades every address of the attachment.
 func (j *job) hasReference(ctx context.Context) bool {
-	v4, v6, err := masq.HasReference(ctx, j.host, masq.Attachment{Network: j.Network, ContainerID: j.ContainerID, IfName: j.IfName})
+	v4, v6, err := foreign.HasSNAT(ctx, j.host, j.foreign())
 	return err == nil && !slices.ContainsFunc(j.prevAddrs(), func(a netip.Addr) bool { return a.Is4() && !v4 || a.Is6() && !v6 })
 }
 

@@ -47,7 +47,6 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		ranges = []inet.Range{inet.RangeOf(prefix)}
 		pod    = masq.Pod{Owner: "o", Addr: prefix.Addr()}
 		policy = masq.Policy{Network: "net", Sources: ranges, Pods: []masq.Pod{pod}}
-		att    = masq.Attachment{Network: "net", ContainerID: "c", IfName: "eth0"}
 		fwd    = masq.Forward{NS: ns}
 		port   = spoof.Port{Name: "p", MAC: [6]byte{2}, Owner: "o"}
 		gws    = bridge.Gateways{NS: ns, Index: 1, Name: "br0"}
@@ -87,13 +86,10 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		"masq.Forward.Forget":      func() error { return fwd.Forget(ctx, "net", "o") },
 		"masq.Forward.Remove":      func() error { return fwd.Remove(ctx, "net") },
 		"masq.Forward.Retain":      func() error { return fwd.Retain(ctx, "net", ranges) },
-		"masq.HasReference":        func() error { _, _, err := masq.HasReference(ctx, ns, att); return err },
 		"masq.NFT.CheckForward":    func() error { return second(masq.NFT{NS: ns}.CheckForward(ctx, policy)) },
 		"masq.Open":                func() error { return second(masq.Open(ctx, ns, "")) },
 		"masq.Probe":               func() error { return masq.Probe(ctx, ns, "") },
 		"masq.RemoveAll":           func() error { return masq.RemoveAll(ctx, ns, "net") },
-		"masq.RemoveFlannel":       func() error { return masq.RemoveFlannel(ctx, ns) },
-		"masq.RemoveReference":     func() error { return masq.RemoveReference(ctx, ns, att) },
 		"masq.Switch":              func() error { return masq.Switch(ctx, ns, masq.NFT{NS: good}, "net") },
 		"netns.NS.Check":           func() error { return ns.Check() },
 		"netns.NS.Cookie":          func() error { return second(ns.Cookie()) },
@@ -121,9 +117,7 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		"route.Table.Reconcile": func() error { return table.Reconcile(ctx, slices.Values([]route.Route{})) },
 		"spoof.Allow":           func() error { return spoof.Allow(ctx, ns, port) },
 		"spoof.Check":           func() error { return spoof.Check(ctx, ns, port) },
-		"spoof.HasReference":    func() error { return second(spoof.HasReference(ctx, ns, "c", "eth0", port)) },
 		"spoof.List":            func() error { return second(spoof.List(ctx, ns)) },
-		"spoof.RemoveReference": func() error { return spoof.RemoveReference(ctx, ns, "c", "eth0") },
 		"spoof.Retain":          func() error { return spoof.Retain(ctx, ns, "net/", nil) },
 		"spoof.Revoke":          func() error { return spoof.Revoke(ctx, ns, "p") },
 		"sysctl.Ensure":         func() error { return sysctl.Ensure(ns, sysctl.Var{Key: "net/ipv4/ip_forward", Value: "1"}) },

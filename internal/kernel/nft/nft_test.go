@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -29,18 +28,6 @@ func open(t testing.TB) (*netns.NS, *nft.Conn) {
 	c, err := nft.Open(ns)
 	require.NoError(t, err)
 	return ns, c
-}
-
-func run(t testing.TB, ns *netns.NS, args ...string) string {
-	t.Helper()
-	var out []byte
-	require.NoError(t, ns.Do(func() (err error) {
-		if out, err = exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-			err = fmt.Errorf("%v: %w: %s", args, err, out)
-		}
-		return err
-	}))
-	return string(out)
 }
 
 var table = nft.Table{Family: nft.INet, Name: "t"}
@@ -78,7 +65,7 @@ func TestAnIntervalThatHoldsAKeyIsFoundByItsBegin(t *testing.T) {
 func TestManyQuestionsInOneWriteAreEachAnswered(t *testing.T) {
 	t.Parallel()
 	ns, c := open(t)
-	run(t, ns, "nft", `add table inet t; add set inet t s { type ipv4_addr; elements = { 10.0.0.1 comment "one", 10.0.0.2 }; };
+	nstest.Run(t, ns, "nft", `add table inet t; add set inet t s { type ipv4_addr; elements = { 10.0.0.1 comment "one", 10.0.0.2 }; };
 		add chain inet t c { type filter hook forward priority 7; policy drop; }; add rule inet t c ip saddr @s counter accept comment "r"; add rule inet t c drop`)
 	one := nft.Element{Key: bytesOf("10.0.0.1"), Comment: "one"}
 	answers, err := c.Query(
@@ -125,11 +112,11 @@ func TestACommitForAnEarlierGenerationChangesNothing(t *testing.T) {
 	ns, c := open(t)
 	g, err := c.Generation()
 	require.NoError(t, err)
-	run(t, ns, "nft", "add table ip other")
+	nstest.Run(t, ns, "nft", "add table ip other")
 	var b nft.Batch
 	b.AddTable(table)
 	require.ErrorIs(t, c.Commit(g, &b), nft.ErrChanged)
-	require.NotContains(t, run(t, ns, "nft", "list", "tables"), "inet t")
+	require.NotContains(t, nstest.Run(t, ns, "nft", "list", "tables"), "inet t")
 }
 
 func TestUpdateIsPlannedAnewUntilNobodyWroteMeanwhile(t *testing.T) {
@@ -138,7 +125,7 @@ func TestUpdateIsPlannedAnewUntilNobodyWroteMeanwhile(t *testing.T) {
 	plans := 0
 	require.NoError(t, c.Update(t.Context(), func(b *nft.Batch) error {
 		if plans++; plans < 4 {
-			run(t, ns, "nft", fmt.Sprintf("add table ip other%d", plans))
+			nstest.Run(t, ns, "nft", fmt.Sprintf("add table ip other%d", plans))
 		}
 		b.AddTable(table)
 		return nil
@@ -147,14 +134,14 @@ func TestUpdateIsPlannedAnewUntilNobodyWroteMeanwhile(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	err := c.Update(ctx, func(b *nft.Batch) error {
-		run(t, ns, "nft", "add table ip more; delete table ip more")
+		nstest.Run(t, ns, "nft", "add table ip more; delete table ip more")
 		cancel()
 		b.DelTable(table)
 		return nil
 	})
 	require.ErrorIs(t, err, nft.ErrChanged)
 	require.ErrorIs(t, err, context.Canceled)
-	require.Contains(t, run(t, ns, "nft", "list", "tables"), "inet t")
+	require.Contains(t, nstest.Run(t, ns, "nft", "list", "tables"), "inet t")
 }
 
 func TestAFailingTransactionNamesItsCauseAndChangesNothing(t *testing.T) {
@@ -174,7 +161,7 @@ func TestAFailingTransactionNamesItsCauseAndChangesNothing(t *testing.T) {
 	err = c.Commit(0, &b)
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	require.ErrorContains(t, err, "add chain inet t c")
-	require.Empty(t, run(t, ns, "nft", "list", "ruleset"))
+	require.Empty(t, nstest.Run(t, ns, "nft", "list", "ruleset"))
 }
 
 func TestThousandsOfElementsAllArrive(t *testing.T) {
@@ -251,7 +238,7 @@ func TestRulesOfIPTablesAreWrittenAsThatProgramWritesThem(t *testing.T) {
 			program := map[uint8]string{nft.IPv4: "iptables-nft", nft.IPv6: "ip6tables-nft"}[c.family]
 			base := map[string]string{"filter": "FORWARD", "nat": "POSTROUTING"}[c.table]
 			for _, args := range []string{"-N OURS", "-N OTHER", "-A " + base + " -j OURS", "-A OURS " + c.args} {
-				run(t, ns, append([]string{program, "-t", c.table}, strings.Fields(args)...)...)
+				nstest.Run(t, ns, append([]string{program, "-t", c.table}, strings.Fields(args)...)...)
 			}
 			at := nft.Table{Family: c.family, Name: c.table}
 			rules, err := conn.Rules(at, "OURS")
@@ -260,14 +247,14 @@ func TestRulesOfIPTablesAreWrittenAsThatProgramWritesThem(t *testing.T) {
 			require.Equal(t, c.rule, rules[0].Compat())
 			require.Equal(t, rules[0].Exprs.String(), c.rule.Exprs().String())
 
-			before := run(t, ns, program, "-t", c.table, "-S")
+			before := nstest.Run(t, ns, program, "-t", c.table, "-S")
 			require.NoError(t, conn.Update(t.Context(), func(b *nft.Batch) error {
 				b.FlushChain(at, "OURS")
 				b.AppendRule(nft.Rule{Table: at, Chain: "OURS", Exprs: c.rule.Exprs()})
 				return nil
 			}))
-			require.Equal(t, before, run(t, ns, program, "-t", c.table, "-S"))
-			run(t, ns, append([]string{program, "-t", c.table, "-D", "OURS"}, strings.Fields(c.args)...)...)
+			require.Equal(t, before, nstest.Run(t, ns, program, "-t", c.table, "-S"))
+			nstest.Run(t, ns, append([]string{program, "-t", c.table, "-D", "OURS"}, strings.Fields(c.args)...)...)
 		})
 	}
 }
@@ -279,7 +266,7 @@ func TestARuleOfIPTablesWithMoreToItIsSeenAsSuch(t *testing.T) {
 	for _, args := range []string{
 		"-p tcp -j ACCEPT", "-s 10.0.0.1 -j ACCEPT", "-m conntrack --ctstate NEW -j ACCEPT", "-m iprange ! --src-range 10.0.0.1-10.0.0.2 -j ACCEPT",
 	} {
-		run(t, ns, append([]string{"iptables-nft", "-A", "FORWARD"}, strings.Fields(args)...)...)
+		nstest.Run(t, ns, append([]string{"iptables-nft", "-A", "FORWARD"}, strings.Fields(args)...)...)
 	}
 	rules, err := c.Rules(nft.Table{Family: nft.IPv4, Name: "filter"}, "FORWARD")
 	require.NoError(t, err)

@@ -1,6 +1,6 @@
 //go:build linux
 
-package masq
+package foreign
 
 import (
 	"context"
@@ -13,17 +13,8 @@ import (
 	"github.com/cniblocks/cniblocks/netns"
 )
 
-// foreign is a chain of flannel's in a table of iptables, and the base chain that jumps to it.
-type foreign struct{ table, base, chain string }
-
-func flannelChains() []foreign {
-	return []foreign{{"nat", "POSTROUTING", "FLANNEL-POSTRTG"}, {"filter", "FORWARD", "FLANNEL-FWD"}}
-}
-
-// flannelTables are those that flannel has with EnableNFTables.
-func flannelTables() []nft.Table {
-	return []nft.Table{{Family: nft.IPv4, Name: "flannel-ipv4"}, {Family: nft.IPv6, Name: "flannel-ipv6"}}
-}
+// chain is one in a table of iptables, and the base chain that jumps to it.
+type chain struct{ table, base, name string }
 
 // RemoveFlannel removes the firewall rules that flannel left, in either packet filter: its chains of iptables with the
 // jumps to them, and its tables of nftables. It succeeds if there are none.
@@ -34,7 +25,7 @@ func RemoveFlannel(ctx context.Context, ns *netns.NS) error {
 	}
 	errs := []error{err}
 	for _, f := range families {
-		for _, c := range flannelChains() {
+		for _, c := range flannelChains {
 			errs = append(errs, c.legacy(ctx, ns, f))
 		}
 	}
@@ -50,7 +41,7 @@ func flannelNFT(ctx context.Context, ns *netns.NS) error {
 		return err
 	}
 	return c.Update(ctx, func(b *nft.Batch) error {
-		for _, t := range flannelTables() {
+		for _, t := range flannelTables {
 			chains, err := c.Chains(t.Family)
 			if err != nil {
 				return err
@@ -63,8 +54,8 @@ func flannelNFT(ctx context.Context, ns *netns.NS) error {
 			}
 		}
 		for _, f := range families {
-			for _, fc := range flannelChains() {
-				if err := fc.remove(c, b, nft.Table{Family: f.proto(), Name: fc.table}); err != nil {
+			for _, fc := range flannelChains {
+				if err := fc.remove(c, b, nft.Table{Family: proto(f), Name: fc.table}); err != nil {
 					return err
 				}
 			}
@@ -73,8 +64,8 @@ func flannelNFT(ctx context.Context, ns *netns.NS) error {
 	})
 }
 
-func (c foreign) remove(conn *nft.Conn, b *nft.Batch, t nft.Table) error {
-	if _, err := conn.Chain(t, c.chain); err != nil {
+func (c chain) remove(conn *nft.Conn, b *nft.Batch, t nft.Table) error {
+	if _, err := conn.Chain(t, c.name); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
@@ -85,17 +76,17 @@ func (c foreign) remove(conn *nft.Conn, b *nft.Batch, t nft.Table) error {
 		return err
 	}
 	for _, r := range rules {
-		if r.Exprs.Jumps() == c.chain {
+		if r.Exprs.Jumps() == c.name {
 			b.DelRule(r)
 		}
 	}
-	b.FlushChain(t, c.chain)
-	b.DelChain(t, c.chain)
+	b.FlushChain(t, c.name)
+	b.DelChain(t, c.name)
 	return nil
 }
 
-func (c foreign) legacy(ctx context.Context, ns *netns.NS, f family) error {
-	p, there, err := xtables.FindMentioned(ctx, ns, xtables.Family(f), c.table, c.chain)
+func (c chain) legacy(ctx context.Context, ns *netns.NS, f xtables.Family) error {
+	p, there, err := xtables.FindMentioned(ctx, ns, f, c.table, c.name)
 	if err != nil || !there {
 		return err
 	}
@@ -103,9 +94,9 @@ func (c foreign) legacy(ctx context.Context, ns *netns.NS, f family) error {
 	if err != nil {
 		return err
 	}
-	lines := xtables.Deletions(c.base, rs.Jumps(c.base, c.chain))
-	if _, there := rs[c.chain]; there {
-		lines = append(lines, "-F "+c.chain, "-X "+c.chain)
+	lines := xtables.Deletions(c.base, rs.Jumps(c.base, c.name))
+	if _, there := rs[c.name]; there {
+		lines = append(lines, "-F "+c.name, "-X "+c.name)
 	}
 	return p.Restore(ctx, ns, c.table, lines)
 }

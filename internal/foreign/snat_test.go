@@ -1,6 +1,6 @@
 //go:build linux
 
-package masq
+package foreign
 
 import (
 	"fmt"
@@ -72,32 +72,32 @@ func TestTheReferencesSNATOfAPodIsRecognisedAndRemovedWithoutATrace(t *testing.T
 			if kind == "iptables-legacy" {
 				r.path = legacyPath(t)
 			}
-			touchTables(t, node)
-			before := firewall(t, node)
+			nstest.TouchTables(t, node)
+			before := nstest.Firewall(t, node)
 			one, two := Attachment{"pods", "c1", "eth0"}, Attachment{"pods", "c2", "eth1"}
 			r.call(t, "ADD", one)
 			r.call(t, "ADD", two)
 
 			for _, a := range []Attachment{one, two} {
-				v4, v6, err := HasReference(t.Context(), node, a)
+				v4, v6, err := HasSNAT(t.Context(), node, a)
 				require.NoError(t, err)
 				require.Equal(t, []bool{true, true}, []bool{v4, v6})
 			}
-			v4, v6, err := HasReference(t.Context(), node, Attachment{"pods", "c3", "eth0"})
+			v4, v6, err := HasSNAT(t.Context(), node, Attachment{"pods", "c3", "eth0"})
 			require.NoError(t, err)
 			require.Equal(t, []bool{false, false}, []bool{v4, v6})
 
-			require.NoError(t, RemoveReference(t.Context(), node, one))
-			require.NoError(t, RemoveReference(t.Context(), node, one))
-			v4, v6, err = HasReference(t.Context(), node, one)
+			require.NoError(t, RemoveSNAT(t.Context(), node, one))
+			require.NoError(t, RemoveSNAT(t.Context(), node, one))
+			v4, v6, err = HasSNAT(t.Context(), node, one)
 			require.NoError(t, err)
 			require.Equal(t, []bool{false, false}, []bool{v4, v6})
-			v4, v6, err = HasReference(t.Context(), node, two)
+			v4, v6, err = HasSNAT(t.Context(), node, two)
 			require.NoError(t, err)
 			require.Equal(t, []bool{true, true}, []bool{v4, v6})
 
-			require.NoError(t, RemoveReference(t.Context(), node, two))
-			require.Equal(t, before, firewall(t, node))
+			require.NoError(t, RemoveSNAT(t.Context(), node, two))
+			require.Equal(t, before, nstest.Firewall(t, node))
 		})
 	}
 }
@@ -114,19 +114,19 @@ func TestASecondInterfaceKeepsTheReferencesSNATWhenAddressesAreGiven(t *testing.
 			if kind == "legacy" {
 				r.path = legacyPath(t)
 			}
-			touchTables(t, node)
-			before := firewall(t, node)
+			nstest.TouchTables(t, node)
+			before := nstest.Firewall(t, node)
 			one, two := Attachment{"pods", "c1", "eth0"}, Attachment{"pods", "c1", "eth1"}
 			r.call(t, "ADD", one)
 			r.call(t, "ADD", two)
 
-			require.NoError(t, RemoveReference(t.Context(), node, one, netip.MustParseAddr("10.1.0.2"), netip.MustParseAddr("fd00:1::2")))
-			v4, v6, err := HasReference(t.Context(), node, two)
+			require.NoError(t, RemoveSNAT(t.Context(), node, one, netip.MustParseAddr("10.1.0.2"), netip.MustParseAddr("fd00:1::2")))
+			v4, v6, err := HasSNAT(t.Context(), node, two)
 			require.NoError(t, err)
 			require.Equal(t, []bool{true, true}, []bool{v4, v6})
-			require.NotContains(t, firewall(t, node), "10.1.0.2/32")
-			require.NoError(t, RemoveReference(t.Context(), node, two, netip.MustParseAddr("10.1.0.3"), netip.MustParseAddr("fd00:1::3")))
-			require.Equal(t, before, firewall(t, node))
+			require.NotContains(t, nstest.Firewall(t, node), "10.1.0.2/32")
+			require.NoError(t, RemoveSNAT(t.Context(), node, two, netip.MustParseAddr("10.1.0.3"), netip.MustParseAddr("fd00:1::3")))
+			require.Equal(t, before, nstest.Firewall(t, node))
 		})
 	}
 }

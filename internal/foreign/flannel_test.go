@@ -1,6 +1,6 @@
 //go:build linux
 
-package masq
+package foreign
 
 import (
 	"strings"
@@ -18,9 +18,9 @@ func TestWhatFlannelLeftInEitherPacketFilterGoesAndNothingElse(t *testing.T) {
 			t.Parallel()
 			nstest.Need(t, nstest.Feature(strings.TrimSuffix(program, "-legacy")))
 			ns := nstest.New(t)
-			rules := func(table string) string { return run(t, ns, program, "-w", "-t", table, "-S") }
+			rules := func(table string) string { return nstest.Run(t, ns, program, "-w", "-t", table, "-S") }
 			for _, r := range []string{"-t nat -N OTHER", "-t nat -A POSTROUTING -j OTHER", "-t filter -A FORWARD -j ACCEPT"} {
-				run(t, ns, append([]string{program, "-w"}, strings.Fields(r)...)...)
+				nstest.Run(t, ns, append([]string{program, "-w"}, strings.Fields(r)...)...)
 			}
 			nat, filter := rules("nat"), rules("filter")
 			for _, r := range []string{
@@ -28,7 +28,7 @@ func TestWhatFlannelLeftInEitherPacketFilterGoesAndNothingElse(t *testing.T) {
 				"-t nat -A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -j RETURN", "-t nat -A FLANNEL-POSTRTG -j MASQUERADE --random-fully",
 				"-t filter -N FLANNEL-FWD", "-t filter -A FORWARD -j FLANNEL-FWD", "-t filter -A FLANNEL-FWD -j ACCEPT",
 			} {
-				run(t, ns, append([]string{program, "-w"}, strings.Fields(r)...)...)
+				nstest.Run(t, ns, append([]string{program, "-w"}, strings.Fields(r)...)...)
 			}
 			require.NoError(t, RemoveFlannel(t.Context(), ns))
 			require.Equal(t, nat, rules("nat"))
@@ -42,9 +42,9 @@ func TestFlannelsTablesOfNFTablesGo(t *testing.T) {
 	t.Parallel()
 	nstest.Need(t, nstest.NFT)
 	ns := nstest.New(t)
-	run(t, ns, "nft", "add table ip flannel-ipv4; add chain ip flannel-ipv4 postrtg; add table ip other; add chain ip other x")
+	nstest.Run(t, ns, "nft", "add table ip flannel-ipv4; add chain ip flannel-ipv4 postrtg; add table ip other; add chain ip other x")
 	require.NoError(t, RemoveFlannel(t.Context(), ns))
-	left := run(t, ns, "nft", "list tables")
+	left := nstest.Run(t, ns, "nft", "list tables")
 	require.NotContains(t, left, "flannel")
 	require.Contains(t, left, "other")
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package masq
+package foreign
 
 import (
 	"context"
@@ -18,21 +18,14 @@ import (
 	"github.com/cniblocks/cniblocks/netns"
 )
 
-// Attachment is an interface of a container in a network, the key by which the plugins of containernetworking/plugins
-// v1.9.1 and earlier name the SNAT that they make for each pod.
+// Attachment is an interface of a container in a network, the key by which the reference names what it makes for each pod.
 type Attachment struct{ Network, ContainerID, IfName string }
 
-// What those plugins call their things (packages pkg/utils and pkg/ip of that module).
-const (
-	refTable = "cni_plugins_masquerade" // of the family inet
-	refRules = "masq_checks"
-)
+// chain is that of table nat.
+func (a Attachment) chain() string { return refChain + sha(a.Network+a.ContainerID, refChainHash) }
 
-// refChain is the chain of table nat, one for all interfaces of a container in a network.
-func (a Attachment) refChain() string { return "CNI-" + sha(a.Network+a.ContainerID, 24) }
-
-// refComment begins the comment of the rules in nftables.
-func (a Attachment) refComment() string {
+// comment begins the comment of the rules in nftables.
+func (a Attachment) comment() string {
 	return sha(a.Network, 16) + "-" + sha(a.IfName+":"+a.ContainerID, 16) + ","
 }
 
@@ -41,24 +34,20 @@ func sha(s string, digits int) string {
 	return hex.EncodeToString(sum[:])[:digits]
 }
 
-func refNAT(f family) nft.Table { return nft.Table{Family: f.proto(), Name: "nat"} }
-
-func refINet() nft.Table { return nft.Table{Family: nft.INet, Name: refTable} }
-
-// RemoveReference removes the SNAT that the reference plugins made for a pod, in every backend, and their nftables table
+// RemoveSNAT removes the SNAT that the reference made for a pod, in every backend, and its nftables table
 // with the last rule in it. Where there is nothing, it asks the kernel in one write and starts no program.
 //
-// Their iptables chain serves all interfaces of the container in the network. Given the addresses of this attachment, only
+// The iptables chain serves all interfaces of the container in the network. Given the addresses of this attachment, only
 // the jumps from those are removed, and the chain with the last jump; without any it is removed with all jumps.
-func RemoveReference(ctx context.Context, ns *netns.NS, a Attachment, addrs ...netip.Addr) error {
+func RemoveSNAT(ctx context.Context, ns *netns.NS, a Attachment, addrs ...netip.Addr) error {
 	var errs []error
-	nat, inet, err := lookForReference(ns, a)
+	chains, inet, err := lookForSNAT(ns, a)
 	errs = append(errs, err)
 	for _, f := range families {
-		if nat[f] {
-			errs = append(errs, removeRefChain(ctx, ns, f, a.refChain(), addrs))
+		if chains[f] {
+			errs = append(errs, removeRefChain(ctx, ns, f, a.chain(), addrs))
 		}
-		errs = append(errs, removeRefLegacy(ctx, ns, f, a.refChain(), addrs))
+		errs = append(errs, removeRefLegacy(ctx, ns, f, a.chain(), addrs))
 	}
 	if inet {
 		errs = append(errs, removeRefRules(ctx, ns, a))
@@ -69,9 +58,9 @@ func RemoveReference(ctx context.Context, ns *netns.NS, a Attachment, addrs ...n
 	return nil
 }
 
-// lookForReference asks in one write whether the chains of iptables-nft are there, and whether there are rules of the
+// lookForSNAT asks in one write whether the chains of iptables-nft are there, and whether there are rules of the
 // reference at all in nftables.
-func lookForReference(ns *netns.NS, a Attachment) (nat map[family]bool, inet bool, err error) {
+func lookForSNAT(ns *netns.NS, a Attachment) (chains map[xtables.Family]bool, inet bool, err error) {
 	c, err := nft.Open(ns)
 	if nft.Missing(err) {
 		return nil, false, nil
@@ -79,29 +68,29 @@ func lookForReference(ns *netns.NS, a Attachment) (nat map[family]bool, inet boo
 	if err != nil {
 		return nil, false, err
 	}
-	answers, err := c.Query(nft.GetChain(refNAT(v4), a.refChain()), nft.GetChain(refNAT(v6), a.refChain()), nft.GetChain(refINet(), refRules))
+	answers, err := c.Query(nft.GetChain(nat(4), a.chain()), nft.GetChain(nat(6), a.chain()), nft.GetChain(refINet, refRules))
 	if err != nil {
 		return nil, false, err
 	}
 	for _, answer := range answers {
-		if answer.Err != nil && !errors.Is(answer.Err, fs.ErrNotExist) && !nft.Missing(answer.Err) {
+		if answer.Err != nil && !absent(answer.Err) {
 			return nil, false, answer.Err
 		}
 	}
-	return map[family]bool{v4: answers[0].Err == nil, v6: answers[1].Err == nil}, answers[2].Err == nil, nil
+	return map[xtables.Family]bool{4: answers[0].Err == nil, 6: answers[1].Err == nil}, answers[2].Err == nil, nil
 }
 
-func removeRefChain(ctx context.Context, ns *netns.NS, f family, chain string, addrs []netip.Addr) error {
+func removeRefChain(ctx context.Context, ns *netns.NS, f xtables.Family, chain string, addrs []netip.Addr) error {
 	c, err := nft.Open(ns)
 	if err != nil {
 		return err
 	}
-	t := refNAT(f)
+	t := nat(f)
 	return c.Update(ctx, func(b *nft.Batch) error {
 		if _, err := c.Chain(t, chain); err != nil {
 			return ignoreNotExist(err)
 		}
-		rules, err := c.Rules(t, "POSTROUTING")
+		rules, err := c.Rules(t, natBase)
 		if err != nil {
 			return err
 		}
@@ -111,7 +100,7 @@ func removeRefChain(ctx context.Context, ns *netns.NS, f family, chain string, a
 				continue
 			}
 			if len(addrs) > 0 && !slices.ContainsFunc(addrs, func(a netip.Addr) bool {
-				return f.has(a) && r.Exprs.Has(nft.Exprs{}.Source(f.proto()).Equal(a.AsSlice()))
+				return a.Is4() == (f == 4) && r.Exprs.Has(nft.Exprs{}.Source(proto(f)).Equal(a.AsSlice()))
 			}) {
 				left = true
 				continue
@@ -132,9 +121,9 @@ func ignoreNotExist(err error) error {
 	return err
 }
 
-func removeRefLegacy(ctx context.Context, ns *netns.NS, f family, chain string, addrs []netip.Addr) error {
+func removeRefLegacy(ctx context.Context, ns *netns.NS, f xtables.Family, chain string, addrs []netip.Addr) error {
 	const tries = 5 // another program may have changed the table between the reading and the writing
-	p, there, err := xtables.FindMentioned(ctx, ns, xtables.Family(f), "nat", chain)
+	p, there, err := xtables.FindMentioned(ctx, ns, f, "nat", chain)
 	if err != nil || !there {
 		return err
 	}
@@ -158,13 +147,13 @@ func refRemoval(rs xtables.Ruleset, chain string, addrs []netip.Addr) []string {
 	if _, ok := rs[chain]; !ok {
 		return nil
 	}
-	jumps := rs.Jumps("POSTROUTING", chain)
+	jumps := rs.Jumps(natBase, chain)
 	ours := slices.DeleteFunc(slices.Clone(jumps), func(r xtables.Rule) bool {
 		return len(addrs) > 0 && !slices.ContainsFunc(addrs, func(a netip.Addr) bool {
 			return strings.HasPrefix(r.Text, fmt.Sprintf("-s %s/%d ", a, a.BitLen()))
 		})
 	})
-	lines := xtables.Deletions("POSTROUTING", ours)
+	lines := xtables.Deletions(natBase, ours)
 	if len(ours) == len(jumps) {
 		lines = append(lines, "-F "+chain, "-X "+chain)
 	}
@@ -177,13 +166,13 @@ func removeRefRules(ctx context.Context, ns *netns.NS, a Attachment) error {
 		return err
 	}
 	return c.Update(ctx, func(b *nft.Batch) error {
-		rules, err := c.Rules(refINet(), refRules)
+		rules, err := c.Rules(refINet, refRules)
 		if err != nil {
 			return err
 		}
 		left := len(rules)
 		for _, r := range rules {
-			if strings.HasPrefix(r.Comment, a.refComment()) {
+			if strings.HasPrefix(r.Comment, a.comment()) {
 				b.DelRule(r)
 				left--
 			}
@@ -193,36 +182,36 @@ func removeRefRules(ctx context.Context, ns *netns.NS, a Attachment) error {
 		}
 		chains, err := c.Chains(nft.INet)
 		if err == nil && !slices.ContainsFunc(chains, func(ch nft.Chain) bool {
-			return ch.Table == refINet() && ch.Name != refRules && ch.Name != postrouting
+			return ch.Table == refINet && ch.Name != refRules && ch.Name != refBase
 		}) {
-			b.DelTable(refINet())
+			b.DelTable(refINet)
 		}
 		return err
 	})
 }
 
-// HasReference reports for which families the reference plugins' SNAT of a pod is in place, in whatever backend: its
+// HasSNAT reports for which families the reference's SNAT of a pod is in place, in whatever backend: its
 // chain with the jump to it, or its rule.
-func HasReference(ctx context.Context, ns *netns.NS, a Attachment) (ipv4, ipv6 bool, err error) {
-	found := map[family]bool{}
-	nat, inet, err := lookForReference(ns, a)
+func HasSNAT(ctx context.Context, ns *netns.NS, a Attachment) (ipv4, ipv6 bool, err error) {
+	found := map[xtables.Family]bool{}
+	chains, inet, err := lookForSNAT(ns, a)
 	if err == nil {
-		err = findReference(ctx, ns, a, nat, inet, found)
+		err = findSNAT(ctx, ns, a, chains, inet, found)
 	}
 	if err != nil {
 		return false, false, fmt.Errorf("look for the reference plugins' SNAT of container %s in network %q: %w", a.ContainerID, a.Network, err)
 	}
-	return found[v4], found[v6], nil
+	return found[4], found[6], nil
 }
 
-func findReference(ctx context.Context, ns *netns.NS, a Attachment, nat map[family]bool, inet bool, found map[family]bool) error {
+func findSNAT(ctx context.Context, ns *netns.NS, a Attachment, chains map[xtables.Family]bool, inet bool, found map[xtables.Family]bool) error {
 	for _, f := range families {
-		if nat[f] {
-			if err := findRefJump(ns, f, a.refChain(), found); err != nil {
+		if chains[f] {
+			if err := findRefJump(ns, f, a.chain(), found); err != nil {
 				return err
 			}
 		}
-		p, there, err := xtables.FindMentioned(ctx, ns, xtables.Family(f), "nat", a.refChain())
+		p, there, err := xtables.FindMentioned(ctx, ns, f, "nat", a.chain())
 		if err != nil {
 			return err
 		}
@@ -231,7 +220,7 @@ func findReference(ctx context.Context, ns *netns.NS, a Attachment, nat map[fami
 			if err != nil {
 				return err
 			}
-			found[f] = found[f] || len(rs[a.refChain()].Rules) > 0 && len(rs.Jumps("POSTROUTING", a.refChain())) > 0
+			found[f] = found[f] || len(rs[a.chain()].Rules) > 0 && len(rs.Jumps(natBase, a.chain())) > 0
 		}
 	}
 	if !inet {
@@ -241,26 +230,26 @@ func findReference(ctx context.Context, ns *netns.NS, a Attachment, nat map[fami
 	if err != nil {
 		return err
 	}
-	rules, err := c.Rules(refINet(), refRules)
+	rules, err := c.Rules(refINet, refRules)
 	for _, r := range rules {
-		if strings.HasPrefix(r.Comment, a.refComment()) {
-			found[v4] = found[v4] || r.Exprs.Has(nft.Exprs{}.Source(nft.IPv4))
-			found[v6] = found[v6] || r.Exprs.Has(nft.Exprs{}.Source(nft.IPv6))
+		if strings.HasPrefix(r.Comment, a.comment()) {
+			found[4] = found[4] || r.Exprs.Has(nft.Exprs{}.Source(nft.IPv4))
+			found[6] = found[6] || r.Exprs.Has(nft.Exprs{}.Source(nft.IPv6))
 		}
 	}
 	return err
 }
 
-func findRefJump(ns *netns.NS, f family, chain string, found map[family]bool) error {
+func findRefJump(ns *netns.NS, f xtables.Family, chain string, found map[xtables.Family]bool) error {
 	c, err := nft.Open(ns)
 	if err != nil {
 		return err
 	}
-	rules, err := c.Rules(refNAT(f), chain)
+	rules, err := c.Rules(nat(f), chain)
 	if err != nil || len(rules) == 0 {
 		return err
 	}
-	jumps, err := c.Rules(refNAT(f), "POSTROUTING")
+	jumps, err := c.Rules(nat(f), natBase)
 	found[f] = found[f] || slices.ContainsFunc(jumps, func(r nft.Rule) bool { return r.Exprs.Jumps() == chain })
 	return err
 }
