@@ -69,7 +69,12 @@ func listenUnix(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
-	if c, err := net.Dial("unix", path); err == nil {
+	at, done, err := short(path)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if c, err := net.Dial("unix", at); err == nil {
 		c.Close()
 		return nil, fmt.Errorf("listen on %s: another process serves it", path)
 	} else if errors.Is(err, unix.ECONNREFUSED) {
@@ -77,11 +82,51 @@ func listenUnix(path string) (net.Listener, error) {
 			return nil, err
 		}
 	}
-	l, err := net.Listen("unix", path)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: at, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
-	return l, os.Chmod(path, 0o600)
+	l.SetUnlinkOnClose(false)
+	return unlinked{l, path}, os.Chmod(path, 0o600)
+}
+
+// unlinked is a listener whose socket goes with it, by its own path.
+type unlinked struct {
+	*net.UnixListener
+	path string
+}
+
+func (l unlinked) Close() error {
+	err := l.UnixListener.Close()
+	if err == nil { // the first time
+		_ = os.Remove(l.path)
+	}
+	return err
+}
+
+// Dial connects to the socket of an agent.
+func Dial(ctx context.Context, path string) (net.Conn, error) {
+	at, done, err := short(path)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", at)
+}
+
+// short is a path of a socket, until done is called, that fits into an address (unix(7)), which that of a network with a long
+// name does not.
+func short(path string) (at string, done func(), err error) {
+	const most = len(unix.RawSockaddrUnix{}.Path) - 1
+	if len(path) <= most {
+		return path, func() {}, nil
+	}
+	dir, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", nil, &fs.PathError{Op: "open", Path: filepath.Dir(path), Err: err}
+	}
+	return fmt.Sprintf("/proc/self/fd/%d/%s", dir, filepath.Base(path)), func() { unix.Close(dir) }, nil
 }
 
 // Serve serves [Agent.Handler] until ctx is done.

@@ -127,6 +127,12 @@ func TestWhatIsWrongWithAnOptionIsSaidWithItsNameAndValue(t *testing.T) {
 // agentHere runs an agent of the network pods by plain routes in a namespace, until end is called; its log is what it returns.
 func agentHere(t *testing.T) (name string, ns *netns.NS, state string, end func() (status int, log string)) {
 	t.Helper()
+	return agentOf(t, "pods")
+}
+
+// agentOf is agentHere for a network.
+func agentOf(t *testing.T, network string) (name string, ns *netns.NS, state string, end func() (status int, log string)) {
+	t.Helper()
 	name, ns = nstest.Named(t)
 	nstest.Link(t, nstest.End{NS: ns, Name: "eth0", Addrs: []string{"192.0.2.11/24"}}, nstest.End{NS: nstest.New(t), Name: "eth0"})
 	dir := t.TempDir()
@@ -142,7 +148,7 @@ func agentHere(t *testing.T) (name string, ns *netns.NS, state string, end func(
 	var log bytes.Buffer
 	done := make(chan int, 1)
 	go func() {
-		done <- run(ctx, []string{"agent", "--source", "file:" + peers, "--encap", "host-gw", "--netns", name, "--state-dir", state, "--data-dir", filepath.Join(dir, "lib"),
+		done <- run(ctx, []string{"agent", "--network", network, "--source", "file:" + peers, "--encap", "host-gw", "--netns", name, "--state-dir", state, "--data-dir", filepath.Join(dir, "lib"),
 			"--listen", "127.0.0.1:0"}, &log, &log)
 	}()
 	end = sync.OnceValues(func() (int, string) { cancel(); return <-done, log.String() })

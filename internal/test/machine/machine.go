@@ -58,6 +58,11 @@ func Linked(t testing.TB, plugins cni.Delegates) *Machine {
 	return m
 }
 
+// Lent is a machine whose namespace somebody else made, and whose plugins run in this process.
+func Lent(ns *netns.NS, dir string, plugins cni.Delegates) *Machine {
+	return &Machine{NS: ns, Dir: dir, Path: "/nowhere", linked: plugins}
+}
+
 func bare(t testing.TB) *Machine {
 	t.Helper()
 	m := &Machine{NS: nstest.New(t), Dir: t.TempDir()}
