@@ -199,7 +199,7 @@ func TestARequestIsWhatARuntimeAsksInAnyVersion(t *testing.T) {
 		require.Equal(t, "V", value)
 		require.Contains(t, r.Delegates, "fake")
 	}
-	r, err := cnitest.Request{Verb: cni.GC, Config: conf, Version: "1.1.0"}.Build(nil)
+	r, err := cnitest.Request{Verb: cni.GC, Config: conf, Version: "1.1.0", Valid: []cni.Attachment{}}.Build(nil)
 	require.NoError(t, err)
 	require.Empty(t, r.Valid)
 	r, err = cnitest.Request{Verb: cni.CHECK, Config: conf, Version: "1.0.0", Pod: pod, Prev: []byte(`{"cniVersion": "1.0.0", "dns": {"domain": "x"}}`)}.Build(nil)

@@ -33,7 +33,7 @@ type Request struct {
 	Args        string           // CNI_ARGS
 	Path        string           // CNI_PATH; zero is a directory that is not there
 	Prev        json.RawMessage  // prevResult, such as [Answer.Out] of the ADD; nil leaves what the netconf has
-	Valid       []cni.Attachment // cni.dev/valid-attachments of a GC
+	Valid       []cni.Attachment // cni.dev/valid-attachments, for GC; nil leaves what the netconf has
 }
 
 // Answer is what a plugin printed.
@@ -42,6 +42,9 @@ type Answer struct {
 	Out    []byte // a result or an error
 	Err    string // warnings
 }
+
+// String is all of it, for messages.
+func (a Answer) String() string { return fmt.Sprintf("status %d: %s%s", a.Status, a.Out, a.Err) }
 
 // Build is the request as [cni.Run] passes it to a plugin, with the delegates that are linked in.
 func (q Request) Build(delegates cni.Delegates) (*cni.Request, error) {
@@ -87,8 +90,8 @@ func (q Request) parts() (getenv func(string) string, config string, err error) 
 	if q.Prev != nil {
 		more["prevResult"] = q.Prev
 	}
-	if q.Verb == cni.GC {
-		more["cni.dev/valid-attachments"] = append([]cni.Attachment{}, q.Valid...)
+	if q.Valid != nil {
+		more["cni.dev/valid-attachments"] = q.Valid
 	}
 	if len(more) == 0 {
 		return getenv, q.Config, nil // as it is, JSON or not

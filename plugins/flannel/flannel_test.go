@@ -120,15 +120,15 @@ func TestWithoutFlannelsMasqueradingTheBridgeDoesItAndSparesTheNetwork(t *testin
 	require.Contains(t, rules, "10.244.0.0/16")
 	require.Contains(t, rules, "fd00:10:244::/48")
 	p.check(conf)
-	require.Zero(t, w.gc(conf, p).status)
+	require.Zero(t, w.gc(conf, p).Status)
 	p.check(conf)
 	w.env("")
-	require.Zero(t, w.gc(conf, p).status, "the record of the pod says what is needed")
+	require.Zero(t, w.gc(conf, p).Status, "the record of the pod says what is needed")
 	p.check(conf)
 	require.NoError(t, os.RemoveAll(w.file("flannel")))
 	require.Contains(t, w.gc(conf, p).String(), "subnet.env")
 	reach(t, p.ns, outside[0])
-	require.Zero(t, w.gc(conf).status)
+	require.Zero(t, w.gc(conf).Status)
 	w.empty()
 }
 
@@ -362,7 +362,7 @@ func TestAWrongConfigurationNamesKeyValueAndRemedy(t *testing.T) {
 		}
 	}
 	a := p.call(cni.STATUS, w.conf(map[string]any{"subnetfile": "x", "delegat": 1}))
-	require.Contains(t, a.errs, `key "delegat" is not known and ignored; did you mean "delegate"?`)
+	require.Contains(t, a.Err, `key "delegat" is not known and ignored; did you mean "delegate"?`)
 	w.empty()
 }
 
@@ -381,14 +381,14 @@ func TestGCTakesWhatTheRuntimeForgotAndNothingElse(t *testing.T) {
 	elsewhere.add(blue)
 	w.env(dualStack)
 
-	require.Zero(t, w.gc(conf, keep).status)
+	require.Zero(t, w.gc(conf, keep).Status)
 	require.Equal(t, []string{".attachments-blue/elsewhere:eth0", ".attachments-cbr0/keep:eth0", "elsewhere", "keep"}, w.records())
 	require.Len(t, w.leases(), 2)
 	keep.check(conf)
 	elsewhere.check(blue)
 
-	require.Zero(t, w.gc(blue).status)
-	require.Zero(t, w.gc(conf).status)
+	require.Zero(t, w.gc(blue).Status)
+	require.Zero(t, w.gc(conf).Status)
 	w.empty()
 	require.NoDirExists(t, w.file("flannel/.attachments-cbr0"))
 }
@@ -399,7 +399,7 @@ func TestGCDeletesByTheRecordWhatTheDelegateOfTodayDoesNotKnow(t *testing.T) {
 	p := w.pod("a")
 	p.add(w.conf(map[string]any{"ipam": map[string]any{"dataDir": w.file("elsewhere")}}))
 	require.FileExists(t, w.file("elsewhere/cbr0/10.244.1.2"))
-	require.Zero(t, w.gc(w.conf(nil)).status)
+	require.Zero(t, w.gc(w.conf(nil)).Status)
 	require.NoFileExists(t, w.file("elsewhere/cbr0/10.244.1.2"))
 	w.empty()
 }

@@ -66,7 +66,7 @@ func TestAFormerGatewayGoesWithTheLastPodThoughNoneCameAfter(t *testing.T) {
 func TestAFormerGatewayOfAPodThatWentUnseenGoesWithGCAndWithTheNextADD(t *testing.T) {
 	t.Parallel()
 	for name, next := range map[string]func(w *world, conf string){
-		"GC":  func(w *world, conf string) { require.Zero(w.t, w.gc(conf).status) },
+		"GC":  func(w *world, conf string) { require.Zero(w.t, w.gc(conf).Status) },
 		"ADD": func(w *world, conf string) { w.pod("next").add(conf) },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -65,7 +65,7 @@ func TestWhatFlannelsOwnPluginAddedIsCheckedAndDeletedByOurs(t *testing.T) {
 			_ = os.RemoveAll(w.file("flannel/b"))
 			second.must(cni.DEL, with(conf, "prevResult", second.prev))
 			require.NoError(t, gone.Close()) // its interface goes with it, its lease does not
-			require.Zero(t, w.gc(with(conf, "cniVersion", "1.1.0")).status)
+			require.Zero(t, w.gc(with(conf, "cniVersion", "1.1.0")).Status)
 			require.Empty(t, w.leases())
 			require.Empty(t, w.records())
 		})
@@ -86,7 +86,7 @@ func TestFlannelsOwnPluginDeletesWhatOursAdded(t *testing.T) {
 			p.theirs(cni.DEL, bin, conf)
 			require.Empty(t, w.leases())
 			require.Equal(t, []string{".attachments-cbr0/a:eth0"}, w.records(), "of no use to it, and in nobody's way")
-			require.Zero(t, w.gc(with(conf, "cniVersion", "1.1.0")).status)
+			require.Zero(t, w.gc(with(conf, "cniVersion", "1.1.0")).Status)
 			w.empty()
 		})
 	}
@@ -118,7 +118,7 @@ func TestAPodThatOursAddsAndFlannelsOwnPluginDeletesAgainAndAgainLeavesNothing(t
 	p.check(conf)
 	require.Contains(t, w.records(), "a", "it is the other interface's")
 	p.theirs(cni.DEL, bin, conf)
-	require.Zero(t, w.gc(with(conf, "cniVersion", "1.1.0")).status)
+	require.Zero(t, w.gc(with(conf, "cniVersion", "1.1.0")).Status)
 	w.empty()
 }
 
@@ -158,9 +158,9 @@ func TestNamesOf255BytesAreRecordedDeletedAndCollected(t *testing.T) {
 		".attachments/" + network + "/short:eth0", a.id, b.id, "short"}, w.records())
 	a.must(cni.DEL, conf)
 	require.NoDirExists(t, w.file("flannel/.attachments/"+network+"/"+a.id))
-	require.Zero(t, w.gc(conf, c).status)
+	require.Zero(t, w.gc(conf, c).Status)
 	require.Equal(t, []string{".attachments/" + network + "/short:eth0", "short"}, w.records())
-	require.Zero(t, w.gc(conf).status)
+	require.Zero(t, w.gc(conf).Status)
 	w.empty()
 	require.NoDirExists(t, w.file("flannel/.attachments"))
 }

@@ -1,21 +1,19 @@
 package flannel_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/cni/cnitest"
 	"github.com/cniblocks/cniblocks/internal/test/machine"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/internal/test/ping"
@@ -94,41 +92,25 @@ type pod struct {
 
 func (w *world) pod(id string) *pod { return &pod{w: w, id: id, ifName: "eth0", ns: nstest.New(w.t)} }
 
-type answer struct {
-	status int
-	out    []byte
-	errs   string
-}
-
-func (a answer) String() string { return fmt.Sprintf("status %d: %s %s", a.status, a.out, a.errs) }
-
-func (p *pod) call(verb cni.Verb, conf string) (a answer) {
+func (p *pod) call(verb cni.Verb, conf string) cnitest.Answer {
 	p.w.t.Helper()
-	env := map[string]string{"CNI_COMMAND": string(verb), "CNI_CONTAINERID": p.id, "CNI_IFNAME": p.ifName, "CNI_PATH": p.w.path}
-	if p.ns != nil {
-		env["CNI_NETNS"] = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), p.ns.Fd())
-	}
-	var out, errs bytes.Buffer
-	require.NoError(p.w.t, p.w.node.Do(func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		a.status = cni.Run(ctx, flannel.Plugin{}, linked, func(k string) string { return env[k] }, strings.NewReader(conf), &out, &errs)
-		return nil
-	}))
-	a.out, a.errs = out.Bytes(), errs.String()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	a, err := cnitest.Request{Verb: verb, Config: conf, ContainerID: p.id, IfName: p.ifName, Pod: p.ns, Path: p.w.path}.Run(ctx, p.w.node, flannel.Plugin{}, linked)
+	require.NoError(p.w.t, err)
 	return a
 }
 
-func (p *pod) must(verb cni.Verb, conf string) answer {
+func (p *pod) must(verb cni.Verb, conf string) cnitest.Answer {
 	p.w.t.Helper()
 	a := p.call(verb, conf)
-	require.Zero(p.w.t, a.status, "%s of %s %s: %s", verb, p.id, p.ifName, a)
+	require.Zero(p.w.t, a.Status, "%s of %s %s: %s", verb, p.id, p.ifName, a)
 	return a
 }
 
 func (p *pod) add(conf string) *cni.Result {
 	p.w.t.Helper()
-	p.prev = p.must(cni.ADD, conf).out
+	p.prev = p.must(cni.ADD, conf).Out
 	res, err := cni.ParseResult(p.prev)
 	require.NoError(p.w.t, err)
 	return res
@@ -140,18 +122,18 @@ func (p *pod) check(conf string) { p.must(cni.CHECK, with(conf, "prevResult", p.
 func (p *pod) refused(verb cni.Verb, conf, says string) cni.Code {
 	p.w.t.Helper()
 	a := p.call(verb, conf)
-	require.Equal(p.w.t, 1, a.status, "%s %s: %s", verb, conf, a)
+	require.Equal(p.w.t, 1, a.Status, "%s %s: %s", verb, conf, a)
 	var e struct {
 		Code         cni.Code
 		Msg, Details string
 	}
-	require.NoError(p.w.t, json.Unmarshal(a.out, &e))
+	require.NoError(p.w.t, json.Unmarshal(a.Out, &e))
 	require.Contains(p.w.t, e.Msg, says)
 	return e.Code
 }
 
 // gc collects garbage while the runtime still has those pods.
-func (w *world) gc(conf string, valid ...*pod) answer {
+func (w *world) gc(conf string, valid ...*pod) cnitest.Answer {
 	w.t.Helper()
 	list := []cni.Attachment{}
 	for _, p := range valid {

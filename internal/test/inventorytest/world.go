@@ -4,19 +4,17 @@
 package inventorytest
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/cni/cnitest"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/inventory"
 	"github.com/cniblocks/cniblocks/netns"
@@ -34,7 +32,7 @@ type World struct {
 
 	t         *testing.T
 	delegates cni.Delegates
-	paths     map[string]string // of the pods' namespaces, by container ID
+	pods      map[string]*netns.NS // by container ID
 	results   map[string]json.RawMessage
 	before    string
 	beforeDir []string
@@ -43,7 +41,7 @@ type World struct {
 // New makes a node, and remembers what it is like without pods.
 func New(t *testing.T) *World {
 	t.Helper()
-	w := &World{t: t, paths: map[string]string{}, results: map[string]json.RawMessage{},
+	w := &World{t: t, pods: map[string]*netns.NS{}, results: map[string]json.RawMessage{},
 		delegates: cni.Delegates{"bridge": bridge.Plugin{}, "host-local": hostlocal.Plugin{}}}
 	w.Name, w.Node = nstest.Named(t)
 	dir := t.TempDir()
@@ -93,44 +91,32 @@ func (w *World) Conf(network string, n string, more map[string]any) string {
 func (w *World) Add(conf, id string) (pin string, ns *netns.NS) {
 	w.t.Helper()
 	pin, ns = nstest.Named(w.t)
-	w.paths[id] = netns.Dir + "/" + pin
-	w.results[id] = w.call(cni.ADD, conf, id)
+	w.pods[id] = ns
+	w.results[id] = w.call(cnitest.Request{Config: conf, ContainerID: id, Pod: ns})
 	return pin, ns
 }
 
 // AddUnseen attaches a pod whose namespace nobody can find by looking around.
 func (w *World) AddUnseen(conf, id string) {
 	w.t.Helper()
-	ns := nstest.New(w.t)
-	w.paths[id] = fmt.Sprintf("/proc/self/fd/%d", ns.Fd())
-	w.results[id] = w.call(cni.ADD, conf, id)
+	w.pods[id] = nstest.New(w.t)
+	w.results[id] = w.call(cnitest.Request{Config: conf, ContainerID: id, Pod: w.pods[id]})
 }
 
 // Check calls CHECK of a pod that was added.
 func (w *World) Check(conf, id string) {
 	w.t.Helper()
-	var c map[string]any
-	require.NoError(w.t, json.Unmarshal([]byte(conf), &c))
-	c["prevResult"] = w.results[id]
-	b, err := json.Marshal(c)
-	require.NoError(w.t, err)
-	w.call(cni.CHECK, string(b), id)
+	w.call(cnitest.Request{Verb: cni.CHECK, Config: conf, ContainerID: id, Pod: w.pods[id], Prev: w.results[id]})
 }
 
-func (w *World) call(verb cni.Verb, conf, id string) []byte {
+func (w *World) call(q cnitest.Request) []byte {
 	w.t.Helper()
-	env := map[string]string{"CNI_COMMAND": string(verb), "CNI_CONTAINERID": id, "CNI_NETNS": w.paths[id],
-		"CNI_IFNAME": "eth0", "CNI_PATH": w.RunDir}
-	var out, errs bytes.Buffer
-	status := 0
-	require.NoError(w.t, w.Node.Do(func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		status = cni.Run(ctx, bridge.Plugin{}, w.delegates, func(k string) string { return env[k] }, strings.NewReader(conf), &out, &errs)
-		return nil
-	}))
-	require.Zero(w.t, status, "%s %s: %s %s", verb, id, out.String(), errs.String())
-	return out.Bytes()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	a, err := q.Run(ctx, w.Node, bridge.Plugin{}, w.delegates)
+	require.NoError(w.t, err)
+	require.Zero(w.t, a.Status, "%s %s: %s %s", q.Verb, q.ContainerID, a.Out, a.Err)
+	return a.Out
 }
 
 // RequireAsBefore fails if anything on the node is not as it was before the first pod.
