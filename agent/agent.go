@@ -32,7 +32,8 @@ import (
 	"github.com/cniblocks/cniblocks/peer"
 )
 
-// Agent is one node's part in a network. NS, Network, Source and Layout are needed. It runs once.
+// Agent is one node's part in a network. NS, Network, Source and Layout are needed. It runs once. It is large since each field is
+// one thing that its user may state.
 type Agent struct {
 	NS      *netns.NS // of the node
 	Network string    // its name, as in the CNI configuration
@@ -163,7 +164,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			return err
 		}
 	}
-	unlock, err := a.alone(ctx)
+	unlock, err := a.singleton(ctx)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return nil

@@ -5,7 +5,6 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"iter"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -13,9 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
-	"github.com/cniblocks/cniblocks/peer"
 )
 
 // Endpoints say which of the node's addresses the others send to. The first of these that is stated decides; none of
@@ -144,112 +141,6 @@ func byDefault(c *rtnl.Conn, addrs []rtnl.Addr, at *found) error {
 	return nil
 }
 
-// locate finds this node's addresses, and makes it another node if they are others than before.
-func (r *runner) locate() {
-	if r.Registrar == nil {
-		if r.list != nil && r.st.said(troubleSelf) != "" {
-			r.findSelf()
-		}
-		return
-	}
-	at, err := r.Endpoints.find(r.conn, r.isPod)
-	if err == nil {
-		at = r.steady(at)
-	}
-	if lost := r.miss(at); lost != nil {
-		err = errors.Join(lost, err)
-	}
-	if r.st.set(troubleEndpoint, err); err != nil || at == r.at {
-		return
-	}
-	r.log.Info("this node's addresses", "addresses", at.list())
-	r.at = at
-	if r.self == nil {
-		r.claim()
-		return
-	}
-	r.become(r.placed(*r.self))
-}
-
-// miss fails if this node had an address that its tunnels need, and has none of that family now: it may come back.
-func (r *runner) miss(at found) error {
-	if r.layout == nil {
-		return nil
-	}
-	for i, f := range inet.Families {
-		gone := r.at[i].IsValid() && !at[i].IsValid()
-		if gone && slices.ContainsFunc(r.layout.Tunnels, func(t Tunnel) bool { return r.runsOver(t, f) }) {
-			return fmt.Errorf("this node has lost its %s address, %s, and the network's tunnels run over it: give it one", f, r.at[i])
-		}
-	}
-	return nil
-}
-
-// runsOver reports whether the packets of a tunnel's pods need an address of the family, of which this node had one.
-func (r *runner) runsOver(t Tunnel, f inet.Family) bool {
-	switch {
-	case t.Underlay != 0:
-		return t.Underlay == f
-	case t.Encap == "host-gw":
-		return r.self != nil && len(r.self.PodsOf(f)) > 0
-	}
-	return f == inet.IPv4 || !r.at[0].IsValid()
-}
-
-// steady keeps an address that still is one of the node's where there is a choice, so that a second one on the same link
-// changes nothing.
-func (r *runner) steady(at found) found {
-	if r.Endpoints.Interface == nil && r.Endpoints.dynamic() && len(r.Endpoints.CanReach) > 0 || !r.Endpoints.dynamic() {
-		return at
-	}
-	addrs, err := r.conn.Addrs(0)
-	if err != nil {
-		return at
-	}
-	linkOf := func(ip netip.Addr) int {
-		for _, a := range addrs {
-			if a.Prefix.Addr() == ip && usable(a) {
-				return a.Link
-			}
-		}
-		return 0
-	}
-	for i, old := range r.at {
-		if l := linkOf(old); old.IsValid() && l != 0 && l == linkOf(at[i]) {
-			at[i] = old
-		}
-	}
-	return at
-}
-
-// placed is the node with its addresses as they are now.
-func (r *runner) placed(p peer.Peer) peer.Peer {
-	if r.at != (found{}) {
-		p.V4.Addr, p.V6.Addr = r.at[0], r.at[1]
-	}
-	return p
-}
-
 func (f found) list() []netip.Addr {
 	return slices.DeleteFunc(slices.Clone(f[:]), func(a netip.Addr) bool { return !a.IsValid() })
-}
-
-// isPod reports whether an address is one of the pods' network, which no node has on its underlay.
-func (r *runner) isPod(a netip.Addr) bool {
-	return r.layout != nil && slices.ContainsFunc(r.layout.Prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
-}
-
-// addresses yields those of the node, for [peer.Self].
-func (r *runner) addresses() iter.Seq[netip.Addr] {
-	return func(yield func(netip.Addr) bool) {
-		addrs, err := r.conn.Addrs(0)
-		if err != nil {
-			return
-		}
-		for _, a := range addrs {
-			if ip := a.Prefix.Addr(); !ip.IsLoopback() && !yield(ip) {
-				return
-			}
-		}
-	}
 }

@@ -18,76 +18,76 @@ import (
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
 
-// mtu is what pods may send to whomever, in bytes; 0 is not known.
-func (r *runner) mtu() int {
-	least := 0
-	for _, c := range *r.nets.Load() {
-		if m := c.Node.MTU(peer.Peer{}); m != 0 && (least == 0 || m < least) {
-			least = m
-		}
-	}
-	return least
+// files are what plugins and other programs learn of this node by: the node file, flannel's subnet.env, the conflist.
+type files struct {
+	*core
+	nets  *carriers
+	reg   *registration
+	fw    *firewall
+	filed *node.File // what is in them, since they were looked at last; nil: look
+	why   string     // why no pod may be attached, as the node file says
 }
 
-// files tells plugins what this node is, once the peers were applied, and again when it has changed. Where no pod may be
+// keep tells plugins what this node is, once the peers were applied, and again when it has changed. Where no pod may be
 // attached they say why. What they hold is looked at once for each heartbeat, unless something else is to be in them.
-func (r *runner) files() error {
-	if !r.set || r.self == nil {
+func (s *files) keep() error {
+	if s.phase < applied || s.self == nil {
 		return nil
 	}
-	f := node.File{Self: *r.self, Network: peer.Network{Prefixes: r.allPrefixes()}, MTU: r.mtu(), Agent: true, IPMasq: r.SNAT.Families.Any()}
-	f.Blocked = r.blocked()
-	if r.filed != nil && alike(r.filed, &f) {
-		r.st.is(f, r.former)
+	f := node.File{Self: *s.self, Network: peer.Network{Prefixes: s.allPrefixes()}, MTU: s.nets.mtu(), Agent: true, IPMasq: s.SNAT.Families.Any()}
+	f.Blocked = s.obstacle()
+	s.st.is(f, s.former)
+	if s.filed != nil && alike(s.filed, &f) {
 		return nil
 	}
-	r.filed = nil
-	errs := []error{r.subnetEnv(f), r.nodeFile(f)}
-	r.st.is(f, r.former)
-	if errors.Join(errs...) == nil && r.mended {
-		errs = append(errs, r.conflist())
+	s.filed = nil
+	err := errors.Join(s.subnetEnv(f), s.nodeFile(f))
+	open := s.fw.state != closed
+	if err == nil && open {
+		err = s.conflist()
 	}
-	err := errors.Join(errs...)
-	if err == nil {
-		r.blocks = f.Blocked
-		r.st.blocks(f.Blocked != "")
+	if err != nil {
+		return err
 	}
-	if err == nil && r.mended {
-		r.st.complete()
-		r.filed = &f
+	s.why = f.Blocked
+	s.st.blocks(f.Blocked != "")
+	if open {
+		s.phase, s.filed = complete, &f
+		s.st.complete()
 	}
-	if err == nil && r.lost == nil {
-		r.st.set(troubleLost, nil)
+	if !s.reg.isLost() {
+		s.st.set(troubleLost, nil)
 	}
-	return err
+	return nil
 }
 
-// blocked is why no pod may be attached now.
-func (r *runner) blocked() string {
-	if r.lost != nil && r.self != nil {
-		return fmt.Sprintf("the ranges %v are no longer this node's; 'cniblocks status' tells more", r.self.Pods)
+// obstacle is why no pod may be attached now.
+func (s *files) obstacle() string {
+	if s.reg.isLost() && s.self != nil {
+		return fmt.Sprintf("the ranges %v are no longer this node's; 'cniblocks status' tells more", s.self.Pods)
 	}
-	return r.st.obstacle()
+	return s.st.obstacle()
 }
+
+func (s *files) path() string { return filepath.Join(node.Dir(s.StateDir, s.Network), "node.json") }
 
 // block tells plugins at once that no pod may be attached any more, in a file that an earlier agent wrote too.
-func (r *runner) block() {
-	why := r.blocked()
-	if why == "" || why == r.blocks { // [runner.files] says that pods may be attached again
+func (s *files) block() {
+	why := s.obstacle()
+	if why == "" || why == s.why { // [files.keep] says that pods may be attached again
 		return
 	}
-	r.st.blocks(true)
-	path := filepath.Join(node.Dir(r.StateDir, r.Network), "node.json")
-	f, err := node.Read(r.NS, path)
+	s.st.blocks(true)
+	f, err := node.Read(s.NS, s.path())
 	if err == nil && f.Agent && f.Blocked != why {
 		f.Blocked = why
-		err = node.Write(r.NS, path, f)
+		err = node.Write(s.NS, s.path(), f)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		r.st.set(troubleFiles, err)
+		s.st.set(troubleFiles, err)
 		return
 	}
-	r.blocks, r.filed = why, nil
+	s.why, s.filed = why, nil
 }
 
 // alike reports whether plugins learn the same from both.
@@ -96,18 +96,17 @@ func alike(have, f *node.File) bool {
 		slices.Equal(have.Network.Prefixes, f.Network.Prefixes)
 }
 
-func (r *runner) nodeFile(f node.File) error {
-	path := filepath.Join(node.Dir(r.StateDir, r.Network), "node.json")
-	have, err := node.Read(r.NS, path)
+func (s *files) nodeFile(f node.File) error {
+	have, err := node.Read(s.NS, s.path())
 	if err == nil && alike(&have, &f) {
 		return nil
 	}
-	r.log.Info("the node file is written", "file", path, "ranges", f.Self.Pods, "mtu", f.MTU)
-	return node.Write(r.NS, path, f)
+	s.log.Info("the node file is written", "file", s.path(), "ranges", f.Self.Pods, "mtu", f.MTU)
+	return node.Write(s.NS, s.path(), f)
 }
 
-func (r *runner) subnetEnv(f node.File) error {
-	if r.SubnetEnv == "" {
+func (s *files) subnetEnv(f node.File) error {
+	if s.SubnetEnv == "" {
 		return nil
 	}
 	env := flannel.SubnetEnv{Networks: f.Network.Prefixes, MTU: f.MTU, IPMasq: f.IPMasq}
@@ -115,18 +114,18 @@ func (r *runner) subnetEnv(f node.File) error {
 		env.Subnets = append(env.Subnets, f.Self.PodsOf(family)[:min(1, len(f.Self.PodsOf(family)))]...)
 	}
 	slices.SortStableFunc(env.Networks, func(a, b netip.Prefix) int { return a.Addr().BitLen() - b.Addr().BitLen() })
-	return same(r.SubnetEnv, env.Format())
+	return same(s.SubnetEnv, env.Format())
 }
 
-func (r *runner) conflist() error {
-	if r.Conflist.From == "" {
+func (s *files) conflist() error {
+	if s.Conflist.From == "" {
 		return nil
 	}
-	b, err := os.ReadFile(r.Conflist.From)
+	b, err := os.ReadFile(s.Conflist.From)
 	if err != nil {
 		return fmt.Errorf("conflist-from: %w", err)
 	}
-	return same(r.Conflist.To, b)
+	return same(s.Conflist.To, b)
 }
 
 // same makes a file hold these bytes.

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,17 +32,23 @@ type need struct {
 	mild  bool              // packets pass all the same: where it cannot be written, that is told and no more
 }
 
-// upkeep is what the agent knows of the parameters and routing rules.
+// upkeep keeps the parameters and routing rules as pods need them.
 type upkeep struct {
+	*core
+	nets    *carriers
+	heeded  atomic.Pointer[map[int]bool] // links whose parameters count; the monitor's goroutine reads it too
 	truces  map[string]*truce
 	nfcall  map[string]string // bridge-nf-call as it was found
 	refused map[string]bool   // mild ones that cannot be written
-	again   *time.Timer       // of another look
 	at      time.Time         // of the last look
 	told    string
 	seen    bool  // there was a look
 	tunnels []int // that stood then
 	fresh   bool  // at this look some are new: nobody has changed them
+}
+
+func newUpkeep(c *core, nets *carriers) *upkeep {
+	return &upkeep{core: c, nets: nets, truces: map[string]*truce{}, nfcall: map[string]string{}, refused: map[string]bool{}}
 }
 
 // fault is what is not as it should be: a parameter or a rule.
@@ -85,26 +92,24 @@ type places struct {
 	advertised                []string // with a default route by router advertisement
 }
 
-func (r *runner) has(f inet.Family) bool { return len(r.self.PodsOf(f)) > 0 }
-
 // places finds the links, and names those whose parameters count to the goroutine that hears the kernel.
-func (r *runner) places() (p places, err error) {
+func (u *upkeep) places() (p places, err error) {
 	index := map[int]bool{rtnl.AllLinks: true, rtnl.DefaultLinks: true}
-	defer func() { r.heeded.Store(&index) }()
+	defer func() { u.heeded.Store(&index) }()
 	tunnels := map[int]bool{}
-	for _, c := range *r.nets.Load() {
+	for _, c := range u.nets.each() {
 		for _, i := range c.Links() {
 			tunnels[i] = true
 		}
 	}
 	now := slices.Sorted(maps.Keys(tunnels))
-	r.upkeep.fresh, r.upkeep.tunnels, r.upkeep.seen = !r.upkeep.seen || !slices.Equal(now, r.upkeep.tunnels), now, true
-	addrs, err := r.conn.Addrs(0)
+	u.fresh, u.tunnels, u.seen = !u.seen || !slices.Equal(now, u.tunnels), now, true
+	addrs, err := u.conn.Addrs(0)
 	if err != nil {
 		return p, err
 	}
 	add := func(to *[]string, i int) (l rtnl.Link, ok bool) {
-		l, err := r.conn.LinkByIndex(i)
+		l, err := u.conn.LinkByIndex(i)
 		if err != nil || slices.Contains(*to, l.Name) {
 			return l, false // it goes
 		}
@@ -112,12 +117,12 @@ func (r *runner) places() (p places, err error) {
 		*to = append(*to, l.Name)
 		return l, true
 	}
-	pods := append(slices.Clone(r.self.Pods), r.former...)
+	pods := append(slices.Clone(u.self.Pods), u.former...)
 	for _, a := range addrs {
 		ip := a.Prefix.Addr()
 		switch {
 		case tunnels[a.Link]:
-		case ip == r.self.V4.Addr || ip == r.self.V6.Addr:
+		case ip == u.self.V4.Addr || ip == u.self.V6.Addr:
 			add(&p.uplinks, a.Link)
 		case slices.ContainsFunc(pods, func(n netip.Prefix) bool { return n.Contains(ip) }):
 			if l, ok := add(&p.bridges, a.Link); ok && l.Group == bridge.Group {
@@ -125,17 +130,17 @@ func (r *runner) places() (p places, err error) {
 			}
 		}
 	}
-	for _, c := range *r.nets.Load() {
+	for _, c := range u.nets.each() {
 		for _, i := range c.Links() {
 			if !c.L2 { // else it is a port
 				add(&p.tunnels, i)
 			}
 		}
 	}
-	if !r.has(inet.IPv6) {
+	if !u.has(inet.IPv6) {
 		return p, nil
 	}
-	routes, err := r.conn.Routes(rtnl.RouteFilter{Family: unix.AF_INET6, Proto: unix.RTPROT_RA})
+	routes, err := u.conn.Routes(rtnl.RouteFilter{Family: unix.AF_INET6, Proto: unix.RTPROT_RA})
 	for _, route := range routes {
 		if route.Dst.Bits() == 0 && route.Link != 0 {
 			add(&p.advertised, route.Link)
@@ -151,7 +156,7 @@ func not(bad ...string) func(string) bool {
 func only(good string) func(string) bool { return func(v string) bool { return v == good } }
 
 // needs are the parameters, in the order in which they are to be written.
-func (r *runner) needs(p places) (all []need) {
+func (u *upkeep) needs(p places) (all []need) {
 	const v4, v6 = "net/ipv4/conf/", "net/ipv6/conf/"
 	want := func(key string, right func(string) bool, value string) {
 		all = append(all, need{key: key, right: right, value: value})
@@ -159,7 +164,7 @@ func (r *runner) needs(p places) (all []need) {
 	mild := func(key string, right func(string) bool, value string) {
 		all = append(all, need{key: key, right: right, value: value, mild: true})
 	}
-	if r.has(inet.IPv6) {
+	if u.has(inet.IPv6) {
 		for _, l := range p.advertised { // the kernel takes the route away when it begins to forward, unless this is 2
 			mild(v6+l+"/accept_ra", not("1"), "2")
 		}
@@ -171,7 +176,7 @@ func (r *runner) needs(p places) (all []need) {
 	for _, l := range slices.Concat(p.tunnels, p.marked) {
 		mild(v6+l+"/accept_ra", only("0"), "0")
 	}
-	if r.has(inet.IPv4) {
+	if u.has(inet.IPv4) {
 		want("net/ipv4/ip_forward", not("0"), "1")
 		want(v4+"default/forwarding", not("0"), "1")
 		for _, l := range slices.Concat(p.tunnels, p.bridges, p.uplinks) {
@@ -182,7 +187,7 @@ func (r *runner) needs(p places) (all []need) {
 		}
 	}
 	filter := "0" // the larger one of all and a link counts
-	if r.value(v4+"all/rp_filter") == "1" {
+	if u.value(v4+"all/rp_filter") == "1" {
 		filter = "2"
 	}
 	for _, l := range p.tunnels {
@@ -195,10 +200,10 @@ func (r *runner) needs(p places) (all []need) {
 	}
 	for _, k := range []string{"iptables", "ip6tables"} {
 		key := "net/bridge/bridge-nf-call-" + k
-		if v := r.value(key); r.upkeep.nfcall[key] == "" && v != "" {
-			r.upkeep.nfcall[key] = v
+		if v := u.value(key); u.nfcall[key] == "" && v != "" {
+			u.nfcall[key] = v
 		}
-		if r.upkeep.nfcall[key] == "1" {
+		if u.nfcall[key] == "1" {
 			want(key, only("1"), "1")
 		}
 	}
@@ -206,8 +211,8 @@ func (r *runner) needs(p places) (all []need) {
 }
 
 // value is a parameter's, "" where the kernel has none.
-func (r *runner) value(key string) string {
-	v, err := sysctl.Get(r.NS, key)
+func (u *upkeep) value(key string) string {
+	v, err := sysctl.Get(u.NS, key)
 	if err != nil {
 		return ""
 	}
@@ -215,34 +220,34 @@ func (r *runner) value(key string) string {
 }
 
 // faults compares parameters and rules with what pods need.
-func (r *runner) faults() (wrong []fault, err error) {
-	p, err := r.places()
+func (u *upkeep) faults() (wrong []fault, err error) {
+	p, err := u.places()
 	if err != nil {
 		return nil, err
 	}
-	err = r.NS.Visit(func() error {
-		for _, n := range r.needs(p) {
-			v := r.value(n.key)
-			if v != "" && !n.right(v) && !r.upkeep.refused[n.key] {
+	err = u.NS.Visit(func() error {
+		for _, n := range u.needs(p) {
+			v := u.value(n.key)
+			if v != "" && !n.right(v) && !u.refused[n.key] {
 				wrong = append(wrong, fault{name: "sysctl " + n.key, is: "is " + v, need: n})
 			}
 		}
 		return nil
 	})
-	rules, failed := r.missingRules()
+	rules, failed := u.missingRules()
 	return append(wrong, rules...), errors.Join(err, failed)
 }
 
 // missingRules are the kernel's own rules by which packets come to the tables local and main. Another program may have
 // moved them, as some do, or made one that does the same.
-func (r *runner) missingRules() (missing []fault, err error) {
-	rules, err := r.conn.Rules()
+func (u *upkeep) missingRules() (missing []fault, err error) {
+	rules, err := u.conn.Rules()
 	if err != nil {
 		return nil, err
 	}
 	number := map[inet.Family]uint8{inet.IPv4: unix.AF_INET, inet.IPv6: unix.AF_INET6}
 	for _, f := range inet.Families {
-		if !r.has(f) && !r.self.Endpoint(f).Addr.IsValid() {
+		if !u.has(f) && !u.self.Endpoint(f).Addr.IsValid() {
 			continue
 		}
 		for _, w := range []rtnl.Rule{{Priority: 0, Table: unix.RT_TABLE_LOCAL}, {Priority: 32766, Table: unix.RT_TABLE_MAIN}} {
@@ -256,95 +261,95 @@ func (r *runner) missingRules() (missing []fault, err error) {
 	return missing, nil
 }
 
-func (r *runner) mend(f fault) error {
+func (u *upkeep) mend(f fault) error {
 	if f.need.key == "" {
-		return rtnl.Except(r.conn.Do(rtnl.AddRule(f.rule)), fs.ErrExist, unix.EAFNOSUPPORT)
+		return rtnl.Except(u.conn.Do(rtnl.AddRule(f.rule)), fs.ErrExist, unix.EAFNOSUPPORT)
 	}
-	return r.write(f.need.key, f.need.value)
+	return u.write(f.need.key, f.need.value)
 }
 
-func (r *runner) write(key, value string) error {
-	if r.SysctlDir == "" {
-		return sysctl.Ensure(r.NS, sysctl.Var{Key: key, Value: value})
+func (u *upkeep) write(key, value string) error {
+	if u.SysctlDir == "" {
+		return sysctl.Ensure(u.NS, sysctl.Var{Key: key, Value: value})
 	}
-	return r.NS.Visit(func() error {
-		return os.WriteFile(filepath.Join(r.SysctlDir, strings.TrimPrefix(key, "net/")), []byte(value), 0o644)
+	return u.NS.Visit(func() error {
+		return os.WriteFile(filepath.Join(u.SysctlDir, strings.TrimPrefix(key, "net/")), []byte(value), 0o644)
 	})
 }
 
 // keepUp puts parameters and rules back that are not as pods need them. What the kernel announces brings it here at once;
 // of the others nobody tells, so it comes with every heartbeat too. It fails where something cannot be put back.
-func (r *runner) keepUp(ctx context.Context) error {
-	if r.self == nil || r.layout == nil || ctx.Err() != nil {
+func (u *upkeep) keepUp(ctx context.Context) error {
+	if u.self == nil || u.layout == nil || ctx.Err() != nil {
 		return nil
 	}
-	r.upkeep.at = time.Now()
-	faults, err := r.faults()
+	u.at = time.Now()
+	faults, err := u.faults()
 	if err != nil {
-		return r.tellNeeds(nil, fmt.Errorf("the kernel's parameters cannot be read: %w", err))
+		return u.tellNeeds(nil, fmt.Errorf("the kernel's parameters cannot be read: %w", err))
 	}
 	if len(faults) == 0 {
-		return r.tellNeeds(nil, nil)
+		return u.tellNeeds(nil, nil)
 	}
-	fresh := r.upkeep.fresh
+	fresh := u.fresh
 	if !fresh {
-		r.st.set(troubleNeeds, errors.New("being put back: "+words(faults)))
+		u.st.set(troubleNeeds, errors.New("being put back: "+words(faults)))
 	}
-	unlock, err := r.NS.Lock(ctx)
+	unlock, err := u.NS.Lock(ctx)
 	if err != nil {
-		return r.tellNeeds(faults, err)
+		return u.tellNeeds(faults, err)
 	}
 	defer unlock()
 	var failed error
 	for range 3 { // two writers at once can leave a device as it was
 		struck := false
 		for _, f := range faults {
-			if !fresh && !r.strike(f) {
+			if !fresh && !u.strike(f) {
 				continue
 			}
 			struck = true
-			failed = errors.Join(failed, r.tryMend(f))
+			failed = errors.Join(failed, u.tryMend(f))
 		}
 		if !struck || failed != nil {
 			break
 		}
-		if faults, err = r.faults(); err != nil || len(faults) == 0 {
+		if faults, err = u.faults(); err != nil || len(faults) == 0 {
 			failed = err
 			break
 		}
 	}
-	return r.tellNeeds(faults, failed)
+	return u.tellNeeds(faults, failed)
 }
 
 // strike reports whether a thing may be put back now; else it plans the time.
-func (r *runner) strike(f fault) bool {
+func (u *upkeep) strike(f fault) bool {
 	now := time.Now()
-	t := r.upkeep.truces[f.name]
+	t := u.truces[f.name]
 	if t == nil || t.over(now) {
 		t = &truce{}
-		r.upkeep.truces[f.name] = t
+		u.truces[f.name] = t
 	}
 	if wait := t.next.Sub(now); wait > 0 {
-		r.upkeep.again.Reset(wait)
+		u.clock.again.Reset(wait)
 		return false
 	}
 	t.strike(now)
 	if t.times == atOnce+1 {
-		r.log.Warn("another program changes this again and again; the agent waits longer before each try", "what", f.String(), "times", t.times)
+		u.log.Warn("another program changes this again and again; the agent waits longer before each try", "what", f.String(), "times", t.times)
 	} else if !t.war() {
-		r.log.Warn("another program changed this; it is put back", "what", f.String())
+		u.log.Warn("another program changed this; it is put back", "what", f.String())
 	}
 	return true
 }
 
-func (r *runner) tryMend(f fault) error {
-	err := r.mend(f)
+func (u *upkeep) tryMend(f fault) error {
+	err := u.mend(f)
 	if err == nil || errors.Is(err, fs.ErrNotExist) { // the device is gone
 		return nil
 	}
 	if f.need.mild {
-		r.upkeep.refused[f.need.key] = true
-		r.log.Warn("this cannot be put right, and pods are served all the same", "what", f.String(), "want", f.need.value, "error", err)
+		u.refused[f.need.key] = true
+		u.log.Warn("this cannot be put right, and pods are served all the same", "what", f.String(), "want", f.need.value, "error", err)
 		return nil
 	}
 	if errors.Is(err, unix.EROFS) {
@@ -354,13 +359,13 @@ func (r *runner) tryMend(f fault) error {
 }
 
 // tellNeeds puts into the status what is still wrong, and who is at war.
-func (r *runner) tellNeeds(faults []fault, failed error) error {
+func (u *upkeep) tellNeeds(faults []fault, failed error) error {
 	now := time.Now()
 	said := failed
-	for name, t := range r.upkeep.truces {
+	for name, t := range u.truces {
 		switch {
 		case t.over(now):
-			delete(r.upkeep.truces, name)
+			delete(u.truces, name)
 		case t.war() && said == nil:
 			said = fmt.Errorf("another program changes %s again and again (the agent put it back %d times): find and end that program; the agent waits up to %s before each try",
 				name, t.times, longTruce)
@@ -369,14 +374,14 @@ func (r *runner) tellNeeds(faults []fault, failed error) error {
 	if said == nil && len(faults) > 0 {
 		said = errors.New("not as pods need it: " + words(faults))
 	}
-	r.st.tell(troubleNeeds, said)
+	u.st.tell(troubleNeeds, said)
 	text := ""
 	if failed != nil {
-		if text = failed.Error(); text != r.upkeep.told {
-			r.log.Error("the kernel's parameters are not as pods need them", "error", failed)
+		if text = failed.Error(); text != u.told {
+			u.log.Error("the kernel's parameters are not as pods need them", "error", failed)
 		}
 	}
-	r.upkeep.told = text
+	u.told = text
 	return failed
 }
 
@@ -389,12 +394,12 @@ func words(faults []fault) string {
 }
 
 // heed reports whether the parameters that changed are those of a link that pods' packets pass.
-func (r *runner) heed(e *rtnl.Event) bool {
+func (u *upkeep) heed(e *rtnl.Event) bool {
 	switch e.Subject {
 	case rtnl.RuleEvent:
 		return true
 	case rtnl.ConfEvent:
-		links := r.heeded.Load()
+		links := u.heeded.Load()
 		return links == nil || (*links)[e.Conf.Link]
 	}
 	return false
@@ -404,22 +409,22 @@ func (r *runner) heed(e *rtnl.Event) bool {
 const often = 20 * time.Millisecond
 
 // heard is keepUp after an announcement.
-func (r *runner) heard(ctx context.Context) {
-	if wait := often - time.Since(r.upkeep.at); wait > 0 {
-		r.upkeep.again.Reset(wait)
+func (u *upkeep) heard(ctx context.Context) {
+	if wait := often - time.Since(u.at); wait > 0 {
+		u.clock.again.Reset(wait)
 		return
 	}
-	_ = r.keepUp(ctx) // it is in the status, and the next heartbeat tries again
+	_ = u.keepUp(ctx) // it is in the status, and the next heartbeat tries again
 }
 
 // askTunnels has the loop look at tunnels that differ in what the kernel announces to nobody.
-func (r *runner) askTunnels() {
-	for _, c := range *r.nets.Load() {
-		if err := c.Unheard(); err != nil && r.affordable() {
+func (u *upkeep) askTunnels() {
+	for _, c := range u.nets.each() {
+		if err := c.Unheard(); err != nil && u.clock.affordable() {
 			what, _, _ := strings.Cut(err.Error(), "\n")
-			r.st.noteCause(what, false)
-			r.st.hurt(what + ": changed")
-			r.due.look = true
+			u.st.noteCause(what, false)
+			u.st.hurt(what + ": changed")
+			u.due.look = true
 		}
 	}
 }

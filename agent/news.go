@@ -33,7 +33,7 @@ func (r *runner) leaveOut(out peer.Problems) {
 }
 
 // news logs what is said now and was not before, and what is said no more.
-func (r *runner) news(was, now []string, begins, ends string) {
+func (c *core) news(was, now []string, begins, ends string) {
 	if slices.Equal(was, now) {
 		return
 	}
@@ -47,10 +47,10 @@ func (r *runner) news(was, now []string, begins, ends string) {
 	some := func(msg string, all []string, known map[string]bool) {
 		fresh := slices.DeleteFunc(slices.Clone(all), func(s string) bool { return known[s] })
 		for _, s := range fresh[:min(len(fresh), mostLines)] {
-			r.log.Warn(msg, "why", s)
+			c.log.Warn(msg, "why", s)
 		}
 		if more := len(fresh) - mostLines; more > 0 {
-			r.log.Warn(msg+", and more", "more", more)
+			c.log.Warn(msg+", and more", "more", more)
 		}
 	}
 	some(begins, now, before)
@@ -61,7 +61,7 @@ func (r *runner) news(was, now []string, begins, ends string) {
 
 // compare logs and counts who has joined and left between two lists, of which the earlier one may be nil. This node does
 // neither.
-func (r *runner) compare(was, now []peer.Peer) {
+func (c *core) compare(was, now []peer.Peer) {
 	if was == nil {
 		return
 	}
@@ -73,7 +73,7 @@ func (r *runner) compare(was, now []peer.Peer) {
 	}
 	left := make(map[string]*peer.Peer, len(was))
 	for i := range was {
-		if !r.isThis(&was[i]) {
+		if !c.isThis(&was[i]) {
 			left[was[i].Name] = &was[i]
 		}
 	}
@@ -81,25 +81,25 @@ func (r *runner) compare(was, now []peer.Peer) {
 	for i := range now {
 		if p := &now[i]; left[p.Name] != nil {
 			delete(left, p.Name)
-		} else if !r.isThis(p) {
+		} else if !c.isThis(p) {
 			joined = append(joined, p)
 		}
 	}
-	r.st.joins.Add(int64(len(joined)))
-	r.st.leaves.Add(int64(len(left)))
+	c.st.joins.Add(int64(len(joined)))
+	c.st.leaves.Add(int64(len(left)))
 	gone := slices.Collect(maps.Values(left))
 	for msg, all := range map[string][]*peer.Peer{"a peer has joined": joined, "a peer has left": gone} {
 		for _, p := range all[:min(len(all), mostLines)] {
-			r.log.Info(msg, "peer", p.Name, "ranges", p.Pods)
+			c.log.Info(msg, "peer", p.Name, "ranges", p.Pods)
 		}
 		if more := len(all) - mostLines; more > 0 {
-			r.log.Info(msg+", and more", "more", more)
+			c.log.Info(msg+", and more", "more", more)
 		}
 	}
 }
 
 // isThis reports whether a peer is this node, which a store without names may not know by its name yet.
-func (r *runner) isThis(p *peer.Peer) bool {
-	return p.Name == r.Name || p.Name == r.stated.Name || r.self != nil && r.mine(p) ||
-		p.V4.Addr.IsValid() && p.V4.Addr == r.at[0] || p.V6.Addr.IsValid() && p.V6.Addr == r.at[1]
+func (c *core) isThis(p *peer.Peer) bool {
+	return p.Name == c.Name || p.Name == c.stated.Name || c.self != nil && c.mine(p) ||
+		p.V4.Addr.IsValid() && p.V4.Addr == c.at[0] || p.V6.Addr.IsValid() && p.V6.Addr == c.at[1]
 }

@@ -16,10 +16,10 @@ import (
 
 // users counts the pods that have addresses of some ranges: by the leases of host-local, which are files named by address;
 // where there are none, all interfaces of this network's pods count.
-func (r *runner) users(ranges []netip.Prefix) (int, error) {
-	leases, err := os.ReadDir(filepath.Join(r.LeaseDir, r.Network))
+func (c *core) users(ranges []netip.Prefix) (int, error) {
+	leases, err := os.ReadDir(filepath.Join(c.LeaseDir, c.Network))
 	if errors.Is(err, fs.ErrNotExist) {
-		return r.interfaces()
+		return c.interfaces()
 	}
 	if err != nil {
 		return 0, err
@@ -35,14 +35,14 @@ func (r *runner) users(ranges []netip.Prefix) (int, error) {
 }
 
 // interfaces counts the host ends of this network's pods, which bear its mark.
-func (r *runner) interfaces() (int, error) {
-	links, err := r.conn.Links("veth")
+func (c *core) interfaces() (int, error) {
+	links, err := c.conn.Links("veth")
 	if err != nil {
 		return 0, err
 	}
 	n := 0
 	for _, l := range links {
-		if strings.HasPrefix(l.Alias, link.AliasPrefix(r.Network)) {
+		if strings.HasPrefix(l.Alias, link.AliasPrefix(c.Network)) {
 			n++
 		}
 	}

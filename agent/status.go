@@ -13,7 +13,7 @@ import (
 	"github.com/cniblocks/cniblocks/node"
 )
 
-// Status is what an agent knows of itself. It holds no secrets.
+// Status is what an agent knows of itself. It holds no secrets. It is large since it is data, and its JSON is what tools read.
 type Status struct {
 	Network string   `json:"network"`
 	Node    string   `json:"node"`
@@ -100,13 +100,18 @@ const (
 // harmless troubles leave a node ready.
 var harmless = map[trouble]bool{troubleSource: true, troublePublish: true, troubleChanged: true}
 
-// statusKeeper is written by the agent's goroutines and read by those who ask.
-type statusKeeper struct {
+// counters count since the start.
+type counters struct {
 	lists, lostEvents, losses, firewalls, errors atomic.Int64
 	joins, leaves                                atomic.Int64
 	byEvent, byLost, byResync                    atomic.Int64
 	sets, setNanos, lastSet                      atomic.Int64
 	routes                                       atomic.Int64 // that were counted last
+}
+
+// statusKeeper is written by the agent's goroutines and read by those who ask.
+type statusKeeper struct {
+	counters
 
 	mu        sync.Mutex
 	s         Status

@@ -50,7 +50,8 @@ type Attachment struct {
 	IfName      string `json:"ifname"`
 }
 
-// Request is what a plugin is asked. Fields that the verb does not have are zero.
+// Request is what a plugin is asked. Fields that the verb does not have are zero. It is large since the specification asks with
+// as many parameters.
 type Request struct {
 	Verb        Verb
 	ContainerID string

@@ -26,7 +26,8 @@ const (
 	Foreign   Owner = "foreign"   // another program, or a person
 )
 
-// Node is what was found. Lists are sorted; what could not be read is in Unread.
+// Node is what was found. Lists are sorted; what could not be read is in Unread. It is large since it is data: a list for each
+// kind of thing on a node.
 type Node struct {
 	Namespace   string       `json:"namespace"` // path that it was opened by
 	ForwardIPv4 bool         `json:"forwardIPv4"`

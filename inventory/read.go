@@ -74,7 +74,7 @@ func Read(ctx context.Context, o Options) (*Node, error) {
 	return r.n, ctx.Err()
 }
 
-// reader holds what several parts need.
+// reader holds what several parts need. It is large since each kind of thing on a node has a method that reads it.
 type reader struct {
 	Options
 	c     *rtnl.Conn

@@ -23,7 +23,8 @@ const (
 	tmpPrefix = "tmp."
 )
 
-// session is a [Dir] that is open and locked.
+// session is a [Dir] that is open and locked. It is large since all that reads or writes the directory needs the lock, and is
+// a method of who has it.
 type session struct {
 	d        Dir
 	boot     string

@@ -35,7 +35,7 @@ type Key struct {
 }
 
 // Config is an encapsulation as a configuration file states it. Keys that the encapsulation does not know are errors, so
-// that nobody relies on what is not done. It is the sum of the encapsulations' keys, each of which one or more of them explain.
+// that nobody relies on what is not done. It is large since it is data, a netconf: the sum of the encapsulations' keys, each of which one or more of them explain.
 type Config struct {
 	Encap string `json:"encap,omitempty"` // the Name of an [Encap]
 

@@ -92,6 +92,10 @@ func (n *Node) Ready(context.Context) error {
 	}
 	p := n.begin()
 	defer p.end()
+	defer func() { // the plans were made by another underlay, perhaps
+		n.forget()
+		n.site.under = nil
+	}()
 	want, err := p.wantedDevices()
 	if err != nil {
 		return err

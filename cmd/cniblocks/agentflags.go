@@ -26,7 +26,8 @@ import (
 	"github.com/cniblocks/cniblocks/peer/flannel"
 )
 
-// settings are those of the agent, from its flags, the environment and its configuration file.
+// settings are those of the agent, from its flags, the environment and its configuration file. It is large since each field is
+// an option.
 type settings struct {
 	config, network, source, node, netns string
 

@@ -23,7 +23,8 @@ import (
 )
 
 // Store is a network in etcd, and one node's hold of it. Its methods may be called from several goroutines, where
-// [peer.Registrar] does not say otherwise.
+// [peer.Registrar] does not say otherwise. It is large since list, watch, registration and layout share one connection and what
+// the store said last.
 type Store struct {
 	o       Options
 	calls   atomic.Uint64

@@ -34,7 +34,7 @@ type Plugin struct {
 
 var _ cni.Plugin = Plugin{}
 
-// job is one request under way.
+// job is one request under way. It is large since each step of ADD, CHECK, DEL and GC is a method.
 type job struct {
 	*cni.Request
 	*conf

@@ -15,7 +15,8 @@ import (
 	"github.com/cniblocks/cniblocks/masq"
 )
 
-// conf is the netconf: every key of the reference's bridge plugin, with its meaning, ipMasqExcept and ipMasqElsewhere.
+// conf is the netconf: every key of the reference's bridge plugin, with its meaning, ipMasqExcept and ipMasqElsewhere. It is large
+// since it is data, with a field for each key.
 type conf struct {
 	Bridge                    string         `json:"bridge"`
 	IsGateway                 bool           `json:"isGateway"`

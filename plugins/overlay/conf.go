@@ -15,7 +15,7 @@ import (
 	"github.com/cniblocks/cniblocks/overlay"
 )
 
-// conf is the netconf of overlay and of host-gw.
+// conf is the netconf of overlay and of host-gw. It is large since it is data, with a field for each key.
 type conf struct {
 	overlay.Config // the encapsulation
 	encap          overlay.Encap

@@ -268,6 +268,8 @@ func receiver(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.IndexExpr: // of a generic type
 		return receiver(e.X)
+	case *ast.IndexListExpr:
+		return receiver(e.X)
 	case *ast.Ident:
 		return e.Name
 	}

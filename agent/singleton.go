@@ -19,9 +19,9 @@ import (
 	"github.com/cniblocks/cniblocks/node"
 )
 
-// alone waits until no other agent of the network runs on this node, or ctx is done: one that is being replaced may take a
+// singleton waits until no other agent of the network runs on this node, or ctx is done: one that is being replaced may take a
 // moment, and so may somebody who removes what an earlier one left, with this lock.
-func (a *Agent) alone(ctx context.Context) (unlock func(), err error) {
+func (a *Agent) singleton(ctx context.Context) (unlock func(), err error) {
 	dir := node.Dir(a.StateDir, a.Network)
 	path := filepath.Join(dir, lockFile)
 	fd := -1
