@@ -98,7 +98,7 @@ func (r *reader) podEnds(ctx context.Context) (map[int]*PodEnd, error) {
 }
 
 // lookInto finds the ends in one namespace, if it is one of those wanted.
-func lookInto(c ids, p place, wanted map[int32][]rtnl.Link) (map[int]*PodEnd, int32) {
+func lookInto(c *ids, p place, wanted map[int32][]rtnl.Link) (map[int]*PodEnd, int32) {
 	ns, err := netns.Open(p.path)
 	if err != nil {
 		return nil, -1

@@ -22,18 +22,21 @@ const (
 )
 
 // ids asks a namespace for its namespace ids.
-type ids struct{ fd int }
-
-func openIDs(ns *netns.NS) (ids, error) {
-	fd, err := ns.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
-	return ids{fd}, err
+type ids struct {
+	fd  int
+	seq uint32 // of the last request; what is left of an earlier one whose answer was lost has another
 }
 
-func (c ids) close() { unix.Close(c.fd) }
+func openIDs(ns *netns.NS) (*ids, error) {
+	fd, err := ns.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
+	return &ids{fd: fd}, err
+}
+
+func (c *ids) close() { unix.Close(c.fd) }
 
 // links are the ids of the namespaces in which the links' other ends are, by index; links that lead nowhere else are not
 // among them.
-func (c ids) links() (map[int]int32, error) {
+func (c *ids) links() (map[int]int32, error) {
 	body := make([]byte, unix.SizeofIfInfomsg)
 	out := map[int]int32{}
 	err := c.ask(unix.RTM_GETLINK, unix.NLM_F_DUMP, attribute(body, unix.IFLA_EXT_MASK, skipStats), func(m syscall.NetlinkMessage) error {
@@ -52,7 +55,7 @@ func (c ids) links() (map[int]int32, error) {
 }
 
 // of is the id of another namespace; -1 if no link leads to it.
-func (c ids) of(other *netns.NS) (id int32, err error) {
+func (c *ids) of(other *netns.NS) (id int32, err error) {
 	id = -1
 	body := make([]byte, 4) // struct rtgenmsg
 	err = c.ask(unix.RTM_GETNSID, 0, attribute(body, netnsaFD, uint32(other.Fd())), func(m syscall.NetlinkMessage) error {
@@ -75,11 +78,13 @@ func attribute(b []byte, typ uint16, v uint32) []byte {
 }
 
 // ask sends a request and hands every answer to got, until the end of the dump or the acknowledgement.
-func (c ids) ask(typ uint16, flags uint16, body []byte, got func(syscall.NetlinkMessage) error) error {
+func (c *ids) ask(typ uint16, flags uint16, body []byte, got func(syscall.NetlinkMessage) error) error {
 	b := binary.NativeEndian.AppendUint32(nil, uint32(unix.NLMSG_HDRLEN+len(body)))
 	b = binary.NativeEndian.AppendUint16(b, typ)
 	b = binary.NativeEndian.AppendUint16(b, unix.NLM_F_REQUEST|unix.NLM_F_ACK|flags)
-	b = append(b, make([]byte, 8)...)
+	c.seq++
+	b = binary.NativeEndian.AppendUint32(b, c.seq)
+	b = append(b, make([]byte, 4)...) // port ID
 	if err := unix.Sendto(c.fd, append(b, body...), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("ask for namespace ids: %w", err)
 	}
@@ -97,6 +102,9 @@ func (c ids) ask(typ uint16, flags uint16, body []byte, got func(syscall.Netlink
 			return fmt.Errorf("ask for namespace ids: %w", err)
 		}
 		for _, m := range msgs {
+			if m.Header.Seq != c.seq {
+				continue
+			}
 			switch m.Header.Type {
 			case unix.NLMSG_DONE, unix.NLMSG_ERROR:
 				if len(m.Data) >= 4 {
