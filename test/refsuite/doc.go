@@ -7,4 +7,5 @@
 //
 // A plugin is one line of the table in refsuite_test.go. What may fail with our files and passes with the reference's is
 // listed there with the reason; anything else fails the test, and so does a line of the list that is no longer needed.
+// With -focus EXPRESSION only specs whose name matches are run, such as those about VLANs on a kernel that filters them.
 package refsuite
