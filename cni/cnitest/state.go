@@ -122,6 +122,9 @@ func read(ns *netns.NS) (s state, err error) {
 			s = append(s, l.lines(all)...)
 		}
 	}
+	if !slices.ContainsFunc(s, func(l string) bool { return strings.Contains(l, " vlan_filtering 1") }) {
+		s = slices.DeleteFunc(s, func(l string) bool { return strings.HasPrefix(l, "vlan ") }) // nobody heeds them
+	}
 	rules, err := run(ns, "nft --stateless list ruleset", "")
 	return append(s, strings.ReplaceAll(wrapped.ReplaceAllString(rules, ", "), "\t", "  ")), err
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/cni/cnitest"
+	"github.com/cniblocks/cniblocks/internal/test/lab"
 	"github.com/cniblocks/cniblocks/internal/test/machine"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/internal/test/ping"
@@ -44,11 +45,9 @@ const (
 func newWorld(t *testing.T, env string) *world {
 	t.Helper()
 	nstest.NeedRoot(t)
-	w := &world{t: t, node: nstest.New(t), outside: nstest.New(t), dir: t.TempDir()}
+	w := &world{t: t, node: nstest.New(t), dir: t.TempDir()}
 	w.path = filepath.Join(w.dir, "bin")
-	nstest.Sysctl(t, w.node, "net/ipv6/conf/default/accept_dad", "0")
-	nstest.Link(t, nstest.End{NS: w.node, Name: "uplink", Addrs: []string{"192.0.2.1/24", "2001:db8::1/64"}},
-		nstest.End{NS: w.outside, Name: "eth0", Addrs: []string{"192.0.2.2/24", "2001:db8::2/64"}})
+	w.outside = lab.Node(t, w.node, 1)
 	nstest.Settle(t, w.node)
 	w.env(env)
 	return w

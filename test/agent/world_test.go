@@ -16,9 +16,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/vishvananda/netlink"
 
 	"github.com/cniblocks/cniblocks/agent"
+	"github.com/cniblocks/cniblocks/internal/test/lab"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/internal/test/ping"
 	"github.com/cniblocks/cniblocks/masq"
@@ -58,24 +58,13 @@ type machine struct {
 
 func newWorld(t testing.TB, machines int) *world {
 	t.Helper()
-	w := &world{t: t, wire: nstest.New(t), dir: t.TempDir()}
-	h := nstest.Netlink(t, w.wire)
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = "wire"
-	off := false
-	require.NoError(t, h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &off}))
-	br, err := h.LinkByName("wire")
-	require.NoError(t, err)
-	require.NoError(t, h.LinkSetUp(br))
+	wire := lab.NewWire(t)
+	w := &world{t: t, wire: wire.NS, dir: t.TempDir()}
 	for i := range machines {
 		m := &machine{w: w, name: string(rune('a' + i)), ns: nstest.New(t), dir: filepath.Join(w.dir, string(rune('a'+i))),
 			at:   [2]netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(11 + i)}), netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", 11+i))},
 			pods: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i+1)), netip.MustParsePrefix(fmt.Sprintf("fd00:10:244:%d::/64", i+1))}}
-		nstest.Sysctl(t, m.ns, "net/ipv6/conf/default/accept_dad", "0")
-		nstest.Link(t, nstest.End{NS: m.ns, Name: "eth0", Addrs: []string{m.at[0].String() + "/24", m.at[1].String() + "/64"}}, nstest.End{NS: w.wire, Name: m.name})
-		port, err := h.LinkByName(m.name)
-		require.NoError(t, err)
-		require.NoError(t, h.LinkSetMaster(port, br))
+		wire.Join(m.ns, m.name, 11+i)
 		nstest.AddRoute(t, m.ns, "default", "192.0.2.254")
 		nstest.Settle(t, m.ns)
 		w.machines = append(w.machines, m)

@@ -18,11 +18,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/vishvananda/netlink"
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/test/binaries"
 	"github.com/cniblocks/cniblocks/internal/test/etcdtest"
+	"github.com/cniblocks/cniblocks/internal/test/lab"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/internal/test/ping"
 	"github.com/cniblocks/cniblocks/internal/test/reference"
@@ -49,7 +49,6 @@ type world struct {
 	agent    string // the program cniblocks
 	ours     string // CNI_PATH of our plugins
 	theirs   string // of flannel's own and the reference's
-	wire     *netns.NS
 	outside  *netns.NS
 	nodes    map[string]*node
 	dir      string
@@ -67,7 +66,7 @@ func newWorld(t *testing.T, config string, nodes ...string) *world {
 	t.Helper()
 	nstest.NeedRoot(t)
 	nstest.Need(t, nstest.IPTables, nstest.IP6Tables)
-	w := &world{t: t, wire: nstest.New(t), outside: nstest.New(t), nodes: map[string]*node{}}
+	w := &world{t: t, outside: nstest.New(t), nodes: map[string]*node{}}
 	var err error
 	w.dir, err = os.MkdirTemp("", "cnib") //nolint:usetesting // the path of a socket must be short
 	require.NoError(t, err)
@@ -81,21 +80,14 @@ func newWorld(t *testing.T, config string, nodes ...string) *world {
 	w.agent, err = binaries.Command()
 	require.NoError(t, err)
 
-	h := nstest.Netlink(t, w.wire)
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = "wire"
-	off := false
-	require.NoError(t, h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &off}))
-	br, err := h.LinkByName("wire")
-	require.NoError(t, err)
-	require.NoError(t, h.LinkSetUp(br))
 	w.etcd = etcdtest.New(t, "--listen-client-urls", "http://0.0.0.0:2379", "--advertise-client-urls", "http://"+store+":2379")
-	w.join(w.etcd.NS, "etcd", "100")
-	w.join(w.outside, "outside", "99")
+	wire := lab.NewWire(t)
+	wire.Join(w.etcd.NS, "etcd", 100)
+	wire.Join(w.outside, "outside", 99)
 	for i, name := range nodes {
 		n := &node{w: w, name: name, ns: nstest.New(t), dir: filepath.Join(w.dir, name)}
 		require.NoError(t, os.MkdirAll(n.dir, 0o755))
-		w.join(n.ns, name, fmt.Sprint(11+i))
+		wire.Join(n.ns, name, 11+i)
 		nstest.AddRoute(t, n.ns, "default", "192.0.2.99")
 		nstest.AddRoute(t, n.ns, "default", "2001:db8::99")
 		nstest.Settle(t, n.ns)
@@ -103,20 +95,6 @@ func newWorld(t *testing.T, config string, nodes ...string) *world {
 	}
 	w.etcd.Ctl(t, "put", configKey, config)
 	return w
-}
-
-// join puts a namespace on the link, with that last part of its addresses.
-func (w *world) join(ns *netns.NS, port, last string) {
-	w.t.Helper()
-	nstest.Sysctl(w.t, ns, "net/ipv6/conf/default/accept_dad", "0")
-	nstest.Link(w.t, nstest.End{NS: ns, Name: "eth0", Addrs: []string{"192.0.2." + last + "/24", "2001:db8::" + last + "/64"}},
-		nstest.End{NS: w.wire, Name: port})
-	h := nstest.Netlink(w.t, w.wire)
-	l, err := h.LinkByName(port)
-	require.NoError(w.t, err)
-	br, err := h.LinkByName("wire")
-	require.NoError(w.t, err)
-	require.NoError(w.t, h.LinkSetMaster(l, br))
 }
 
 // process is a program that runs on a node.

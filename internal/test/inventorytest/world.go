@@ -15,6 +15,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/cni/cnitest"
+	"github.com/cniblocks/cniblocks/internal/test/lab"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/inventory"
 	"github.com/cniblocks/cniblocks/netns"
@@ -49,8 +50,7 @@ func New(t *testing.T) *World {
 	for _, d := range []string{w.DataDir, w.RunDir, w.ConfDir} {
 		require.NoError(t, os.Mkdir(d, 0o755))
 	}
-	nstest.Link(t, nstest.End{NS: w.Node, Name: "uplink", Addrs: []string{"192.0.2.1/24", "2001:db8::1/64"}},
-		nstest.End{NS: nstest.New(t), Name: "eth0", Addrs: []string{"192.0.2.2/24", "2001:db8::2/64"}})
+	lab.Node(t, w.Node, 1)
 	nstest.AddRoute(t, w.Node, "default", "192.0.2.2")
 	nstest.AddRoute(t, w.Node, "default", "2001:db8::2")
 	// What the plugins switch on stays on, and so do the addresses that the kernel has for it.

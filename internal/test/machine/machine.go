@@ -24,6 +24,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/test/binaries"
+	"github.com/cniblocks/cniblocks/internal/test/lab"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/netns"
 )
@@ -66,9 +67,7 @@ func Lent(ns *netns.NS, dir string, plugins cni.Delegates) *Machine {
 func bare(t testing.TB) *Machine {
 	t.Helper()
 	m := &Machine{NS: nstest.New(t), Dir: t.TempDir()}
-	nstest.Sysctl(t, m.NS, "net/ipv6/conf/default/accept_dad", "0")
-	nstest.Link(t, nstest.End{NS: m.NS, Name: "uplink", Addrs: []string{"192.0.2.11/24", "2001:db8::11/64"}},
-		nstest.End{NS: nstest.New(t), Name: "eth0", Addrs: []string{"192.0.2.2/24", "2001:db8::2/64"}})
+	lab.Node(t, m.NS, 11)
 	nstest.Forward(t, m.NS)
 	nstest.Settle(t, m.NS)
 	return m
