@@ -57,6 +57,15 @@ func Add(index int, p netip.Prefix) link.Change {
 // two: see [Settle].
 func AddDetected(index int, p netip.Prefix) link.Change { return add(index, p, 0) }
 
+// AddAlone is [Add] without the route to the subnet of the prefix that the kernel would make (noprefixroute).
+func AddAlone(index int, p netip.Prefix) link.Change {
+	flags := uint32(unix.IFA_F_NOPREFIXROUTE)
+	if p.Addr().Is6() {
+		flags |= unix.IFA_F_NODAD
+	}
+	return add(index, p, flags)
+}
+
 func add(index int, p netip.Prefix, flags uint32) link.Change {
 	if err := check(p); err != nil {
 		return link.Malformed(err)

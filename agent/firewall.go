@@ -9,14 +9,13 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cniblocks/cniblocks/attach"
 	"github.com/cniblocks/cniblocks/bridge"
-	"github.com/cniblocks/cniblocks/forward"
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/foreign"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
-	"github.com/cniblocks/cniblocks/internal/snat"
 	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/netns"
@@ -76,19 +75,19 @@ func (w *firewall) ensure(ctx context.Context) error {
 
 func (w *firewall) masquerade(ctx context.Context) error {
 	ranges := append(slices.Clone(w.self.Pods), w.former...)
-	p := snat.Outward(w.Network, ranges, append(slices.Clone(w.allPrefixes()), w.SNAT.Except...), w.SNAT.Families)
+	p := attach.Outward(w.Network, ranges, append(slices.Clone(w.allPrefixes()), w.SNAT.Except...), w.SNAT.Families)
 	if !w.SNAT.Families.Any() {
 		var pods []inet.Range
 		for _, n := range append(ranges, w.allPrefixes()...) {
 			pods = append(pods, inet.RangeOf(n))
 		}
-		f := forward.Passage{NS: w.NS}
+		f := masq.Forward{NS: w.NS}
 		if w.stands(f.Check(ctx, w.Network, pods)) {
 			return nil
 		}
 		return f.Ensure(ctx, w.Network, pods)
 	}
-	rule, err := snat.Open(ctx, w.NS, w.SNAT.Backend, p)
+	rule, err := attach.OpenRule(ctx, w.NS, w.SNAT.Backend, p)
 	if err != nil {
 		return err
 	}
@@ -123,7 +122,7 @@ func (w *firewall) stands(wrong error) bool {
 }
 
 // forgetRanges takes earlier ranges of this node out of the SNAT, and leaves the single addresses that plugins put there.
-func (w *firewall) forgetRanges(ctx context.Context, rule snat.Rule, p masq.Policy) error {
+func (w *firewall) forgetRanges(ctx context.Context, rule attach.Rule, p masq.Policy) error {
 	b, err := masq.Open(ctx, w.NS, w.SNAT.Backend)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,7 +36,6 @@ type Bridge struct {
 	Alias         string // of a new bridge; at most 255 bytes
 	Promisc       bool   // promiscuous mode on
 	VLANFiltering bool   // ports see only frames of their VLANs
-	Existing      bool   // it is not made: none is [io/fs.ErrNotExist]
 }
 
 func (b Bridge) check() error {
@@ -66,11 +66,25 @@ type State struct {
 // does not change with its ports, takes no router advertisements, and has a link-local address at once. A device of another
 // kind is [ErrNotBridge].
 func Ensure(ctx context.Context, ns *netns.NS, want Bridge) (State, error) {
+	return EnsureFit(ctx, ns, want, nil)
+}
+
+// EnsureFit is [Ensure] that makes no bridge if unfit says why it could not serve; a bridge that is there it does not ask for.
+func EnsureFit(ctx context.Context, ns *netns.NS, want Bridge, unfit func(context.Context) error) (State, error) {
 	if err := want.check(); err != nil {
 		return State{}, err
 	}
 	s, err := Get(ctx, ns, want.Name)
-	if errors.Is(err, fs.ErrNotExist) && !want.Existing {
+	missing := errors.Is(err, fs.ErrNotExist)
+	if missing && unfit != nil {
+		if why := unfit(ctx); why != nil {
+			if s, err = Get(ctx, ns, want.Name); errors.Is(err, fs.ErrNotExist) {
+				return State{}, why
+			}
+			missing = false // somebody else has made it, with what is in the way
+		}
+	}
+	if missing {
 		if err = create(ctx, ns, want); err == nil {
 			s, err = Get(ctx, ns, want.Name)
 			s.New = true
@@ -152,15 +166,32 @@ func own(ns *netns.NS, device string) error {
 // them, and does not give them back.
 const MinMTU6 = 1280
 
-// Widen gives a device of ours, a bridge or the VLAN device of one, an MTU, in bytes, with which it can bear IPv6 addresses.
+// ErrNarrow says that a bridge has too little an MTU to bear IPv6 addresses, and is not ours to widen.
+var ErrNarrow = errors.New("too little for IPv6, and the bridge was not made by cniblocks")
+
+// CheckWidth fails with [ErrNarrow].
+func (s State) CheckWidth() error {
+	if s.MTU >= MinMTU6 || s.Ours {
+		return nil
+	}
+	return fmt.Errorf("%s has MTU %d, which is %w: raise it with 'ip link set %[1]s mtu %[4]d', or choose another bridge", s.Name, s.MTU, ErrNarrow, MinMTU6)
+}
+
+// Widen gives a device of ours, a bridge or the VLAN device of one, an MTU, in bytes, with which it can bear IPv6 addresses;
+// 0 is that of Ethernet. One that is wide enough stays as it is.
 // The kernel keeps the MTU of a bridge at the least of its ports', so that the host ends of pods that are too narrow get it
 // too; the pods' ends keep theirs. Only where another port, or a person, makes the bridge narrow it is set for good.
-func Widen(ctx context.Context, ns *netns.NS, device string, mtu int) error {
+func Widen(ctx context.Context, ns *netns.NS, device State, mtu int) error {
+	if err := errors.Join(ns.Check(), device.CheckWidth()); err != nil || device.MTU >= MinMTU6 {
+		return err
+	}
+	const ethernet = 1500
+	mtu = cmp.Or(mtu, ethernet)
 	c, err := rtnl.Open(ns)
 	if err != nil {
 		return err
 	}
-	l, err := c.LinkByName(device)
+	l, err := c.LinkByName(device.Name)
 	if err != nil {
 		return err
 	}
@@ -178,10 +209,10 @@ func Widen(ctx context.Context, ns *netns.NS, device string, mtu int) error {
 	if err := errors.Join(ctx.Err(), c.Do(msgs...)); err != nil {
 		return err
 	}
-	if l, err = c.LinkByName(device); err == nil && l.MTU < MinMTU6 {
+	if l, err = c.LinkByName(device.Name); err == nil && l.MTU < MinMTU6 {
 		err = c.Do(rtnl.SetLink(rtnl.Set{Index: l.Index, MTU: mtu}))
 	}
-	return errors.Join(err, own(ns, device)) // the kernel had taken IPv6 from it
+	return errors.Join(err, own(ns, device.Name)) // the kernel had taken IPv6 from it
 }
 
 // Get returns the bridge of that name. None is [io/fs.ErrNotExist], a device of another kind [ErrNotBridge].

@@ -57,6 +57,36 @@ func (p Port) vlans() []rtnl.VLAN {
 	return v
 }
 
+// InVLAN reports whether the untagged frames of a port, given by its index, belong to a VLAN.
+func InVLAN(_ context.Context, ns *netns.NS, index int, vlan uint16) (bool, error) {
+	c, err := rtnl.Open(ns)
+	if err != nil {
+		return false, err
+	}
+	vlans, err := c.VLANs(index)
+	return slices.ContainsFunc(vlans, func(v rtnl.VLAN) bool { return v.PVID && v.ID == vlan }), err
+}
+
+// PortMTU is the MTU for a new port of b whose other end is to have mtu, in bytes: the same, with which the kernel keeps the
+// MTU of the bridge at the least of all. One that IPv6 cannot be carried with would cost other pods the IPv6 addresses of
+// the bridge, for good: where it has some the port has the bridge's, and only the other end is narrow.
+func PortMTU(_ context.Context, ns *netns.NS, b State, mtu int) (int, error) {
+	if mtu == 0 || mtu >= MinMTU6 || b.New {
+		return mtu, ns.Check()
+	}
+	c, err := rtnl.Open(ns)
+	if err != nil {
+		return 0, err
+	}
+	have, err := c.Addrs(b.Index)
+	if slices.ContainsFunc(have, func(a rtnl.Addr) bool {
+		return a.Prefix.Addr().Is6() && (a.Proto == link.Proto || !a.Prefix.Addr().IsLinkLocalUnicast())
+	}) {
+		return b.MTU, err
+	}
+	return mtu, err
+}
+
 // SetPort puts the port, given by its index, into its VLANs, and out of all others unless it keeps the default one.
 func SetPort(_ context.Context, ns *netns.NS, index int, p Port) error {
 	c, err := rtnl.Open(ns)

@@ -28,6 +28,22 @@ func (r *Request) Decode(v any) error {
 	return err
 }
 
+// DecodeLeast is [Request.Decode] for a configuration that became wrong after the ADD: DEL and GC need little of it. Every
+// key whose value can be read is read, by itself. It fails if the configuration is no object.
+func (r *Request) DecodeLeast(v any) error {
+	var keys map[string]json.RawMessage
+	if err := lazyjson.Unmarshal(r.Config, &keys); err != nil {
+		return decodeError(err)
+	}
+	for key, value := range keys {
+		one, err := lazyjson.Marshal(lazyjson.Object{key: value})
+		if err == nil {
+			_ = json.Unmarshal(one, v)
+		}
+	}
+	return nil
+}
+
 // decode reports where there may be keys that v does not have.
 func decode(config json.RawMessage, v any) (strange lazyjson.Strange, err error) {
 	if strange, err = lazyjson.Keys(config, v, common...); err != nil {
@@ -74,13 +90,39 @@ func decodeError(err error) error {
 func explain(err error, raw json.RawMessage, t reflect.Type) error {
 	var kind *json.UnmarshalTypeError
 	var syntax *json.SyntaxError
-	if errors.As(err, &kind) || errors.As(err, &syntax) {
+	if errors.As(err, &kind) {
+		kind.Field = keyOf(kind.Field, t)
+		return decodeError(err)
+	}
+	if errors.As(err, &syntax) {
 		return decodeError(err)
 	}
 	if key, value := blame(raw, t); key != "" {
 		return Errorf(ErrConfig, "netconf: key %q is %s: %w", key, clip(string(value)), err)
 	}
 	return decodeError(err)
+}
+
+// keyOf is the path of a value as the configuration has it: package json names embedded structs too, which it has not.
+func keyOf(path string, t reflect.Type) string {
+	name, rest, more := strings.Cut(path, ".")
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct {
+		return path
+	}
+	for i := range t.NumField() {
+		if f := t.Field(i); f.Anonymous && f.Name == name && more && f.Tag.Get("json") == "" {
+			return keyOf(rest, f.Type)
+		}
+	}
+	known := map[string]reflect.Type{}
+	fields(t, known)
+	if of := known[name]; of != nil && more {
+		return name + "." + keyOf(rest, of)
+	}
+	return path
 }
 
 // blame finds the innermost value that does not parse as its type by itself.

@@ -3,6 +3,7 @@ package cni
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"os"
 	"path/filepath"
@@ -50,6 +51,36 @@ func (r *Request) Delegate(typ string) (Plugin, error) {
 func validType(typ string) bool {
 	return typ != "" && typ != "." && typ != ".." && !strings.ContainsAny(typ, "/\x00") && len(typ) <= 255
 }
+
+// HandDown completes the configuration of a delegate that the netconf states as an object, such as the value of a key
+// "delegate": it gets what every delegate gets of the netconf around it, which are the name, the version, the prevResult,
+// what the runtime passes in args, runtimeConfig and cni.dev/ keys, and dns where it states none itself. [Request.With]
+// makes the request of it.
+func (r *Request) HandDown(delegate map[string]json.RawMessage) error {
+	var outer map[string]json.RawMessage
+	if err := lazyjson.Unmarshal(r.Config, &outer); err != nil {
+		return decodeError(err)
+	}
+	delete(delegate, "cniVersion")
+	for key, value := range outer {
+		switch key {
+		case "name", "cniVersion", "runtimeConfig", "args":
+			delegate[key] = value
+		case "dns":
+			if delegate[key] == nil {
+				delegate[key] = value
+			}
+		default:
+			if Momentary(key) {
+				delegate[key] = value
+			}
+		}
+	}
+	return nil
+}
+
+// Momentary reports whether a key of a netconf belongs to one call and not to the attachment.
+func Momentary(key string) bool { return key == "prevResult" || strings.HasPrefix(key, "cni.dev/") }
 
 // find looks for the program of a type in CNI_PATH; without one path is "".
 func (r *Request) find(typ string) (path string, st os.FileInfo) {

@@ -64,6 +64,19 @@ func CodeOf(err error) Code {
 	return ErrIO
 }
 
+// Unavailable gives an error the code by which STATUS says that an ADD would fail now, unless it has that of a wrong
+// request. Nil stays nil.
+func Unavailable(err error) error {
+	if err == nil {
+		return nil
+	}
+	switch CodeOf(err) {
+	case ErrVersion, ErrUnsupportedField, ErrEnvironment, ErrDecode, ErrConfig, ErrNotAvailable, ErrLimited:
+		return err
+	}
+	return Errorf(ErrNotAvailable, "%w", err)
+}
+
 // maxMessage bounds what is said of an error, which may repeat a value of the configuration.
 const maxMessage = 8 << 10
 

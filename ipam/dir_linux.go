@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/cniblocks/cniblocks/internal/base/order"
 	"github.com/cniblocks/cniblocks/internal/base/sentinel"
 )
 
@@ -175,7 +176,7 @@ func (d Dir) Leases(ctx context.Context) ([]Held, error) {
 	if err != nil && err != errNoDir {
 		return nil, fmt.Errorf("list the addresses of network %s: %w", d.Network, err)
 	}
-	slices.SortFunc(all, func(a, b Held) int { return a.Addr.Compare(b.Addr) })
+	order.By(all, func(a, b Held) int { return a.Addr.Compare(b.Addr) })
 	return all, nil
 }
 

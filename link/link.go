@@ -34,11 +34,14 @@ type Link struct {
 	Master  int      // index of the bridge or VRF that it is a port of; 0 is none
 	Lower   int      // index of the device that it stands on; of a veth that of the other end, in that one's namespace
 	Group   uint32
+
+	Hairpin, Isolated bool // of a port of a bridge: frames may leave where they came in; none from and to other such ports
 }
 
 func of(l rtnl.Link) Link {
 	return Link{Name: l.Name, Index: l.Index, Kind: l.Kind, MAC: l.MAC, MTU: l.MTU, Alias: l.Alias, Up: l.Up(),
-		Carrier: l.OperState == rtnl.OperUp, Promisc: l.Flags&unix.IFF_PROMISC != 0, Master: l.Master, Lower: l.Peer, Group: l.Group}
+		Carrier: l.OperState == rtnl.OperUp, Promisc: l.Flags&unix.IFF_PROMISC != 0, Master: l.Master, Lower: l.Peer, Group: l.Group,
+		Hairpin: l.Port.Hairpin, Isolated: l.Port.Isolated}
 }
 
 // Get finds an interface by its name. None is [io/fs.ErrNotExist].

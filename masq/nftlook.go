@@ -9,13 +9,12 @@ import (
 	"io/fs"
 	"maps"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/cniblocks/cniblocks/internal/base/mark"
+	"github.com/cniblocks/cniblocks/internal/base/order"
 	"github.com/cniblocks/cniblocks/internal/base/sentinel"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
-	"github.com/cniblocks/cniblocks/internal/sources"
 )
 
 // askAtMost bounds the elements that are asked for one by one; sets that should hold more are read as a whole.
@@ -24,7 +23,7 @@ const askAtMost = 64
 // question is what must be in one set.
 type question struct {
 	set   string
-	spans sources.Ranges
+	spans spans
 	pods  map[netip.Addr]string
 }
 
@@ -42,7 +41,7 @@ func (q question) keys() (out []nft.Element) {
 }
 
 func (q question) addrs() []netip.Addr {
-	return slices.SortedFunc(maps.Keys(q.pods), netip.Addr.Compare)
+	return order.Sorted(maps.Keys(q.pods), netip.Addr.Compare)
 }
 
 // look compares the policy with the kernel and says what is missing. It is one write, unless sets are large, and also asks
@@ -60,7 +59,7 @@ func (b NFT) look(p Policy, also ...nft.Request) (wrong []string, answered []nft
 	)
 	for _, f := range families {
 		h := p.half(f)
-		if h.Empty() {
+		if h.empty() {
 			continue
 		}
 		rules = append(rules, f.rules(p.Network, h)...)
@@ -110,13 +109,13 @@ func (b NFT) look(p Policy, also ...nft.Request) (wrong []string, answered []nft
 
 func (f family) questions(network string, h half) (out []question) {
 	names := f.sets(network)
-	if len(h.Ranges) > 0 {
-		out = append(out, question{set: names.src, spans: h.Ranges})
+	if len(h.sources) > 0 {
+		out = append(out, question{set: names.src, spans: h.sources})
 	}
-	if len(h.Pods) > 0 {
-		out = append(out, question{set: names.pods, pods: h.Pods})
+	if len(h.pods) > 0 {
+		out = append(out, question{set: names.pods, pods: h.pods})
 	}
-	return append(out, question{set: names.except, spans: h.Except})
+	return append(out, question{set: names.except, spans: h.except})
 }
 
 var errPolicy = fmt.Errorf("the policy of chain %s of table %s is drop", postrouting, ourTable().Title())
@@ -173,7 +172,7 @@ func (q question) faults(a nft.Answer) (wrong []string) {
 
 // compare judges all elements of a set.
 func (q question) compare(have []nft.Element) (wrong []string) {
-	for _, r := range q.spans.Minus(toSpans(have)) {
+	for _, r := range q.spans.minus(toSpans(have)) {
 		wrong = append(wrong, fmt.Sprintf("set %s of table %s lacks %s", q.set, ourTable().Title(), r))
 	}
 	pods := toPods(have)
@@ -268,11 +267,11 @@ func readRule(c *nft.Conn, sets []string, halves map[family]half) error {
 		f = v4
 	}
 	h := halves[f]
-	h.Except = toSpans(except)
+	h.except = toSpans(except)
 	if strings.HasPrefix(sets[0], "pods") {
-		h.Pods = toPods(from)
+		h.pods = toPods(from)
 	} else {
-		h.Ranges = toSpans(from)
+		h.sources = toSpans(from)
 	}
 	halves[f] = h
 	return nil

@@ -12,13 +12,13 @@ import (
 	"strings"
 
 	"github.com/cniblocks/cniblocks/inet"
+	"github.com/cniblocks/cniblocks/internal/base/order"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
-	"github.com/cniblocks/cniblocks/internal/sources"
 )
 
 // reading is what the kernel has of a network and family.
 type reading struct {
-	sources.Set
+	half
 	sets  map[string]bool // those with the right definition
 	wrong []string        // sets that must be made anew
 	rules []nft.Rule      // all that look into the sets, whatever their comment
@@ -53,9 +53,9 @@ func (b NFT) update(ctx context.Context, network string, target func(family, hal
 			if err != nil {
 				return err
 			}
-			plans = append(plans, plan{f, network, have, target(f, have.Set)})
+			plans = append(plans, plan{f, network, have, target(f, have.half)})
 		}
-		if fresh != nil && slices.ContainsFunc(plans, func(p plan) bool { return !p.want.Empty() }) {
+		if fresh != nil && slices.ContainsFunc(plans, func(p plan) bool { return !p.want.empty() }) {
 			batch.AddTable(ourTable())
 			batch.AddChain(natChain())
 		}
@@ -80,7 +80,7 @@ func (b NFT) update(ctx context.Context, network string, target func(family, hal
 }
 
 func batchOnlyRemoves(plans []plan) bool {
-	return !slices.ContainsFunc(plans, func(p plan) bool { return !p.want.Empty() })
+	return !slices.ContainsFunc(plans, func(p plan) bool { return !p.want.empty() })
 }
 
 // read finds the network's objects among those of the table.
@@ -102,11 +102,11 @@ func (f family) read(c *nft.Conn, network string, rules []nft.Rule, sets []nft.S
 		}
 		switch s.Name {
 		case names.src:
-			r.Ranges = toSpans(list)
+			r.sources = toSpans(list)
 		case names.except:
-			r.Except = toSpans(list)
+			r.except = toSpans(list)
 		case names.pods:
-			r.Pods = toPods(list)
+			r.pods = toPods(list)
 		}
 	}
 	for _, rule := range rules {
@@ -142,9 +142,9 @@ func (p plan) apply(b *nft.Batch) (deleted int) {
 	for _, s := range p.have.wrong {
 		b.DelSet(ourTable(), s)
 	}
-	p.elements(b, names.src, true, fromSpans(p.have.Ranges), fromSpans(p.want.Ranges))
-	p.elements(b, names.pods, false, fromPods(p.have.Pods), fromPods(p.want.Pods))
-	p.elements(b, names.except, true, fromSpans(p.have.Except), fromSpans(p.want.Except))
+	p.elements(b, names.src, true, fromSpans(p.have.sources), fromSpans(p.want.sources))
+	p.elements(b, names.pods, false, fromPods(p.have.pods), fromPods(p.want.pods))
+	p.elements(b, names.except, true, fromSpans(p.have.except), fromSpans(p.want.except))
 	for i, r := range wanted {
 		if !kept[i] {
 			b.AppendRule(r)
@@ -206,7 +206,7 @@ func dropIfLast(c *nft.Conn, b *nft.Batch, sets []nft.Set, plans []plan) error {
 
 // fromSpans writes each range as where it begins and the first address after it. The last address of all has none after
 // it: its interval stays open.
-func fromSpans(s sources.Ranges) (groups [][]nft.Element) {
+func fromSpans(s spans) (groups [][]nft.Element) {
 	for _, r := range s {
 		group := []nft.Element{{Key: string(r.Start.AsSlice())}}
 		if after := r.End.Next(); after.IsValid() {
@@ -218,9 +218,9 @@ func fromSpans(s sources.Ranges) (groups [][]nft.Element) {
 }
 
 // toSpans reads the elements of an interval set, in whatever order they are.
-func toSpans(list []nft.Element) sources.Ranges {
+func toSpans(list []nft.Element) spans {
 	sorted := slices.Clone(list)
-	slices.SortFunc(sorted, func(a, b nft.Element) int {
+	order.By(sorted, func(a, b nft.Element) int {
 		if d := strings.Compare(a.Key, b.Key); d != 0 || a.End == b.End {
 			return d
 		}
@@ -249,11 +249,11 @@ func toSpans(list []nft.Element) sources.Ranges {
 	if open.IsValid() {
 		out = append(out, inet.Range{Start: open, End: inet.RangeOf(netip.PrefixFrom(open, 0)).End})
 	}
-	return sources.NewRanges(out...)
+	return newSpans(out...)
 }
 
 func fromPods(pods map[netip.Addr]string) (groups [][]nft.Element) {
-	for _, a := range slices.SortedFunc(maps.Keys(pods), netip.Addr.Compare) {
+	for _, a := range order.Sorted(maps.Keys(pods), netip.Addr.Compare) {
 		groups = append(groups, []nft.Element{{Key: string(a.AsSlice()), Comment: pods[a]}})
 	}
 	return groups

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/cniblocks/cniblocks/internal/base/order"
 	"github.com/cniblocks/cniblocks/peer"
 )
 
@@ -51,7 +52,7 @@ func (c *claims) remove(r netip.Prefix) {
 
 // disjoint reports whether no two ranges overlap; it sorts them.
 func (c claims) disjoint() bool {
-	slices.SortFunc(c, byRange)
+	order.By(c, byRange)
 	for i := 1; i < len(c); i++ {
 		if c[i-1].r.Overlaps(c[i].r) {
 			return false

@@ -3,6 +3,8 @@ package peer
 import (
 	"net/netip"
 	"slices"
+
+	"github.com/cniblocks/cniblocks/internal/base/order"
 )
 
 // overlaps finds which ranges overlap. Any two prefixes are nested or apart, so what a range can overlap is itself, above
@@ -30,21 +32,21 @@ func newOverlaps(ranges []netip.Prefix) overlaps {
 		netip.Prefix
 		n int32
 	}
-	order := make([]numbered, len(ranges))
+	inOrder := make([]numbered, len(ranges))
 	v4, v6 := 0, len(ranges)
-	for n, r := range ranges { // each family in its order: most lists are sorted then
+	for n, r := range ranges { // each family in its inOrder: most lists are sorted then
 		if r.Addr().Is4() {
-			order[v4] = numbered{r, int32(n)}
+			inOrder[v4] = numbered{r, int32(n)}
 			v4++
 		}
 	}
 	for n, r := range slices.Backward(ranges) {
 		if !r.Addr().Is4() {
 			v6--
-			order[v6] = numbered{r, int32(n)}
+			inOrder[v6] = numbered{r, int32(n)}
 		}
 	}
-	slices.SortFunc(order, func(a, b numbered) int {
+	order.By(inOrder, func(a, b numbered) int {
 		if n := a.Addr().Compare(b.Addr()); n != 0 {
 			return n
 		}
@@ -52,7 +54,7 @@ func newOverlaps(ranges []netip.Prefix) overlaps {
 	})
 	o := overlaps{places: make([]place, 0, len(ranges)), at: make([]int32, len(ranges))}
 	up := int32(-1)
-	for _, r := range order {
+	for _, r := range inOrder {
 		if last := len(o.places) - 1; last < 0 || o.places[last].prefix != r.Prefix {
 			for up >= 0 && !o.places[up].prefix.Contains(r.Addr()) {
 				up = o.places[up].up

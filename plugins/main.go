@@ -22,6 +22,7 @@ import (
 	"github.com/cniblocks/cniblocks/plugins/hostlocal"
 	"github.com/cniblocks/cniblocks/plugins/loopback"
 	"github.com/cniblocks/cniblocks/plugins/overlay"
+	"github.com/cniblocks/cniblocks/plugins/ptp"
 )
 
 func plugins(remove func(context.Context, *netns.NS, int) error) cni.Delegates {
@@ -32,6 +33,7 @@ func plugins(remove func(context.Context, *netns.NS, int) error) cni.Delegates {
 		"host-local": hostlocal.Plugin{},
 		"loopback":   loopback.Plugin{},
 		"overlay":    overlay.Plugin{},
+		"ptp":        ptp.Plugin{Remove: remove},
 	}
 }
 
@@ -77,6 +79,9 @@ func help(name string) (what, conf, more string) {
 	case "overlay":
 		return "carries pods between machines by a tunnel, and has a delegate attach them", `"type":"overlay","encap":"vxlan",
          "peersFile":"/etc/cniblocks/peers.json","delegate":{"type":"bridge","bridge":"demo0"}`, "docs/plugins/overlay.md"
+	case "ptp":
+		return "attaches a container to the node by a veth pair of its own, without a bridge", `"type":"ptp",
+         "ipam":{"type":"host-local","subnet":"10.88.0.0/24","dataDir":"/tmp/demo-leases","routes":[{"dst":"0.0.0.0/0"}]}`, "docs/plugins/ptp.md"
 	}
 	return "attaches a container to a Linux bridge by a veth pair", `"type":"bridge","bridge":"demo0","isGateway":true,
          "ipam":{"type":"host-local","subnet":"10.88.0.0/24","dataDir":"/tmp/demo-leases"}`, "docs/plugins/bridge.md"

@@ -47,22 +47,27 @@ func Revoke(ctx context.Context, ns *netns.NS, port string) error {
 	return p.fail(sweep(ctx, c, func(name, _ string) bool { return name == port }, false))
 }
 
+// RevokeOf ends the guard of the ports of an owner, for who does not know their names. Where there is none it does nothing.
+func RevokeOf(ctx context.Context, ns *netns.NS, owner string) error {
+	return retain(ctx, ns, func(_, o string) bool { return o != "" && o == mark.Label(owner, maxOwner) })
+}
+
 // Retain ends the guard of every port whose owner begins with the prefix and is not among the live ones, and removes the
 // table when no port is left in it.
 func Retain(ctx context.Context, ns *netns.NS, prefix string, live []string) error {
-	c, err := nft.Open(ns)
-	if nft.Missing(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("spoof check: %w", err)
-	}
 	prefix = prefix[:min(len(prefix), mark.LabelKept(maxOwner))]
 	keep := map[string]bool{}
 	for _, owner := range live {
 		keep[mark.Label(owner, maxOwner)] = true
 	}
-	err = sweep(ctx, c, func(_, owner string) bool { return owner != "" && strings.HasPrefix(owner, prefix) && !keep[owner] }, true)
+	return retain(ctx, ns, func(_, owner string) bool { return owner != "" && strings.HasPrefix(owner, prefix) && !keep[owner] })
+}
+
+func retain(ctx context.Context, ns *netns.NS, gone func(name, owner string) bool) error {
+	c, err := nft.Open(ns)
+	if err == nil {
+		err = sweep(ctx, c, gone, true)
+	}
 	if err != nil && !nft.Missing(err) {
 		return fmt.Errorf("spoof check: %w", err)
 	}

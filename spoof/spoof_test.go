@@ -149,6 +149,16 @@ func TestRevokeEndsOnePortAndRetainTheDeadOnesOfANetwork(t *testing.T) {
 	require.NoError(t, Revoke(t.Context(), ns, "veth3"))
 	require.NoError(t, Revoke(t.Context(), ns, "veth3"))
 	require.Error(t, Check(t.Context(), ns, revoked))
+	for _, p := range []Port{revoked, long, dead} {
+		require.NoError(t, Allow(t.Context(), ns, p))
+		require.NoError(t, RevokeOf(t.Context(), ns, p.Owner[:len(p.Owner)-1]), "of none")
+		require.NoError(t, Check(t.Context(), ns, p))
+	}
+	require.NoError(t, RevokeOf(t.Context(), ns, long.Owner))
+	require.Error(t, Check(t.Context(), ns, long))
+	require.NoError(t, RevokeOf(t.Context(), ns, long.Owner))
+	require.NoError(t, Allow(t.Context(), ns, long))
+	require.NoError(t, RevokeOf(t.Context(), ns, revoked.Owner))
 	require.NoError(t, Retain(t.Context(), ns, "cniblocks/pods/", []string{alive.Owner, long.Owner}))
 	for _, p := range []Port{other, long, alive} {
 		require.NoError(t, Check(t.Context(), ns, p))

@@ -19,7 +19,7 @@ func request(t *testing.T, verb cni.Verb, conf string) *cni.Request {
 func TestATrunkOfVeryManyRangesIsNoMoreThanItsVLANs(t *testing.T) {
 	t.Parallel()
 	ranges := strings.Repeat(`{"minID":2,"maxID":4094},{"id":1},`, 10_000)
-	c, err := load(request(t, cni.ADD, `{"cniVersion":"1.1.0","name":"net","type":"bridge","vlanTrunk":[`+strings.TrimSuffix(ranges, ",")+`]}`))
+	c, err := read(request(t, cni.ADD, `{"cniVersion":"1.1.0","name":"net","type":"bridge","vlanTrunk":[`+strings.TrimSuffix(ranges, ",")+`]}`))
 	require.NoError(t, err)
 	require.Len(t, c.port.Trunk, 4094)
 	require.Less(t, cap(c.port.Trunk), 10_000)

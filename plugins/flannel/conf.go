@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
@@ -150,21 +149,8 @@ func (c *conf) routes(networks []netip.Prefix) ([]cni.Route, error) {
 
 // handDown adds to a delegate's configuration what every delegate gets of the request's own.
 func handDown(r *cni.Request, d lazyjson.Object) (json.RawMessage, error) {
-	var outer lazyjson.Object
-	if err := lazyjson.Unmarshal(r.Config, &outer); err != nil {
+	if err := r.HandDown(d); err != nil {
 		return nil, err
-	}
-	delete(d, "cniVersion")
-	for key, value := range outer {
-		switch {
-		case key == "name", key == "cniVersion", key == "runtimeConfig", key == "args", momentary(key):
-			d[key] = value
-		case key == "dns" && d[key] == nil:
-			d[key] = value
-		}
 	}
 	return lazyjson.Marshal(d)
 }
-
-// momentary are the keys that are of one call and not of the attachment.
-func momentary(key string) bool { return key == "prevResult" || strings.HasPrefix(key, "cni.dev/") }

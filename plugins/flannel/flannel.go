@@ -116,7 +116,7 @@ func (Plugin) Status(ctx context.Context, r *cni.Request) error {
 		return err
 	}
 	to, err := c.present(r)
-	if err != nil {
+	if err != nil { // the netconf is fine: it is the node's subnet.env, or the delegate's program
 		return cni.Errorf(cni.ErrNotAvailable, "%w", err)
 	}
 	return to.Plugin.Status(ctx, to.Request)

@@ -138,7 +138,7 @@ func lasting(config json.RawMessage) (json.RawMessage, error) {
 		return nil, err
 	}
 	for key := range d {
-		if momentary(key) {
+		if cni.Momentary(key) {
 			delete(d, key)
 		}
 	}

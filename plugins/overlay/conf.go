@@ -3,15 +3,14 @@ package overlay
 import (
 	"encoding/json"
 	"errors"
-	"net/netip"
 	"slices"
 	"strings"
 
+	"github.com/cniblocks/cniblocks/attach"
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 	"github.com/cniblocks/cniblocks/internal/base/nearest"
-	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/overlay"
 )
 
@@ -35,9 +34,7 @@ type conf struct {
 	Metric   uint32 `json:"metric"`
 	Device   string `json:"device"`
 
-	IPMasq        masq.Families  `json:"ipMasq"`
-	IPMasqBackend string         `json:"ipMasqBackend"`
-	IPMasqExcept  []netip.Prefix `json:"ipMasqExcept"`
+	attach.Masq
 
 	now *view // for DEL and GC: what the delegate may take for configured; nil: not known
 
@@ -117,15 +114,8 @@ func (c *conf) checkKeys(*cni.Request) error {
 		return bad(`key "vni" is %d; want at most %d: it has 24 bits`, c.VNI, 1<<24-1)
 	case c.Underlay != "" && c.Underlay != "ipv4" && c.Underlay != "ipv6":
 		return bad(`key "underlay" is %q; want "ipv4" or "ipv6", or leave it out`, c.Underlay)
-	case c.IPMasqBackend != "" && c.IPMasqBackend != "iptables" && c.IPMasqBackend != "nftables":
-		return bad(`key "ipMasqBackend" is %q; want "nftables" or "iptables", or leave it out`, c.IPMasqBackend)
 	}
-	for _, p := range c.IPMasqExcept {
-		if p != p.Masked() {
-			return bad(`key "ipMasqExcept": %s has host bits; want %s`, p, p.Masked())
-		}
-	}
-	return nil
+	return c.Masq.Validate()
 }
 
 func (c *conf) checkTable(*cni.Request) (err error) {

@@ -3,7 +3,6 @@ package overlay
 import (
 	"encoding/json"
 	"net/netip"
-	"strings"
 
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/inet"
@@ -22,15 +21,8 @@ func (c *conf) delegateConf(r *cni.Request, v *view, mtu int) (json.RawMessage, 
 	if err := lazyjson.Unmarshal(c.Delegate, &d); err != nil {
 		return nil, cni.Errorf(cni.ErrConfig, `netconf: key "delegate": %w`, err)
 	}
-	for key, value := range outer {
-		switch {
-		case key == "name", key == "cniVersion", key == "runtimeConfig", key == "args", key == "prevResult", strings.HasPrefix(key, "cni.dev/"):
-			d[key] = value
-		case key == "dns":
-			if d[key] == nil {
-				d[key] = value
-			}
-		}
+	if err := r.HandDown(d); err != nil {
+		return nil, err
 	}
 	var kind string
 	if err := lazyjson.Unmarshal(d["type"], &kind); err != nil {
@@ -87,7 +79,7 @@ func (c *conf) fillLast(r *cni.Request, d lazyjson.Object, kind string, v *view,
 	if err := d.Put("ipMasq", false); err != nil {
 		return err
 	}
-	if kind == "bridge" {
+	if kind == "bridge" || kind == "ptp" {
 		if err := d.Put("ipMasqElsewhere", true); err != nil { // else its GC takes the rule for what is left of a former ipMasq
 			return err
 		}

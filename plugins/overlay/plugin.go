@@ -12,10 +12,11 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/cniblocks/cniblocks/attach"
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/base/undo"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
-	"github.com/cniblocks/cniblocks/internal/snat"
 	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/masq"
 	"github.com/cniblocks/cniblocks/netns"
@@ -149,8 +150,10 @@ func (Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err error
 		_, err = rule.Ensure(ctx, j.policy(res.IPs))
 	}
 	if err != nil {
-		back := context.WithoutCancel(ctx)
-		return nil, errors.Join(err, j.delegate.Del(back, to), j.forget(back))
+		var u undo.Stack
+		u.Push(func(ctx context.Context) error { return errors.Join(j.delegate.Del(ctx, to), j.forget(ctx)) })
+		u.After(ctx, &err, nil)
+		return nil, err
 	}
 	return res, nil
 }
@@ -270,17 +273,17 @@ func (j *job) checkOverlay(ctx context.Context) (mtu int, err error) {
 func (Plugin) Status(ctx context.Context, r *cni.Request) error {
 	j, err := begin(r)
 	if err != nil {
-		return unavailable(err)
+		return cni.Unavailable(err)
 	}
 	defer j.close()
 	if err := j.identify(); err != nil {
-		return unavailable(err)
+		return cni.Unavailable(err)
 	}
 	if err := j.ready(ctx); err != nil {
-		return unavailable(err)
+		return cni.Unavailable(err)
 	}
 	if _, err := j.openSNAT(ctx); err != nil {
-		return unavailable(err)
+		return cni.Unavailable(err)
 	}
 	to, err := j.forDelegate(cni.STATUS, &j.view, 0)
 	if err != nil {
@@ -305,15 +308,6 @@ func (j *job) ready(ctx context.Context) error {
 	return err
 }
 
-// unavailable gives the code by which STATUS says no, save to an error in the configuration.
-func unavailable(err error) error {
-	switch cni.CodeOf(err) {
-	case cni.ErrIO, cni.ErrTryAgain:
-		return cni.Errorf(cni.ErrNotAvailable, "%w", err)
-	}
-	return err
-}
-
 // GC has the delegate collect its garbage. The overlay is the node's and stays, with the last pod too.
 func (Plugin) GC(ctx context.Context, r *cni.Request) error {
 	j, err := begin(r)
@@ -334,11 +328,11 @@ func (Plugin) GC(ctx context.Context, r *cni.Request) error {
 }
 
 // openSNAT finds the backend, unless the delegate is one of ours that does it.
-func (j *job) openSNAT(ctx context.Context) (snat.Rule, error) {
+func (j *job) openSNAT(ctx context.Context) (attach.Rule, error) {
 	if !j.IPMasq.Any() || carries(j.Kind(j.delegateType())) {
-		return snat.Rule{}, nil
+		return attach.Rule{}, nil
 	}
-	rule, err := snat.Open(ctx, j.host, j.IPMasqBackend, j.policy(nil))
+	rule, err := attach.OpenRule(ctx, j.host, j.IPMasqBackend, j.policy(nil))
 	rule.Pass = j.view.prefixes
 	return rule, err
 }
@@ -348,7 +342,7 @@ func (j *job) owner() string { return j.ContainerID + "/" + j.IfName }
 // policy masquerades this machine's ranges, without the node's own addresses in them, for destinations outside of the
 // network; an address that a delegate's own IPAM gave from elsewhere is added by itself.
 func (j *job) policy(ips []cni.IP) masq.Policy {
-	p := snat.Outward(j.Network, j.view.self.Pods, append(slices.Clone(j.view.prefixes), j.IPMasqExcept...), j.IPMasq)
+	p := attach.Outward(j.Network, j.view.self.Pods, append(slices.Clone(j.view.prefixes), j.IPMasqExcept...), j.IPMasq)
 	for _, ip := range ips {
 		a := ip.Address.Addr()
 		if !has(j.view.self.Pods, a.Is4()) || !within(j.view.self.Pods, a) {
@@ -374,14 +368,14 @@ func (j *job) forget(ctx context.Context) error {
 	if !j.IPMasq.Any() || carries(j.Kind(j.delegateType())) || !j.delegateHasIPAM() {
 		return nil
 	}
-	return snat.Forget(ctx, j.host, j.Network, j.owner())
+	return attach.Forget(ctx, j.host, j.Network, j.owner())
 }
 
 // shrinkSNAT takes away what no attachment needs any more. As long as there are some, the rule of the network stays
 // without a gap; it goes with the last, or when masquerading is no longer configured.
 func (j *job) shrinkSNAT(ctx context.Context) error {
 	if len(j.Valid) == 0 || !j.least && !j.IPMasq.Any() {
-		return masq.RemoveAll(ctx, j.host, j.Network)
+		return attach.Shrink(ctx, j.Request, j.host, attach.Rule{}, masq.Policy{})
 	}
 	if j.identify() != nil {
 		return nil // what valid attachments need is not known
@@ -390,9 +384,5 @@ func (j *job) shrinkSNAT(ctx context.Context) error {
 	if err != nil || rule.None() {
 		return err
 	}
-	owners := make([]string, len(j.Valid))
-	for i, a := range j.Valid {
-		owners[i] = a.ContainerID + "/" + a.IfName
-	}
-	return rule.Retain(ctx, j.policy(nil), owners)
+	return attach.Shrink(ctx, j.Request, j.host, rule, j.policy(nil))
 }

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -136,7 +135,7 @@ func TestWhateverMakesTheWayToOtherNodesImpossibleIsNamedByReadinessAndSTATUSAnd
 					w.mend(m, name, harm.undo)
 					m.ready()
 					require.NotContains(t, m.status(), "attaches no pods")
-					until(t, "the node file as before", func() bool { return reflect.DeepEqual(before, m.file()) })
+					require.Equal(t, before, m.file())
 					w.reachAll()
 				}
 			})

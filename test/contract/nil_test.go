@@ -20,8 +20,9 @@ import (
 
 	"github.com/cniblocks/cniblocks/addr"
 	"github.com/cniblocks/cniblocks/agent"
+	"github.com/cniblocks/cniblocks/attach"
 	"github.com/cniblocks/cniblocks/bridge"
-	"github.com/cniblocks/cniblocks/forward"
+	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/inventory"
@@ -48,7 +49,7 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		ranges = []inet.Range{inet.RangeOf(prefix)}
 		pod    = masq.Pod{Owner: "o", Addr: prefix.Addr()}
 		policy = masq.Policy{Network: "net", Sources: ranges, Pods: []masq.Pod{pod}}
-		fwd    = forward.Passage{NS: ns}
+		fwd    = masq.Forward{NS: ns}
 		port   = spoof.Port{Name: "p", MAC: [6]byte{2}, Owner: "o"}
 		gws    = bridge.Gateways{NS: ns, Index: 1, Name: "br0"}
 		table  = route.Table{NS: ns}
@@ -57,6 +58,20 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 	)
 	require.NoError(t, node.Write(good, file, node.File{Self: self, Network: peer.Network{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}}))
 	all := map[string]func() error{
+		"attach.OpenRule": func() error { return second(attach.OpenRule(ctx, ns, "", policy)) },
+		"attach.Forget":   func() error { return attach.Forget(ctx, ns, "net", "o") },
+		"attach.Shrink":   func() error { return attach.Shrink(ctx, &cni.Request{Network: "net"}, ns, attach.Rule{}, policy) },
+		"attach.Pod": func() error {
+			p, err := attach.Read(&cni.Request{Verb: cni.CHECK, Network: "net", ContainerID: "c", IfName: "eth0", Config: []byte("{}")}, &attach.Conf{})
+			if err != nil {
+				return err
+			}
+			p.Node, p.NS = ns, ns
+			return second(p.Find(ctx))
+		},
+		"bridge.EnsureFit":         func() error { return second(bridge.EnsureFit(ctx, ns, bridge.Bridge{Name: "br0"}, nil)) },
+		"bridge.InVLAN":            func() error { return second(bridge.InVLAN(ctx, ns, 1, 1)) },
+		"bridge.PortMTU":           func() error { return second(bridge.PortMTU(ctx, ns, bridge.State{}, 0)) },
 		"addr.Check":               func() error { return addr.Check(ctx, ns, "eth0", prefix) },
 		"addr.List":                func() error { return second(addr.List(ctx, ns, "eth0")) },
 		"addr.Live":                func() error { return addr.Live(ctx, ns, v6) },
@@ -74,19 +89,19 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		"bridge.Ensure":            func() error { return second(bridge.Ensure(ctx, ns, bridge.Bridge{Name: "br0"})) },
 		"bridge.Get":               func() error { return second(bridge.Get(ctx, ns, "br0")) },
 		"bridge.PinMAC":            func() error { return bridge.PinMAC(ctx, ns, bridge.State{}) },
-		"bridge.Widen":             func() error { return bridge.Widen(ctx, ns, "br0", 1500) },
+		"bridge.Widen":             func() error { return bridge.Widen(ctx, ns, bridge.State{Name: "br0", Ours: true}, 1500) },
 		"bridge.SetPort":           func() error { return bridge.SetPort(ctx, ns, 1, bridge.Port{}) },
 		"bridge.VLANGateway":       func() error { return second(bridge.VLANGateway(ctx, ns, bridge.State{Name: "br0"}, 5, "", false)) },
 		"inventory.Options":        func() error { return second(inventory.Read(ctx, inventory.Options{NS: ns})) },
 		"sweep.Options":            func() error { return second(sweep.Make(sweep.Options{NS: ns, Found: &inventory.Node{}})) },
 		"masq.Conflicts":           func() error { return second(masq.Conflicts(ctx, ns, policy, ranges)) },
 		"masq.Ensure":              func() error { return second(masq.Ensure(ctx, ns, "", policy)) },
-		"forward.Passage.Blocked":  func() error { return second(fwd.Blocked(ctx)) },
-		"forward.Passage.Check":    func() error { return fwd.Check(ctx, "net", ranges) },
-		"forward.Passage.Ensure":   func() error { return fwd.Ensure(ctx, "net", ranges) },
-		"forward.Passage.Forget":   func() error { return fwd.Forget(ctx, "net", "o") },
-		"forward.Passage.Remove":   func() error { return fwd.Remove(ctx, "net") },
-		"forward.Passage.Retain":   func() error { return fwd.Retain(ctx, "net", ranges) },
+		"masq.Forward.Blocked":     func() error { return second(fwd.Blocked(ctx)) },
+		"masq.Forward.Check":       func() error { return fwd.Check(ctx, "net", ranges) },
+		"masq.Forward.Ensure":      func() error { return fwd.Ensure(ctx, "net", ranges) },
+		"masq.Forward.Forget":      func() error { return fwd.Forget(ctx, "net", "o") },
+		"masq.Forward.Remove":      func() error { return fwd.Remove(ctx, "net") },
+		"masq.Forward.Retain":      func() error { return fwd.Retain(ctx, "net", ranges) },
 		"masq.NFT.CheckForward":    func() error { return second(masq.NFT{NS: ns}.CheckForward(ctx, policy)) },
 		"masq.Open":                func() error { return second(masq.Open(ctx, ns, "")) },
 		"masq.Probe":               func() error { return masq.Probe(ctx, ns, "") },
@@ -120,6 +135,7 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		"spoof.Check":           func() error { return spoof.Check(ctx, ns, port) },
 		"spoof.List":            func() error { return second(spoof.List(ctx, ns)) },
 		"spoof.Retain":          func() error { return spoof.Retain(ctx, ns, "net/", nil) },
+		"spoof.RevokeOf":        func() error { return spoof.RevokeOf(ctx, ns, "o") },
 		"spoof.Revoke":          func() error { return spoof.Revoke(ctx, ns, "p") },
 		"sysctl.Ensure":         func() error { return sysctl.Ensure(ns, sysctl.Var{Key: "net/ipv4/ip_forward", Value: "1"}) },
 		"sysctl.Get":            func() error { return second(sysctl.Get(ns, "net/ipv4/ip_forward")) },
@@ -227,7 +243,7 @@ func takersOf(t *testing.T, dir string) (found []string) {
 			if ts, ok := n.(*ast.TypeSpec); ok && ts.Name.IsExported() {
 				if st, ok := ts.Type.(*ast.StructType); ok && hasNS(st.Fields, true) {
 					// What makes the object checks for its methods.
-					holders[ts.Name.Name] = !slices.Contains([]string{"Options", "Agent"}, ts.Name.Name)
+					holders[ts.Name.Name] = !slices.Contains([]string{"Options", "Agent", "Pod"}, ts.Name.Name)
 				}
 			}
 			return true

@@ -46,7 +46,7 @@ const (
 
 // oneMachine is a reader with one machine.
 var oneMachine = []step{
-	{page: "README.md", text: "make build && make install", want: []string{`(?m)^installed in /opt/cni/bin: bridge flannel host-gw host-local loopback overlay$`}},
+	{page: "README.md", text: "make build && make install", want: []string{`(?m)^installed in /opt/cni/bin: bridge flannel host-gw host-local loopback overlay ptp$`}},
 	{page: "README.md", text: "install -D -m 644 examples/conflists/dual-stack.conflist " + conflist, then: (*world).attachAsREADME},
 	{page: "README.md", text: "cniblocks show", want: []string{`uplink eth0: 192\.0\.2\.11/24`, `bridge cni0 \[ours\]: made for network pods`, `\[ours\]  c1 eth0  10\.22\.0\.2/16, fd00:10:22::2/64; leased`}},
 	{page: "docs/stability.md", text: "cniblocks version", want: []string{`(?m)^CNI 0\.1\.0 to 1\.1\.0$`}},

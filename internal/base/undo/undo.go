@@ -29,8 +29,10 @@ func (s *Stack) Push(step func(context.Context) error) { s.steps = append(s.step
 // OnError runs the steps if *err is set and joins their errors to it. It is to be deferred, once; a panic passes
 // through after the steps ran, and one in a step keeps no other step from running. The context of the steps lives on after
 // ctx was cancelled.
-func (s *Stack) OnError(ctx context.Context, err *error) {
-	p := recover()
+func (s *Stack) OnError(ctx context.Context, err *error) { s.After(ctx, err, recover()) }
+
+// After is OnError for a function that is deferred itself, with what its call of recover returned.
+func (s *Stack) After(ctx context.Context, err *error, p any) {
 	if *err == nil && p == nil {
 		return
 	}

@@ -23,6 +23,27 @@ func dump[T any](c *Conn, m *Msg, parse func(body []byte) (v T, keep bool, err e
 
 // dumpInto is dump into a slice whose values are no longer needed. parse writes all of v.
 func dumpInto[T any](old []T, c *Conn, m *Msg, parse func(v *T, body []byte) (keep bool, err error)) ([]T, error) {
+	all := old[:0]
+	err := c.dump(m, func() { all = old[:0] }, func(body []byte) error {
+		if len(all) == cap(all) {
+			all = slices.Grow(all, max(16, len(all))) // append grows large slices by a quarter only
+		}
+		all = all[:len(all)+1]
+		keep, err := parse(&all[len(all)-1], body)
+		if err != nil || !keep {
+			all = all[:len(all)-1]
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// dump asks, and gives each object to one; it begins anew, which begin is told, when the kernel says that the answer may have
+// gaps. Of the errors of one the first is returned, after the whole answer.
+func (c *Conn) dump(m *Msg, begin func(), one func(body []byte) error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.strict {
@@ -33,9 +54,9 @@ func dumpInto[T any](old []T, c *Conn, m *Msg, parse func(v *T, body []byte) (ke
 		c.seq++
 		m.seal(unix.NLM_F_REQUEST|unix.NLM_F_DUMP, c.seq)
 		if err := c.send(m.b); err != nil {
-			return nil, fmt.Errorf("%s: %w", m.op, err)
+			return fmt.Errorf("%s: %w", m.op, err)
 		}
-		all := old[:0]
+		begin()
 		var failed error
 		interrupted := false
 		err := c.receive(func(h header, body []byte) (bool, error) {
@@ -52,16 +73,8 @@ func dumpInto[T any](old []T, c *Conn, m *Msg, parse func(v *T, body []byte) (ke
 			case unix.NLMSG_ERROR:
 				return true, ackError(m.String, h, body)
 			}
-			if len(all) == cap(all) {
-				all = slices.Grow(all, max(16, len(all))) // append grows large slices by a quarter only
-			}
-			all = all[:len(all)+1]
-			keep, err := parse(&all[len(all)-1], body)
-			if err != nil && failed == nil {
+			if err := one(body); err != nil && failed == nil {
 				failed = fmt.Errorf("%s: %w", m.op, err)
-			}
-			if err != nil || !keep {
-				all = all[:len(all)-1]
 			}
 			return false, nil
 		})
@@ -75,8 +88,8 @@ func dumpInto[T any](old []T, c *Conn, m *Msg, parse func(v *T, body []byte) (ke
 			err = fmt.Errorf("%s: the kernel's state changed during each of %d dumps", m.op, dumpRetries)
 		}
 		if err != nil {
-			return nil, c.named(err)
+			return c.named(err)
 		}
-		return all, nil
+		return nil
 	}
 }

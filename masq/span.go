@@ -1,20 +1,20 @@
-package sources
+package masq
 
 import (
 	"net/netip"
 	"slices"
 
 	"github.com/cniblocks/cniblocks/inet"
+	"github.com/cniblocks/cniblocks/internal/base/order"
 )
 
-// Ranges is a set of addresses of one family: ranges in order that neither overlap nor touch.
-type Ranges []inet.Range
+// spans is a set of addresses of one family: ranges in order that neither overlap nor touch.
+type spans []inet.Range
 
-// NewRanges is the set of all addresses in ranges, which may overlap.
-func NewRanges(ranges ...inet.Range) Ranges {
+func newSpans(ranges ...inet.Range) spans {
 	sorted := slices.Clone(ranges)
-	slices.SortFunc(sorted, func(a, b inet.Range) int { return a.Start.Compare(b.Start) })
-	var out Ranges
+	order.By(sorted, func(a, b inet.Range) int { return a.Start.Compare(b.Start) })
+	var out spans
 	for _, r := range sorted {
 		if n := len(out); n > 0 && (!out[n-1].End.Less(r.Start) || out[n-1].End.Next() == r.Start) {
 			if out[n-1].End.Less(r.End) {
@@ -27,12 +27,11 @@ func NewRanges(ranges ...inet.Range) Ranges {
 	return out
 }
 
-// Union is the set of both.
-func (s Ranges) Union(o Ranges) Ranges { return NewRanges(slices.Concat(s, o)...) }
+func (s spans) union(o spans) spans { return newSpans(slices.Concat(s, o)...) }
 
-// Minus is the ranges of s that are not as a whole within one of o.
-func (s Ranges) Minus(o Ranges) Ranges {
-	var out Ranges
+// minus is the ranges of s that are not as a whole within one of o.
+func (s spans) minus(o spans) spans {
+	var out spans
 	for _, r := range s {
 		if !o.cover(r) {
 			out = append(out, r)
@@ -41,12 +40,11 @@ func (s Ranges) Minus(o Ranges) Ranges {
 	return out
 }
 
-func (s Ranges) cover(r inet.Range) bool {
+func (s spans) cover(r inet.Range) bool {
 	return slices.ContainsFunc(s, func(o inet.Range) bool { return !r.Start.Less(o.Start) && !o.End.Less(r.End) })
 }
 
-// Overlap is a range of s that shares an address with o.
-func (s Ranges) Overlap(o Ranges) (inet.Range, bool) {
+func (s spans) overlap(o spans) (inet.Range, bool) {
 	for _, r := range s {
 		for _, other := range o {
 			if r.Overlaps(other) {
@@ -57,8 +55,8 @@ func (s Ranges) Overlap(o Ranges) (inet.Range, bool) {
 	return inet.Range{}, false
 }
 
-// Prefixes writes the addresses as the fewest prefixes.
-func (s Ranges) Prefixes() []netip.Prefix {
+// prefixes writes the addresses as the fewest prefixes.
+func (s spans) prefixes() []netip.Prefix {
 	var out []netip.Prefix
 	for _, r := range s {
 		for at := r.Start; at.IsValid() && !r.End.Less(at); {
