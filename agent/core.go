@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
@@ -246,11 +247,20 @@ func (k *known) peers() (list []peer.Peer, rejected []string) {
 func (k *known) unfit(p *peer.Peer) error {
 	switch encap := k.layout.Tunnels[0].Encap; {
 	case overlaps(p.Pods, k.self.Pods):
-		return fmt.Errorf("peer %q: its ranges %s overlap this node's, %s: give every node ranges of its own", p.Name, p.Pods, k.self.Pods)
+		return fmt.Errorf("peer %q: its ranges %s overlap this node's, %s: give every node ranges of its own", p.Name, listed(p.Pods), listed(k.self.Pods))
 	case p.Encap != "" && p.Encap != encap:
 		return fmt.Errorf("peer %q: it speaks %s, and this node %s: configure both alike", p.Name, p.Encap, encap)
 	}
 	return nil
+}
+
+// listed is a list for people.
+func listed[T fmt.Stringer](all []T) string {
+	var words []string
+	for _, v := range all {
+		words = append(words, v.String())
+	}
+	return strings.Join(words, ", ")
 }
 
 func overlaps(a, b []netip.Prefix) bool {

@@ -64,7 +64,7 @@ func (s *files) keep() error {
 // obstacle is why no pod may be attached now.
 func (s *files) obstacle() string {
 	if s.reg.isLost() && s.self != nil {
-		return fmt.Sprintf("the ranges %v are no longer this node's; 'cniblocks status' tells more", s.self.Pods)
+		return fmt.Sprintf("the ranges %s are no longer this node's; 'cniblocks status' tells more", listed(s.self.Pods))
 	}
 	return s.st.obstacle()
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cniblocks/cniblocks/attach"
 	"github.com/cniblocks/cniblocks/bridge"
+	"github.com/cniblocks/cniblocks/forward"
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/foreign"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
@@ -81,7 +82,7 @@ func (w *firewall) masquerade(ctx context.Context) error {
 		for _, n := range append(ranges, w.allPrefixes()...) {
 			pods = append(pods, inet.RangeOf(n))
 		}
-		f := masq.Forward{NS: w.NS}
+		f := forward.Passage{NS: w.NS}
 		if w.stands(f.Check(ctx, w.Network, pods)) {
 			return nil
 		}

@@ -236,7 +236,7 @@ func (g *registration) reconsider() {
 func (g *registration) taken() (owner string, taken bool) {
 	for _, p := range g.list {
 		if !g.mine(&p) && overlaps(p.Pods, g.self.Pods) {
-			return fmt.Sprintf("the node at %v", found{p.V4.Addr, p.V6.Addr}.list()), true
+			return "the node at " + listed(found{p.V4.Addr, p.V6.Addr}.list()), true
 		}
 	}
 	return "", false

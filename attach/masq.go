@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/forward"
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/foreign"
 	"github.com/cniblocks/cniblocks/ipam"
@@ -42,7 +43,7 @@ type Rule struct {
 	ns      *netns.NS
 	name    string // of the backend, as configured
 	backend masq.Backend
-	forward masq.Forward
+	forward forward.Passage
 	stands  bool // the policy was found in place: nothing is to be written
 
 	// Pass are addresses that a FORWARD policy which drops has to let pass beside the policy's sources: those of the pods
@@ -62,7 +63,7 @@ func (r Rule) pass(p masq.Policy) []inet.Range {
 // OpenRule finds a backend, before anything changes: the one of that name, or nftables where it is there, else iptables. Where
 // the policy is in place already, that is one question to the kernel.
 func OpenRule(ctx context.Context, ns *netns.NS, backend string, p masq.Policy) (Rule, error) {
-	r := Rule{ns: ns, name: backend, forward: masq.Forward{NS: ns}}
+	r := Rule{ns: ns, name: backend, forward: forward.Passage{NS: ns}}
 	if backend != "iptables" && len(p.Sources) > 0 {
 		nft := masq.NFT{NS: ns}
 		var err error
@@ -119,13 +120,13 @@ func (r Rule) Retain(ctx context.Context, p masq.Policy, owners []string) error 
 	if err := r.backend.Retain(ctx, p, owners); err != nil {
 		return err
 	}
-	return masq.Forward{NS: r.ns}.Retain(ctx, p.Network, r.pass(p), owners...)
+	return forward.Passage{NS: r.ns}.Retain(ctx, p.Network, r.pass(p), owners...)
 }
 
 // Forget removes what an owner has in either backend and in the way through a FORWARD policy.
 func Forget(ctx context.Context, ns *netns.NS, network, owner string) error {
 	return errors.Join(masq.NFT{NS: ns}.Forget(ctx, network, owner), masq.IPTables{NS: ns}.Forget(ctx, network, owner),
-		masq.Forward{NS: ns}.Forget(ctx, network, owner))
+		forward.Passage{NS: ns}.Forget(ctx, network, owner))
 }
 
 // Shrink takes of a network's SNAT, for GC, what no valid attachment needs: all of it with the last, or if the network is no

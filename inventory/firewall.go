@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/bridge"
+	"github.com/cniblocks/cniblocks/forward"
 	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/foreign"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
@@ -146,7 +147,7 @@ func (r *reader) readLegacyForward() error {
 
 // readBlocked asks for what is not ours to open.
 func (r *reader) readBlocked(ctx context.Context) error {
-	blocked, err := masq.Forward{NS: r.NS}.Blocked(ctx)
+	blocked, err := forward.Passage{NS: r.NS}.Blocked(ctx)
 	for _, what := range blocked {
 		r.n.Obstacles = append(r.n.Obstacles, Obstacle{What: what})
 	}

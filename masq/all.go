@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/cniblocks/cniblocks/forward"
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
+	"github.com/cniblocks/cniblocks/internal/sources"
 	"github.com/cniblocks/cniblocks/netns"
 )
 
@@ -22,23 +24,34 @@ func RemoveAll(ctx context.Context, ns *netns.NS, network string) error {
 	if nft.Missing(err) {
 		err = nil
 	}
-	return errors.Join(err, IPTables{NS: ns}.Remove(ctx, network), Forward{NS: ns}.Remove(ctx, network))
+	return errors.Join(err, IPTables{NS: ns}.Remove(ctx, network), forward.Passage{NS: ns}.Remove(ctx, network))
 }
 
-// Switch makes keep the only backend of the network: what another backend has in place goes over to it, so that no pod
-// loses its SNAT, and is removed there. Where there is nothing, it asks the kernel and starts no program.
+// Switch makes keep, of this package or not, the only backend of the network: what [NFT] and [IPTables] have in place goes over
+// to it, so that no pod loses its SNAT, and is removed there. Where there is nothing, it asks the kernel and starts no program.
 func Switch(ctx context.Context, ns *netns.NS, keep Backend, network string) error {
 	if keep == nil {
 		return fmt.Errorf("SNAT of network %q: it is not said which backend is to keep it", network)
 	}
-	var from Backend = NFT{ns}
-	if keep.Name() == from.Name() {
-		from = IPTables{NS: ns}
+	for _, from := range []interface {
+		Backend
+		holds(network string) (bool, error)
+	}{NFT{ns}, IPTables{NS: ns}} {
+		if from.Name() == keep.Name() {
+			continue
+		}
+		there, err := from.holds(network)
+		if err == nil && there {
+			err = move(ctx, network, from, keep)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	there, err := from.(interface{ holds(string) (bool, error) }).holds(network)
-	if err != nil || !there {
-		return err
-	}
+	return nil
+}
+
+func move(ctx context.Context, network string, from, to Backend) error {
 	list, err := from.List(ctx)
 	if err != nil {
 		return err
@@ -46,7 +59,7 @@ func Switch(ctx context.Context, ns *netns.NS, keep Backend, network string) err
 	for _, p := range list {
 		if p.Of(network) {
 			p.Network = network
-			if err := keep.Ensure(ctx, p); err != nil {
+			if err := to.Ensure(ctx, p); err != nil {
 				return err
 			}
 		}
@@ -116,17 +129,17 @@ func conflicts(p Policy, ranges []inet.Range, o Policy) (out []string) {
 			}
 		}
 		ours, theirs := p.half(f), o.half(f)
-		all := theirs.sources
-		for a := range theirs.pods {
+		all := theirs.Ranges
+		for a := range theirs.Pods {
 			all = append(all, inet.Range{Start: a, End: a})
 		}
-		shared, ok := newSpans(own...).overlap(newSpans(all...))
+		shared, ok := sources.NewRanges(own...).Overlap(sources.NewRanges(all...))
 		switch {
 		case !ok:
-		case ours.empty():
+		case ours.Empty():
 			out = append(out, fmt.Sprintf("networks %q and %q both have addresses of %s, and only %[2]q masquerades them: "+
 				"set ipMasq alike, or give them different ranges", p.Network, o.Network, shared))
-		case !slices.Equal(ours.except, theirs.except):
+		case !slices.Equal(ours.Except, theirs.Except):
 			out = append(out, fmt.Sprintf("networks %q and %q both have addresses of %s, and except different destinations from SNAT: "+
 				"what one of them masquerades is masqueraded for both", p.Network, o.Network, shared))
 		}

@@ -4,7 +4,7 @@ package masq
 
 import "context"
 
-// Backend keeps the SNAT of networks in one namespace. Its methods may be called from several goroutines and processes at
+// Backend keeps the SNAT of networks in one namespace: [NFT], [IPTables], or one from elsewhere. Its methods may be called from several goroutines and processes at
 // once.
 type Backend interface {
 	// Ensure makes the policy hold. It only adds: what an earlier policy of the network masqueraded or excepted stays until

@@ -84,8 +84,8 @@ func TestAPodWithoutRangesIsMasqueradedUntilItIsForgotten(t *testing.T) {
 		b := open(t, w.node)
 		lan := Policy{Network: "lan", Except: dual("").Except}
 		one, other := lan, lan
-		one.Pods = []Pod{{"c1/eth0", pod4}, {"c1/eth0", pod6}}
-		other.Pods = []Pod{{"c2/eth0", netip.MustParseAddr("10.1.0.3")}}
+		one.Pods = []Pod{{Owner: "c1/eth0", Addr: pod4}, {Owner: "c1/eth0", Addr: pod6}}
+		other.Pods = []Pod{{Owner: "c2/eth0", Addr: netip.MustParseAddr("10.1.0.3")}}
 		require.NoError(t, b.Ensure(t.Context(), other))
 		require.NoError(t, b.Ensure(t.Context(), one))
 		require.NoError(t, b.Check(t.Context(), other))
@@ -112,7 +112,7 @@ func TestListReturnsWhatWasEnsured(t *testing.T) {
 		list, err := b.List(t.Context())
 		require.NoError(t, err)
 		require.Empty(t, list)
-		lan := Policy{Network: "lan", Pods: []Pod{{"c2/eth0", netip.MustParseAddr("10.1.0.3")}}, Except: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/7")}}
+		lan := Policy{Network: "lan", Pods: []Pod{{Owner: "c2/eth0", Addr: netip.MustParseAddr("10.1.0.3")}}, Except: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/7")}}
 		require.NoError(t, b.Ensure(t.Context(), dual("pods")))
 		require.NoError(t, b.Ensure(t.Context(), lan))
 		list, err = b.List(t.Context())
@@ -196,8 +196,8 @@ func TestABadPolicyIsRefusedBeforeAnythingIsChanged(t *testing.T) {
 			"10.0.0.2-10.0.0.1":      {Network: "n", Sources: []inet.Range{{Start: a("10.0.0.2"), End: a("10.0.0.1")}}},
 			"neither IPv4 within":    {Network: "n", Sources: []inet.Range{{Start: a("::ffff:10.0.0.1"), End: a("::ffff:10.0.0.2")}}},
 			"excepted destination":   {Network: "n", Except: []netip.Prefix{{}}},
-			"no owner":               {Network: "n", Pods: []Pod{{"", a("10.0.0.1")}}},
-			"pod c: range fe80::1%e": {Network: "n", Pods: []Pod{{"c", a("fe80::1%e")}}},
+			"no owner":               {Network: "n", Pods: []Pod{{Owner: "", Addr: a("10.0.0.1")}}},
+			"pod c: range fe80::1%e": {Network: "n", Pods: []Pod{{Owner: "c", Addr: a("fe80::1%e")}}},
 		} {
 			require.ErrorContains(t, b.Ensure(t.Context(), p), want)
 			require.ErrorContains(t, b.Check(t.Context(), p), want)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/forward"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/netns"
 )
@@ -67,7 +68,7 @@ func BenchmarkOpenWhereNothingIsInPlace(b *testing.B) {
 func BenchmarkForwardWithoutADrop(b *testing.B) {
 	ns := nstest.New(b)
 	for b.Loop() {
-		require.NoError(b, Forward{NS: ns}.Ensure(b.Context(), "pods", dual("").Sources))
+		require.NoError(b, forward.Passage{NS: ns}.Ensure(b.Context(), "pods", dual("").Sources))
 	}
 }
 

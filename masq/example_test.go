@@ -47,19 +47,3 @@ func Example() {
 	// pods [10.1.0.2-10.1.0.254 fd00:1::-fd00:1::ffff:ffff:ffff:ffff] [10.1.0.0/24 fd00:1::/64] <nil>
 	// <nil> true
 }
-
-func ExampleForward() {
-	ctx := context.Background()
-	node, err := netns.New()
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer node.Close()
-
-	// Where no FORWARD policy drops, nothing is made.
-	pods := []inet.Range{inet.RangeOf(netip.MustParsePrefix("10.1.0.0/24"))}
-	forward := masq.Forward{NS: node}
-	fmt.Println(forward.Ensure(ctx, "pods", pods), forward.Check(ctx, "pods", pods))
-	// Output: <nil> <nil>
-}

@@ -6,12 +6,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/kernel/chains"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
+	"github.com/cniblocks/cniblocks/internal/sources"
 	"github.com/cniblocks/cniblocks/netns"
 )
 
@@ -23,6 +26,33 @@ type IPTables struct {
 	NS *netns.NS
 
 	old bool // write to the legacy tables
+}
+
+func natShape() sources.Shape {
+	return sources.Shape{Layout: chains.NAT, Write: writeNAT, Read: readNAT}
+}
+
+func writeNAT(network string, h sources.Set) (rules []xtables.Match) {
+	rules = append(rules, xtables.Match{Mark: KubeMark, Comment: mark.Comment(network), Target: "RETURN"})
+	for _, r := range h.Except {
+		rules = append(rules, xtables.Match{Dst: sources.Pair(r), Comment: mark.Comment(network), Target: "RETURN"})
+	}
+	for _, s := range h.Origins(network) {
+		rules = append(rules, xtables.Match{Src: sources.Pair(s.Range), Comment: s.Comment, Target: "MASQUERADE", Random: true})
+	}
+	return rules
+}
+
+func readNAT(network string, rules []xtables.Match) sources.Set {
+	h := sources.Set{Pods: map[netip.Addr]string{}}
+	for _, r := range rules {
+		h.ReadOrigin(network, r)
+		if !r.Src[0].IsValid() && r.Dst[0].IsValid() {
+			h.Except = append(h.Except, inet.Range{Start: r.Dst[0], End: r.Dst[1]})
+		}
+	}
+	h.Ranges, h.Except = sources.NewRanges(h.Ranges...), sources.NewRanges(h.Except...)
+	return h
 }
 
 // Name implements [Backend].
@@ -49,7 +79,7 @@ func (b IPTables) Ensure(ctx context.Context, p Policy) error {
 		if err == nil && len(wrong) > 0 {
 			var s chains.Store
 			if s, err = b.programs(ctx, f); err == nil {
-				err = s.Apply(ctx, p.Network, natShape().change(p.Network, func(have half) half { return have.grow(want) }))
+				err = s.Apply(ctx, p.Network, natShape().Change(p.Network, func(have half) half { return have.Grow(want) }))
 			}
 		}
 		if err != nil {
@@ -77,14 +107,14 @@ func (b IPTables) Check(ctx context.Context, p Policy) error {
 
 // faults asks iptables-nft's table first, and a program only if there is a legacy one.
 func (b IPTables) faults(ctx context.Context, f family, network string, want half) ([]string, error) {
-	if want.empty() {
+	if want.Empty() {
 		return nil, nil
 	}
 	c, err := natShape().NFT(b.NS, xtables.Family(f)).Read(ctx, network)
 	if err != nil && !nft.Missing(err) {
 		return nil, err
 	}
-	wrong := natShape().faults(network, c, want)
+	wrong := natShape().FaultsOf(network, c, want)
 	if len(wrong) == 0 {
 		return nil, nil
 	}
@@ -95,7 +125,7 @@ func (b IPTables) faults(ctx context.Context, f family, network string, want hal
 	if c, err = s.Read(ctx, network); err != nil {
 		return nil, err
 	}
-	return natShape().faults(network, c, want), nil
+	return natShape().FaultsOf(network, c, want), nil
 }
 
 // Retain implements [Backend].
@@ -103,13 +133,13 @@ func (b IPTables) Retain(ctx context.Context, p Policy, owners []string) error {
 	if err := b.Ensure(ctx, p); err != nil {
 		return err
 	}
-	live := labels(owners)
-	return b.each(ctx, p.Network, func(f family, have half) half { return have.shrink(p.half(f), live) })
+	live := sources.Names(owners)
+	return b.each(ctx, p.Network, func(f family, have half) half { return have.Shrink(p.half(f), live) })
 }
 
 // Forget implements [Backend].
 func (b IPTables) Forget(ctx context.Context, network, owner string) error {
-	return b.each(ctx, network, func(_ family, have half) half { return have.without(mark.Name(owner)) })
+	return b.each(ctx, network, func(_ family, have half) half { return have.Without(mark.Name(owner)) })
 }
 
 // Remove implements [Backend].
@@ -121,7 +151,7 @@ func (b IPTables) Remove(ctx context.Context, network string) error {
 func (b IPTables) each(ctx context.Context, network string, target func(family, half) half) error {
 	var errs []error
 	for _, f := range families {
-		change := natShape().change(network, func(have half) half { return target(f, have) })
+		change := natShape().Change(network, func(have half) half { return target(f, have) })
 		errs = append(errs, b.fail(network, f, natShape().Each(ctx, b.NS, xtables.Family(f), network, change)))
 	}
 	return errors.Join(errs...)
@@ -157,7 +187,7 @@ func (b IPTables) List(ctx context.Context) ([]Policy, error) {
 				found[n.Name] = map[family]half{}
 				order = append(order, n.Name)
 			}
-			found[n.Name][f] = found[n.Name][f].grow(readNAT(n.Name, n.Rules))
+			found[n.Name][f] = found[n.Name][f].Grow(readNAT(n.Name, n.Rules))
 		}
 	}
 	var out []Policy

@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 
+	"github.com/cniblocks/cniblocks/forward"
 	"github.com/cniblocks/cniblocks/internal/base/mark"
+	"github.com/cniblocks/cniblocks/internal/kernel/chains"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
+	"github.com/cniblocks/cniblocks/internal/sources"
 	"github.com/cniblocks/cniblocks/netns"
 )
 
@@ -83,10 +85,10 @@ func (f family) rule(network, from string) nft.Rule {
 
 // rules are what the part of a policy needs.
 func (f family) rules(network string, h half) (out []nft.Rule) {
-	if len(h.sources) > 0 {
+	if len(h.Ranges) > 0 {
 		out = append(out, f.rule(network, f.sets(network).src))
 	}
-	if len(h.pods) > 0 {
+	if len(h.Pods) > 0 {
 		out = append(out, f.rule(network, f.sets(network).pods))
 	}
 	return out
@@ -108,7 +110,7 @@ func (b NFT) ensure(ctx context.Context, p Policy) error {
 		if wrong, _, err = b.look(p); err != nil || len(wrong) == 0 {
 			return b.fail(p.Network, err)
 		}
-		err = b.update(ctx, p.Network, func(f family, have half) half { return have.grow(p.half(f)) })
+		err = b.update(ctx, p.Network, func(f family, have half) half { return have.Grow(p.half(f)) })
 		if err != nil {
 			return err
 		}
@@ -128,17 +130,17 @@ func (b NFT) Check(ctx context.Context, p Policy) error {
 	return b.faults(p.Network, wrong, err)
 }
 
-// CheckForward is Check, and asks in the same write which FORWARD policies drop. The Forward that it returns takes the
+// CheckForward is Check, and asks in the same write which FORWARD policies drop. The Passage that it returns takes the
 // answer for granted, so it is for the one operation that is under way; it is good whatever the error of the check.
-func (b NFT) CheckForward(ctx context.Context, p Policy) (Forward, error) {
-	w := Forward{NS: b.NS}
+func (b NFT) CheckForward(ctx context.Context, p Policy) (forward.Passage, error) {
+	w := forward.Passage{NS: b.NS}
 	if err := p.validate(); err != nil {
 		return w, err
 	}
-	wrong, answers, err := b.look(p, w.questions()...)
+	wrong, answers, err := b.look(p, chains.AskForward()...)
 	if answers != nil {
-		if drops, err := w.drops(answers); err == nil {
-			w.known = &drops
+		if v4, v6, err := chains.ForwardDrops(answers); err == nil {
+			w.Drops = &forward.Drops{IPv4: v4, IPv6: v6}
 		}
 	}
 	return w, b.faults(p.Network, wrong, err)
@@ -159,16 +161,8 @@ func (b NFT) Retain(ctx context.Context, p Policy, owners []string) error {
 	if err := b.ensure(ctx, p); err != nil {
 		return err
 	}
-	live := labels(owners)
-	return b.update(ctx, p.Network, func(f family, have half) half { return have.shrink(p.half(f), live) })
-}
-
-func labels(owners []string) map[string]bool {
-	out := map[string]bool{}
-	for _, o := range owners {
-		out[mark.Name(o)] = true
-	}
-	return out
+	live := sources.Names(owners)
+	return b.update(ctx, p.Network, func(f family, have half) half { return have.Shrink(p.half(f), live) })
 }
 
 // Forget implements [Backend].
@@ -177,18 +171,7 @@ func (b NFT) Forget(ctx context.Context, network, owner string) error {
 	if err != nil || !there {
 		return b.fail(network, err)
 	}
-	return b.update(ctx, network, func(_ family, have half) half { return have.without(mark.Name(owner)) })
-}
-
-// without is what is in place less the pods of an owner.
-func (h half) without(owner string) half {
-	pods := map[netip.Addr]string{}
-	for a, o := range h.pods {
-		if o != owner {
-			pods[a] = o
-		}
-	}
-	return half{sources: h.sources, except: h.except, pods: pods}
+	return b.update(ctx, network, func(_ family, have half) half { return have.Without(mark.Name(owner)) })
 }
 
 // Remove implements [Backend].

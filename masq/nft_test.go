@@ -238,10 +238,10 @@ func TestPodsOfADHCPNetworkComeAndGo(t *testing.T) {
 	ns := nstest.New(t)
 	b := NFT{ns}
 	pod := func(owner, addr string) Policy {
-		return Policy{Network: "lan", Pods: []Pod{{owner, netip.MustParseAddr(addr)}}, Except: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24")}}
+		return Policy{Network: "lan", Pods: []Pod{{Owner: owner, Addr: netip.MustParseAddr(addr)}}, Except: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24")}}
 	}
 	a, c := pod("a/eth0", "10.1.0.7"), pod("c/eth0", "10.1.0.8")
-	c.Pods = append(c.Pods, Pod{"c/eth0", netip.MustParseAddr("fd00::8")})
+	c.Pods = append(c.Pods, Pod{Owner: "c/eth0", Addr: netip.MustParseAddr("fd00::8")})
 	require.NoError(t, b.Ensure(t.Context(), a))
 	require.NoError(t, b.Ensure(t.Context(), c))
 	require.NoError(t, b.Check(t.Context(), a))

@@ -15,6 +15,7 @@ import (
 	"github.com/cniblocks/cniblocks/internal/base/order"
 	"github.com/cniblocks/cniblocks/internal/base/sentinel"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
+	"github.com/cniblocks/cniblocks/internal/sources"
 )
 
 // askAtMost bounds the elements that are asked for one by one; sets that should hold more are read as a whole.
@@ -23,7 +24,7 @@ const askAtMost = 64
 // question is what must be in one set.
 type question struct {
 	set   string
-	spans spans
+	spans sources.Ranges
 	pods  map[netip.Addr]string
 }
 
@@ -59,7 +60,7 @@ func (b NFT) look(p Policy, also ...nft.Request) (wrong []string, answered []nft
 	)
 	for _, f := range families {
 		h := p.half(f)
-		if h.empty() {
+		if h.Empty() {
 			continue
 		}
 		rules = append(rules, f.rules(p.Network, h)...)
@@ -109,13 +110,13 @@ func (b NFT) look(p Policy, also ...nft.Request) (wrong []string, answered []nft
 
 func (f family) questions(network string, h half) (out []question) {
 	names := f.sets(network)
-	if len(h.sources) > 0 {
-		out = append(out, question{set: names.src, spans: h.sources})
+	if len(h.Ranges) > 0 {
+		out = append(out, question{set: names.src, spans: h.Ranges})
 	}
-	if len(h.pods) > 0 {
-		out = append(out, question{set: names.pods, pods: h.pods})
+	if len(h.Pods) > 0 {
+		out = append(out, question{set: names.pods, pods: h.Pods})
 	}
-	return append(out, question{set: names.except, spans: h.except})
+	return append(out, question{set: names.except, spans: h.Except})
 }
 
 var errPolicy = fmt.Errorf("the policy of chain %s of table %s is drop", postrouting, ourTable().Title())
@@ -172,7 +173,7 @@ func (q question) faults(a nft.Answer) (wrong []string) {
 
 // compare judges all elements of a set.
 func (q question) compare(have []nft.Element) (wrong []string) {
-	for _, r := range q.spans.minus(toSpans(have)) {
+	for _, r := range q.spans.Minus(toSpans(have)) {
 		wrong = append(wrong, fmt.Sprintf("set %s of table %s lacks %s", q.set, ourTable().Title(), r))
 	}
 	pods := toPods(have)
@@ -267,11 +268,11 @@ func readRule(c *nft.Conn, sets []string, halves map[family]half) error {
 		f = v4
 	}
 	h := halves[f]
-	h.except = toSpans(except)
+	h.Except = toSpans(except)
 	if strings.HasPrefix(sets[0], "pods") {
-		h.pods = toPods(from)
+		h.Pods = toPods(from)
 	} else {
-		h.sources = toSpans(from)
+		h.Ranges = toSpans(from)
 	}
 	halves[f] = h
 	return nil

@@ -14,11 +14,12 @@ import (
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/order"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
+	"github.com/cniblocks/cniblocks/internal/sources"
 )
 
 // reading is what the kernel has of a network and family.
 type reading struct {
-	half
+	sources.Set
 	sets  map[string]bool // those with the right definition
 	wrong []string        // sets that must be made anew
 	rules []nft.Rule      // all that look into the sets, whatever their comment
@@ -53,9 +54,9 @@ func (b NFT) update(ctx context.Context, network string, target func(family, hal
 			if err != nil {
 				return err
 			}
-			plans = append(plans, plan{f, network, have, target(f, have.half)})
+			plans = append(plans, plan{f, network, have, target(f, have.Set)})
 		}
-		if fresh != nil && slices.ContainsFunc(plans, func(p plan) bool { return !p.want.empty() }) {
+		if fresh != nil && slices.ContainsFunc(plans, func(p plan) bool { return !p.want.Empty() }) {
 			batch.AddTable(ourTable())
 			batch.AddChain(natChain())
 		}
@@ -80,7 +81,7 @@ func (b NFT) update(ctx context.Context, network string, target func(family, hal
 }
 
 func batchOnlyRemoves(plans []plan) bool {
-	return !slices.ContainsFunc(plans, func(p plan) bool { return !p.want.empty() })
+	return !slices.ContainsFunc(plans, func(p plan) bool { return !p.want.Empty() })
 }
 
 // read finds the network's objects among those of the table.
@@ -102,11 +103,11 @@ func (f family) read(c *nft.Conn, network string, rules []nft.Rule, sets []nft.S
 		}
 		switch s.Name {
 		case names.src:
-			r.sources = toSpans(list)
+			r.Ranges = toSpans(list)
 		case names.except:
-			r.except = toSpans(list)
+			r.Except = toSpans(list)
 		case names.pods:
-			r.pods = toPods(list)
+			r.Pods = toPods(list)
 		}
 	}
 	for _, rule := range rules {
@@ -142,9 +143,9 @@ func (p plan) apply(b *nft.Batch) (deleted int) {
 	for _, s := range p.have.wrong {
 		b.DelSet(ourTable(), s)
 	}
-	p.elements(b, names.src, true, fromSpans(p.have.sources), fromSpans(p.want.sources))
-	p.elements(b, names.pods, false, fromPods(p.have.pods), fromPods(p.want.pods))
-	p.elements(b, names.except, true, fromSpans(p.have.except), fromSpans(p.want.except))
+	p.elements(b, names.src, true, fromSpans(p.have.Ranges), fromSpans(p.want.Ranges))
+	p.elements(b, names.pods, false, fromPods(p.have.Pods), fromPods(p.want.Pods))
+	p.elements(b, names.except, true, fromSpans(p.have.Except), fromSpans(p.want.Except))
 	for i, r := range wanted {
 		if !kept[i] {
 			b.AppendRule(r)
@@ -206,7 +207,7 @@ func dropIfLast(c *nft.Conn, b *nft.Batch, sets []nft.Set, plans []plan) error {
 
 // fromSpans writes each range as where it begins and the first address after it. The last address of all has none after
 // it: its interval stays open.
-func fromSpans(s spans) (groups [][]nft.Element) {
+func fromSpans(s sources.Ranges) (groups [][]nft.Element) {
 	for _, r := range s {
 		group := []nft.Element{{Key: string(r.Start.AsSlice())}}
 		if after := r.End.Next(); after.IsValid() {
@@ -218,7 +219,7 @@ func fromSpans(s spans) (groups [][]nft.Element) {
 }
 
 // toSpans reads the elements of an interval set, in whatever order they are.
-func toSpans(list []nft.Element) spans {
+func toSpans(list []nft.Element) sources.Ranges {
 	sorted := slices.Clone(list)
 	order.By(sorted, func(a, b nft.Element) int {
 		if d := strings.Compare(a.Key, b.Key); d != 0 || a.End == b.End {
@@ -249,7 +250,7 @@ func toSpans(list []nft.Element) spans {
 	if open.IsValid() {
 		out = append(out, inet.Range{Start: open, End: inet.RangeOf(netip.PrefixFrom(open, 0)).End})
 	}
-	return newSpans(out...)
+	return sources.NewRanges(out...)
 }
 
 func fromPods(pods map[netip.Addr]string) (groups [][]nft.Element) {

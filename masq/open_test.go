@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/cniblocks/cniblocks/forward"
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
@@ -61,7 +62,7 @@ func TestRemoveAllLeavesNothingInAnyBackend(t *testing.T) {
 	for _, open := range backends {
 		require.NoError(t, open(t, ns).Ensure(t.Context(), dual("pods")))
 	}
-	require.NoError(t, Forward{NS: ns}.Ensure(t.Context(), "pods", dual("").Sources))
+	require.NoError(t, forward.Passage{NS: ns}.Ensure(t.Context(), "pods", dual("").Sources))
 	require.NotEqual(t, before, nstest.Firewall(t, ns))
 	require.NoError(t, RemoveAll(t.Context(), ns, "pods"))
 	require.Equal(t, before, nstest.Firewall(t, ns))
@@ -74,7 +75,7 @@ func TestSwitchTakesOldPodsAlongAndLeavesNothingOfTheOtherBackend(t *testing.T) 
 	nstest.TouchTables(t, ns)
 	before := nstest.Firewall(t, ns)
 	old := dual("pods")
-	old.Pods = []Pod{{"c1/eth0", netip.MustParseAddr("10.7.0.1")}}
+	old.Pods = []Pod{{Owner: "c1/eth0", Addr: netip.MustParseAddr("10.7.0.1")}}
 	now := Policy{Network: "pods", Sources: []inet.Range{rng("10.2.0.2", "10.2.0.9")}, Except: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/24")}}
 	nftables, iptables, legacy := NFT{ns}, IPTables{NS: ns}, IPTables{NS: ns, old: true}
 

@@ -6,9 +6,11 @@ import (
 	"maps"
 	"net/netip"
 
+	"github.com/cniblocks/cniblocks/forward"
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/internal/base/order"
+	"github.com/cniblocks/cniblocks/internal/sources"
 )
 
 // KubeMark is the bit of a packet's mark by which kube-proxy says that it masquerades the packet itself.
@@ -37,31 +39,18 @@ func (p Policy) Of(network string) bool {
 }
 
 // Pod is an address of one attachment.
-type Pod struct {
-	Owner string // names the attachment, unique in the network
-	Addr  netip.Addr
-}
+type Pod = forward.Pod
 
 func (p Policy) validate() error {
 	if p.Network == "" {
 		return errors.New("SNAT: the network has no name")
 	}
-	for _, r := range p.Sources {
-		if err := r.Validate(); err != nil {
-			return fmt.Errorf("SNAT of network %q: %w", p.Network, err)
-		}
+	if err := sources.Validate(p.Sources, p.pods()); err != nil {
+		return fmt.Errorf("SNAT of network %q: %w", p.Network, err)
 	}
 	for _, e := range p.Except {
 		if !e.IsValid() || e.Addr().Is4In6() || e.Addr().Zone() != "" {
 			return fmt.Errorf("SNAT of network %q: excepted destination %q: want a prefix such as 192.0.2.0/24 or 2001:db8::/32", p.Network, e)
-		}
-	}
-	for _, pod := range p.Pods {
-		if pod.Owner == "" {
-			return fmt.Errorf("SNAT of network %q: the pod with address %s has no owner", p.Network, pod.Addr)
-		}
-		if err := (inet.Range{Start: pod.Addr, End: pod.Addr}).Validate(); err != nil {
-			return fmt.Errorf("SNAT of network %q: pod %s: %w", p.Network, pod.Owner, err)
 		}
 	}
 	return nil
@@ -89,82 +78,31 @@ func (f family) multicast() inet.Range {
 }
 
 // half is a policy's part of one family, wanted or in place.
-type half struct {
-	sources, except spans
-	pods            map[netip.Addr]string // owner's label by address
-}
+type half = sources.Set
 
 // half returns the part of a family in the form in which backends keep it.
 func (p Policy) half(f family) half {
-	var sources, except []inet.Range
-	for _, r := range p.Sources {
-		if f.has(r.Start) {
-			sources = append(sources, r)
-		}
-	}
-	h := half{sources: newSpans(sources...), pods: map[netip.Addr]string{}}
-	for _, pod := range p.Pods {
-		if f.has(pod.Addr) {
-			h.pods[pod.Addr] = mark.Name(pod.Owner)
-		}
-	}
-	if h.empty() {
+	h := sources.Of(inet.Family(f), p.Sources, p.pods())
+	if h.Empty() {
 		return h
 	}
+	var except []inet.Range
 	for _, e := range p.Except {
 		if f.has(e.Addr()) {
 			except = append(except, inet.RangeOf(e))
 		}
 	}
-	h.except = newSpans(append(except, f.multicast())...)
+	h.Except = sources.NewRanges(append(except, f.multicast())...)
 	return h
 }
 
-func (h half) empty() bool { return len(h.sources) == 0 && len(h.pods) == 0 }
-
-// grow is what is in place plus what is wanted.
-func (h half) grow(want half) half {
-	if want.empty() {
-		return h
-	}
+// pods are the owners by their addresses.
+func (p Policy) pods() map[netip.Addr]string {
 	pods := map[netip.Addr]string{}
-	maps.Copy(pods, h.pods)
-	maps.Copy(pods, want.pods)
-	return half{sources: h.sources.union(want.sources), except: h.except.union(want.except), pods: pods}
-}
-
-// shrink is what is wanted, plus the pods in place whose owners still live.
-func (h half) shrink(want half, owners map[string]bool) half {
-	pods := maps.Clone(want.pods)
-	for a, owner := range h.pods {
-		if owners[owner] {
-			pods[a] = owner
-		}
+	for _, pod := range p.Pods {
+		pods[pod.Addr] = pod.Owner
 	}
-	out := half{sources: want.sources, except: want.except, pods: pods}
-	if want.empty() && !out.empty() {
-		out.except = h.except
-	}
-	if out.empty() {
-		out.except = nil
-	}
-	return out
-}
-
-// lacks says what of want is not in h, one phrase each.
-func (h half) lacks(want half) (out []string) {
-	for _, r := range want.sources.minus(h.sources) {
-		out = append(out, fmt.Sprintf("addresses %s are not masqueraded", r))
-	}
-	for a, owner := range want.pods {
-		if h.pods[a] != owner {
-			out = append(out, fmt.Sprintf("address %s of %s is not masqueraded", a, owner))
-		}
-	}
-	for _, r := range want.except.minus(h.except) {
-		out = append(out, fmt.Sprintf("destinations %s are not excepted", r))
-	}
-	return out
+	return pods
 }
 
 // policy is the way back.
@@ -172,14 +110,14 @@ func policyOf(network string, halves map[family]half) Policy {
 	p := Policy{Network: network}
 	for _, f := range families {
 		h := halves[f]
-		p.Sources = append(p.Sources, h.sources...)
-		for _, e := range h.except.prefixes() {
+		p.Sources = append(p.Sources, h.Ranges...)
+		for _, e := range h.Except.Prefixes() {
 			if !inet.RangeOf(e).Overlaps(f.multicast()) {
 				p.Except = append(p.Except, e)
 			}
 		}
-		for _, a := range order.Sorted(maps.Keys(h.pods), netip.Addr.Compare) {
-			p.Pods = append(p.Pods, Pod{Owner: h.pods[a], Addr: a})
+		for _, a := range order.Sorted(maps.Keys(h.Pods), netip.Addr.Compare) {
+			p.Pods = append(p.Pods, Pod{Owner: h.Pods[a], Addr: a})
 		}
 	}
 	return p

@@ -299,27 +299,28 @@ func excludes(there, want rtnl.Tunnel) bool {
 }
 
 func exclusion(t rtnl.Tunnel) string {
+	udp := func(external bool, port uint16, vni uint32) string {
+		if external {
+			return fmt.Sprintf("it takes all of UDP port %d", port)
+		}
+		return fmt.Sprintf("it has VNI %d on UDP port %d", vni, port)
+	}
+	only := "it is external, and there may be only one of kind " + t.Kind()
 	switch t := t.(type) {
 	case rtnl.VXLAN:
-		if t.External {
-			return fmt.Sprintf("it takes all of UDP port %d", t.Port)
-		}
-		return fmt.Sprintf("it has VNI %d on UDP port %d", t.VNI, t.Port)
+		return udp(t.External, t.Port, t.VNI)
 	case rtnl.Geneve:
-		if t.External {
-			return fmt.Sprintf("it takes all of UDP port %d", t.Port)
-		}
-		return fmt.Sprintf("it has VNI %d on UDP port %d", t.VNI, t.Port)
+		return udp(t.External, t.Port, t.VNI)
 	case rtnl.GRE:
-		if t.External {
-			return "it is external, and there may be only one of kind " + t.Kind()
+		if !t.External {
+			return fmt.Sprintf("it is the %s tunnel from %s to %s", t.Kind(), t.Local, t.Remote)
 		}
-		return fmt.Sprintf("it is the %s tunnel from %s to %s", t.Kind(), t.Local, t.Remote)
+		return only
 	case rtnl.IPTunnel:
-		if t.External {
-			return "it is external, and there may be only one of kind " + t.Kind()
+		if !t.External {
+			return fmt.Sprintf("it is the %s tunnel of %s", t.Kind(), t.Local)
 		}
-		return fmt.Sprintf("it is the %s tunnel of %s", t.Kind(), t.Local)
+		return only
 	}
 	return "it is of kind " + t.Kind()
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -148,6 +149,28 @@ func TestARangeKeepsItsMetricAndLayersNeverMeet(t *testing.T) {
 		require.Less(t, n, 16, "metric %d is that of too many ranges", m)
 	}
 	require.Greater(t, len(seen), 5000)
+}
+
+func TestEveryKeyOfAConfigIsDescribedByTheEncapsulationsThatHaveIt(t *testing.T) {
+	t.Parallel()
+	var c Config
+	described := map[any]string{}
+	for key := range Keys() {
+		require.Empty(t, described[key.Value(&c)], key.Name)
+		described[key.Value(&c)] = key.Name
+	}
+	v := reflect.ValueOf(&c).Elem()
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "-" && name != "encap" {
+			require.Equal(t, name, described[v.Field(i).Addr().Interface()], "no encapsulation describes the field %s", f.Name)
+		}
+	}
+	for _, k := range kinds {
+		e, err := Config{Encap: k.name}.Encapsulation()
+		require.NoError(t, err)
+		require.Equal(t, k.name, e.Name())
+	}
 }
 
 // TestTheDigestChangesWithEveryOption changes one field after the other, at any depth.

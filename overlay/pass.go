@@ -10,7 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -29,12 +29,18 @@ type pass struct {
 	rejected []error // peers that are left out
 }
 
-// rooms are slices of earlier passes, so that the next one has room for what it reads.
-var rooms = sync.Pool{New: func() any { return new(kernel) }}
+// spare are the slices of an earlier pass, so that the next one has room for what it reads.
+var spare atomic.Pointer[kernel]
 
-func (n *Node) begin() *pass { return &pass{Node: n, have: rooms.Get().(*kernel)} }
+func (n *Node) begin() *pass {
+	have := spare.Swap(nil)
+	if have == nil {
+		have = &kernel{}
+	}
+	return &pass{Node: n, have: have}
+}
 
-func (p *pass) end() { rooms.Put(p.have) }
+func (p *pass) end() { spare.Store(p.have) }
 
 // compare settles the devices as asked for, reads the kernel, and finds what differs.
 func (p *pass) compare(ctx context.Context, devices func(context.Context, []device) ([]rtnl.Link, error)) error {
@@ -122,7 +128,7 @@ func (p *pass) diff(ctx context.Context) error {
 	}
 	have := k.Lists
 	have.Routes = ours
-	found := p.want.Compare(&judges, &have, &reconcile.Lists{Routes: foreign})
+	found := p.want.Compare(&judges, &have, foreign)
 	p.changes.Set, p.changes.Del = found.Set, found.Del
 	p.changes.setTunnel, p.changes.delTunnel = p.want.tunnel.Compare(judgeTunnel, k.tunnel)
 	if len(p.changes.setTunnel) > 0 {

@@ -75,7 +75,7 @@ func (p *pass) readEntries(c *rtnl.Conn) (err error) {
 }
 
 // room makes a slice for a dump large enough for what is wanted, and some more.
-func room[K comparable, V any](s *[]V, want *reconcile.Table[K, V]) {
+func room[K, V comparable](s *[]V, want *reconcile.Table[K, V]) {
 	const more = 64
 	if n := len(want.Items); cap(*s) < n {
 		*s = make([]V, 0, n+more)

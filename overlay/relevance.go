@@ -166,7 +166,7 @@ func (r *relevance) route(e *rtnl.Route, gone bool) bool {
 }
 
 // entry is for what a table of the kernel holds by key: neighbours and FDB entries.
-func entry[K comparable, V any](want *reconcile.Table[K, V], e *V, gone, ours bool, same func(have, want *V) bool) bool {
+func entry[K, V comparable](want *reconcile.Table[K, V], e *V, gone, ours bool, same func(have, want *V) bool) bool {
 	w, wanted := want.Get(want.Key(e))
 	if !wanted {
 		return ours && !gone

@@ -92,7 +92,7 @@ func (o objects) replan(before, after []plan) (c changes, ok bool) {
 	}
 	var free bool
 	c.Changes, ok = o.Replace(&old.Lists, &wanted.Lists)
-	c.setTunnel, c.delTunnel, free = o.tunnel.Replace(old.tunnel, wanted.tunnel, func(h, w *tunnelPeer) bool { return *h == *w })
+	c.setTunnel, c.delTunnel, free = o.tunnel.Replace(old.tunnel, wanted.tunnel)
 	c.wasTunnel = make(map[peerKey]tunnelPeer, len(c.setTunnel))
 	for _, t := range c.setTunnel {
 		if h, there := o.tunnel.Get(t.key); there {

@@ -46,7 +46,9 @@ func node(f func(*netns.NS) error) error {
 
 // revoke needs no prevResult: what we made bears the alias of its owner.
 func revoke(ctx context.Context, r *cni.Request) error {
-	return node(func(ns *netns.NS) error { return spoof.RevokeOf(ctx, ns, link.Alias(r.Network, r.ContainerID, r.IfName)) })
+	return node(func(ns *netns.NS) error {
+		return spoof.RevokeOf(ctx, ns, link.Alias(r.Network, r.ContainerID, r.IfName))
+	})
 }
 
 func retain(ctx context.Context, r *cni.Request) error {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/cniblocks/cniblocks/forward"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/inventory"
 	"github.com/cniblocks/cniblocks/link"
@@ -178,7 +179,7 @@ func (s *sweeper) firewall() {
 		}
 		seen[f.Network] = true
 		s.add(Step{Network: f.Network, Kind: "forward rules", Name: f.Network, Note: "table " + f.Table,
-			do: func(ctx context.Context) error { return masq.Forward{NS: s.NS}.Remove(ctx, f.Network) }})
+			do: func(ctx context.Context) error { return forward.Passage{NS: s.NS}.Remove(ctx, f.Network) }})
 	}
 }
 

@@ -289,8 +289,10 @@ func TestARangeThatAnotherTookIsErrorUntilNoPodUsesItAndThenThereIsANewOne(t *te
 	require.Eventually(t, func() bool { return strings.Contains(strings.Join(m.Status().Reasons, " "), "drain this node") }, soon, 10*time.Millisecond, "%+v", m.Status())
 	require.False(t, m.Status().Ready)
 	require.Equal(t, []netip.Prefix{own}, m.Status().Ranges)
-	f := m.file()
-	require.Contains(t, f.Blocked, "no longer this node's")
+	until(t, "the node file", func() bool {
+		return m.file().Blocked == "the ranges "+own.String()+" are no longer this node's; 'cniblocks status' tells more"
+	})
+	require.Contains(t, strings.Join(m.Status().Reasons, " "), "; the node at 192.0.2.99 has them now")
 
 	require.NoError(t, os.Remove(lease))
 	m.ready()

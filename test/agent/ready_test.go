@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -135,7 +136,7 @@ func TestWhateverMakesTheWayToOtherNodesImpossibleIsNamedByReadinessAndSTATUSAnd
 					w.mend(m, name, harm.undo)
 					m.ready()
 					require.NotContains(t, m.status(), "attaches no pods")
-					require.Equal(t, before, m.file())
+					until(t, "the node file as before", func() bool { return reflect.DeepEqual(before, m.file()) })
 					w.reachAll()
 				}
 			})

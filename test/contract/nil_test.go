@@ -23,6 +23,7 @@ import (
 	"github.com/cniblocks/cniblocks/attach"
 	"github.com/cniblocks/cniblocks/bridge"
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/forward"
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/test/nstest"
 	"github.com/cniblocks/cniblocks/inventory"
@@ -49,7 +50,7 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		ranges = []inet.Range{inet.RangeOf(prefix)}
 		pod    = masq.Pod{Owner: "o", Addr: prefix.Addr()}
 		policy = masq.Policy{Network: "net", Sources: ranges, Pods: []masq.Pod{pod}}
-		fwd    = masq.Forward{NS: ns}
+		fwd    = forward.Passage{NS: ns}
 		port   = spoof.Port{Name: "p", MAC: [6]byte{2}, Owner: "o"}
 		gws    = bridge.Gateways{NS: ns, Index: 1, Name: "br0"}
 		table  = route.Table{NS: ns}
@@ -96,12 +97,12 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		"sweep.Options":            func() error { return second(sweep.Make(sweep.Options{NS: ns, Found: &inventory.Node{}})) },
 		"masq.Conflicts":           func() error { return second(masq.Conflicts(ctx, ns, policy, ranges)) },
 		"masq.Ensure":              func() error { return second(masq.Ensure(ctx, ns, "", policy)) },
-		"masq.Forward.Blocked":     func() error { return second(fwd.Blocked(ctx)) },
-		"masq.Forward.Check":       func() error { return fwd.Check(ctx, "net", ranges) },
-		"masq.Forward.Ensure":      func() error { return fwd.Ensure(ctx, "net", ranges) },
-		"masq.Forward.Forget":      func() error { return fwd.Forget(ctx, "net", "o") },
-		"masq.Forward.Remove":      func() error { return fwd.Remove(ctx, "net") },
-		"masq.Forward.Retain":      func() error { return fwd.Retain(ctx, "net", ranges) },
+		"forward.Passage.Blocked":  func() error { return second(fwd.Blocked(ctx)) },
+		"forward.Passage.Check":    func() error { return fwd.Check(ctx, "net", ranges) },
+		"forward.Passage.Ensure":   func() error { return fwd.Ensure(ctx, "net", ranges) },
+		"forward.Passage.Forget":   func() error { return fwd.Forget(ctx, "net", "o") },
+		"forward.Passage.Remove":   func() error { return fwd.Remove(ctx, "net") },
+		"forward.Passage.Retain":   func() error { return fwd.Retain(ctx, "net", ranges) },
 		"masq.NFT.CheckForward":    func() error { return second(masq.NFT{NS: ns}.CheckForward(ctx, policy)) },
 		"masq.Open":                func() error { return second(masq.Open(ctx, ns, "")) },
 		"masq.Probe":               func() error { return masq.Probe(ctx, ns, "") },

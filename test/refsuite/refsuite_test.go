@@ -65,6 +65,8 @@ var suites = []suite{
 		{`bridge Operations configures a bridge and ipMasq rules with ipMasqBackend "nftables"`, multiple, names},
 		{"bridge Operations should set the container veth peer state down", multiple, linkLocal},
 		{"bridge Operations (3) configures and deconfigures a bridge and veth with default route with ADD/DEL", all[:2], mustFail},
+		{"bridge Operations (3) configures and deconfigures a bridge, veth with default route and vlanID 100 with ADD/DEL", all[:2], mustFail},
+		{"bridge Operations (3) configures and deconfigures a bridge, veth with default route and vlanID 100 and no default vlan with ADD/DEL", all[:2], mustFail},
 	}},
 }
 

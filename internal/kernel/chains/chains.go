@@ -24,6 +24,32 @@ type Layout struct {
 	First              bool // the jump belongs before all other rules of the base chain
 }
 
+// The tables that we have rules in.
+var (
+	NAT     = Layout{Table: "nat", Base: "POSTROUTING", Trunk: mark.Postrouting}
+	Forward = Layout{Table: "filter", Base: "FORWARD", Trunk: mark.Forward, First: true}
+)
+
+// AskForward asks for the chains FORWARD of iptables-nft; [ForwardDrops] reads the answers.
+func AskForward() []nft.Request {
+	return []nft.Request{nft.GetChain(table(4, Forward.Table), Forward.Base), nft.GetChain(table(6, Forward.Table), Forward.Base)}
+}
+
+// ForwardDrops reports for which families the policy of these chains is to drop.
+func ForwardDrops(answers []nft.Answer) (v4, v6 bool, err error) {
+	drops := func(a nft.Answer, family uint8) (found bool) {
+		if a.Err != nil && !errors.Is(a.Err, fs.ErrNotExist) && !nft.Missing(a.Err) {
+			err = a.Err
+		}
+		for _, c := range a.Chains(family) {
+			found = c.Hook.Type == "filter" && c.Hook.Num == nft.Forward && c.Policy == nft.Drop
+		}
+		return found
+	}
+	v4, v6 = drops(answers[0], nft.IPv4), drops(answers[1], nft.IPv6)
+	return v4, v6, err
+}
+
 // Store reads and writes a layout in one of the kernel's packet filters.
 type Store interface {
 	Read(ctx context.Context, network string) (State, error)

@@ -120,32 +120,23 @@ type Judges struct {
 	FDBs   Judge[rtnl.FDB]
 }
 
-// Compare tells how the kernel, of which the lists are, differs from what is wanted.
-func (o Objects) Compare(j *Judges, have ...*Lists) (c Changes) {
-	c.Set.Addrs, c.Del.Addrs = o.Addrs.Compare(j.Addrs, each(have, func(l *Lists) []rtnl.Addr { return l.Addrs })...)
-	c.Set.Routes, c.Del.Routes = o.Routes.Compare(j.Routes, each(have, func(l *Lists) []rtnl.Route { return l.Routes })...)
-	c.Set.Neighs, c.Del.Neighs = o.Neighs.Compare(j.Neighs, each(have, func(l *Lists) []rtnl.Neigh { return l.Neighs })...)
-	c.Set.FDBs, c.Del.FDBs = o.FDBs.Compare(j.FDBs, each(have, func(l *Lists) []rtnl.FDB { return l.FDBs })...)
+// Compare tells how the kernel, which has these objects and more routes, differs from what is wanted.
+func (o Objects) Compare(j *Judges, have *Lists, more []rtnl.Route) (c Changes) {
+	c.Set.Addrs, c.Del.Addrs = o.Addrs.Compare(j.Addrs, have.Addrs)
+	c.Set.Routes, c.Del.Routes = o.Routes.Compare(j.Routes, have.Routes, more)
+	c.Set.Neighs, c.Del.Neighs = o.Neighs.Compare(j.Neighs, have.Neighs)
+	c.Set.FDBs, c.Del.FDBs = o.FDBs.Compare(j.FDBs, have.FDBs)
 	return c
-}
-
-func each[V any](all []*Lists, of func(*Lists) []V) (some [][]V) {
-	for _, l := range all {
-		some = append(some, of(l))
-	}
-	return some
 }
 
 // Replace is the difference that some objects in place of others make, addresses left out; false as [Table.Replace] has it.
 func (o Objects) Replace(old, wanted *Lists) (c Changes, ok bool) {
 	var all [3]bool
-	c.Set.Routes, c.Del.Routes, all[0] = o.Routes.Replace(old.Routes, wanted.Routes, equal)
-	c.Set.Neighs, c.Del.Neighs, all[1] = o.Neighs.Replace(old.Neighs, wanted.Neighs, equal)
-	c.Set.FDBs, c.Del.FDBs, all[2] = o.FDBs.Replace(old.FDBs, wanted.FDBs, equal)
+	c.Set.Routes, c.Del.Routes, all[0] = o.Routes.Replace(old.Routes, wanted.Routes)
+	c.Set.Neighs, c.Del.Neighs, all[1] = o.Neighs.Replace(old.Neighs, wanted.Neighs)
+	c.Set.FDBs, c.Del.FDBs, all[2] = o.FDBs.Replace(old.FDBs, wanted.FDBs)
 	return c, all == [3]bool{true, true, true}
 }
-
-func equal[V comparable](a, b *V) bool { return *a == *b }
 
 // Changes are the difference between wanted and present: what is to be set, and what is to go.
 type Changes struct {
@@ -250,20 +241,19 @@ func spread[V any](all []V) iter.Seq[*V] {
 // Words are the difference for a person, more among it: what is missing or different before what should not be there. name
 // tells that of a link; nil: they are named by number.
 func (c *Changes) Words(name func(int) string, more ...error) []error {
+	const missing, extra = "%v is missing or different", "%v is there and should not be"
 	var errs []error
-	missing := func(what fmt.Stringer) { errs = append(errs, fmt.Errorf("%s is missing or different", what)) }
-	extra := func(what fmt.Stringer) { errs = append(errs, fmt.Errorf("%s is there and should not be", what)) }
-	say(c.MTU, missing)
+	say(&errs, missing, c.MTU)
 	for _, a := range c.Set.Addrs {
 		errs = append(errs, fmt.Errorf("address %s of link #%d is missing", a.Prefix, a.Link))
 	}
-	say(c.Set.FDBs, missing)
-	say(c.Set.Neighs, missing)
-	say(c.Set.Routes, missing)
+	say(&errs, missing, c.Set.FDBs)
+	say(&errs, missing, c.Set.Neighs)
+	say(&errs, missing, c.Set.Routes)
 	errs = append(errs, more...)
-	say(c.Del.Routes, extra)
-	say(c.Del.Neighs, extra)
-	say(c.Del.FDBs, extra)
+	say(&errs, extra, c.Del.Routes)
+	say(&errs, extra, c.Del.Neighs)
+	say(&errs, extra, c.Del.FDBs)
 	for _, a := range c.Del.Addrs {
 		errs = append(errs, fmt.Errorf("address %s of link #%d is there and should not be", a.Prefix, a.Link))
 	}
@@ -276,9 +266,9 @@ func (c *Changes) Words(name func(int) string, more ...error) []error {
 	return errs
 }
 
-func say[V fmt.Stringer](all []V, how func(fmt.Stringer)) {
+func say[V any](errs *[]error, format string, all []V) {
 	for _, v := range all {
-		how(v)
+		*errs = append(*errs, fmt.Errorf(format, v))
 	}
 }
 

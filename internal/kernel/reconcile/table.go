@@ -10,7 +10,7 @@ import (
 )
 
 // Table holds the wanted values by key, in the order in which they came; the order changes when one is removed.
-type Table[K comparable, V any] struct {
+type Table[K, V comparable] struct {
 	Items []V     // to be read only
 	slots []int32 // open addressing: the place of a value plus 1, 0 is free; at least half of them are
 	Key   func(*V) K
@@ -20,7 +20,7 @@ type Table[K comparable, V any] struct {
 }
 
 // NewTable makes an empty table; size is how many values are expected once there is one.
-func NewTable[K comparable, V any](size int, key func(*V) K, hash func(K) uint64) *Table[K, V] {
+func NewTable[K, V comparable](size int, key func(*V) K, hash func(K) uint64) *Table[K, V] {
 	return &Table[K, V]{size: size, Key: key, hash: hash}
 }
 
@@ -181,7 +181,7 @@ func (t *Table[K, V]) Compare(judge Judge[V], haves ...[]V) (set, remove []V) {
 
 // Replace is the difference that new values in place of old ones make. It reports false if one of the new would overwrite a
 // value that is not among the old, or another of the new.
-func (t *Table[K, V]) Replace(old, wanted []V, same func(have, want *V) bool) (set, remove []V, ok bool) {
+func (t *Table[K, V]) Replace(old, wanted []V) (set, remove []V, ok bool) {
 	had, next := make(map[K]bool, len(old)), make(map[K]bool, len(wanted))
 	for i := range old {
 		had[t.Key(&old[i])] = true
@@ -195,7 +195,7 @@ func (t *Table[K, V]) Replace(old, wanted []V, same func(have, want *V) bool) (s
 			ok = false
 		}
 		next[k] = true
-		if !there || !same(&h, w) {
+		if !there || h != *w {
 			set = append(set, *w)
 		}
 	}

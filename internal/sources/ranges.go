@@ -1,4 +1,4 @@
-package masq
+package sources
 
 import (
 	"net/netip"
@@ -8,13 +8,14 @@ import (
 	"github.com/cniblocks/cniblocks/internal/base/order"
 )
 
-// spans is a set of addresses of one family: ranges in order that neither overlap nor touch.
-type spans []inet.Range
+// Ranges is a set of addresses of one family: ranges in order that neither overlap nor touch.
+type Ranges []inet.Range
 
-func newSpans(ranges ...inet.Range) spans {
+// NewRanges is the set of all addresses in ranges, which may overlap.
+func NewRanges(ranges ...inet.Range) Ranges {
 	sorted := slices.Clone(ranges)
 	order.By(sorted, func(a, b inet.Range) int { return a.Start.Compare(b.Start) })
-	var out spans
+	var out Ranges
 	for _, r := range sorted {
 		if n := len(out); n > 0 && (!out[n-1].End.Less(r.Start) || out[n-1].End.Next() == r.Start) {
 			if out[n-1].End.Less(r.End) {
@@ -27,11 +28,12 @@ func newSpans(ranges ...inet.Range) spans {
 	return out
 }
 
-func (s spans) union(o spans) spans { return newSpans(slices.Concat(s, o)...) }
+// Union is the set of both.
+func (s Ranges) Union(o Ranges) Ranges { return NewRanges(slices.Concat(s, o)...) }
 
-// minus is the ranges of s that are not as a whole within one of o.
-func (s spans) minus(o spans) spans {
-	var out spans
+// Minus is the ranges of s that are not as a whole within one of o.
+func (s Ranges) Minus(o Ranges) Ranges {
+	var out Ranges
 	for _, r := range s {
 		if !o.cover(r) {
 			out = append(out, r)
@@ -40,11 +42,12 @@ func (s spans) minus(o spans) spans {
 	return out
 }
 
-func (s spans) cover(r inet.Range) bool {
+func (s Ranges) cover(r inet.Range) bool {
 	return slices.ContainsFunc(s, func(o inet.Range) bool { return !r.Start.Less(o.Start) && !o.End.Less(r.End) })
 }
 
-func (s spans) overlap(o spans) (inet.Range, bool) {
+// Overlap is a range of s that shares an address with o.
+func (s Ranges) Overlap(o Ranges) (inet.Range, bool) {
 	for _, r := range s {
 		for _, other := range o {
 			if r.Overlaps(other) {
@@ -55,8 +58,8 @@ func (s spans) overlap(o spans) (inet.Range, bool) {
 	return inet.Range{}, false
 }
 
-// prefixes writes the addresses as the fewest prefixes.
-func (s spans) prefixes() []netip.Prefix {
+// Prefixes writes the addresses as the fewest prefixes.
+func (s Ranges) Prefixes() []netip.Prefix {
 	var out []netip.Prefix
 	for _, r := range s {
 		for at := r.Start; at.IsValid() && !r.End.Less(at); {
