@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/internal/base/mark"
+	"github.com/cniblocks/cniblocks/internal/base/order"
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
 	"github.com/cniblocks/cniblocks/netns"
 )
@@ -133,6 +134,6 @@ func List(_ context.Context, ns *netns.NS) ([]Port, error) {
 			out = append(out, p)
 		}
 	}
-	slices.SortFunc(out, func(a, b Port) int { return strings.Compare(a.Name, b.Name) })
+	order.By(out, func(a, b Port) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
 }
