@@ -1,19 +1,19 @@
-// Program plugin is a complete CNI plugin of public packages alone: without a bridge, the node routes to each pod.
+// Program plugin is a complete CNI plugin of public packages alone: without a bridge, the node routes to each pod, which has
+// its address alone and a gateway that is the same for all.
 package main
 
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"net/netip"
 
 	"github.com/cniblocks/cniblocks/addr"
+	"github.com/cniblocks/cniblocks/attach"
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/plugins/hostlocal"
 	"github.com/cniblocks/cniblocks/route"
-	"github.com/cniblocks/cniblocks/veth"
 )
 
 type routed struct{}
@@ -23,90 +23,77 @@ func main() { cni.Main(routed{}, cni.Delegates{"host-local": hostlocal.Plugin{}}
 // gateway is the node as pods see it, on the host end of every pair.
 var gateway = map[inet.Family]netip.Prefix{inet.IPv4: netip.MustParsePrefix("169.254.1.1/32"), inet.IPv6: netip.MustParsePrefix("fe80::1/128")}
 
-// with calls f with the pair that the request is about, and the plugin that gives addresses.
-func with(r *cni.Request, f func(veth.Pair, cni.Plugin) error) error {
-	ipam, err := r.IPAM()
-	if err != nil || ipam == nil {
-		return errors.Join(err, cni.Errorf(cni.ErrConfig, `netconf: key "ipam" is missing or wrong`))
-	}
-	node, pod, err := r.Namespaces()
+// with calls f with the attachment that a request is about.
+func with(r *cni.Request, f func(*attach.Pod) error) error {
+	p, err := attach.Begin(r, &attach.Addressed{})
 	if err != nil {
 		return err
 	}
-	defer func() { node.Close(); pod.Close() }()
-	return f(veth.Pair{Host: veth.End{NS: node, Name: link.HostName(r.Network, r.ContainerID, r.IfName)},
-		Pod: veth.End{NS: pod, Name: r.IfName}, Alias: link.Alias(r.Network, r.ContainerID, r.IfName)}, ipam)
+	defer p.Close()
+	return f(p)
 }
 
-// state is what the addresses consist of: changes on the node and in the pod for Add, the same to be found for Check.
-type state struct {
-	node, pod []link.Change
-	addrs     [2][]netip.Prefix // node, pod
-	routes    [2][]route.Route
-}
-
-func wanted(p veth.Pair, ips []cni.IP) (s state) {
+// wanted is what the addresses consist of: on the node the gateways and the routes to the pod, in the pod its own addresses
+// and the default routes.
+func wanted(ips []cni.IP) (gateways []netip.Prefix, node, pod []route.Route) {
 	for i := range ips {
 		a := ips[i].Address.Addr()
 		f := inet.FamilyOf(a)
 		own, gw := netip.PrefixFrom(a, a.BitLen()), gateway[f]
-		ips[i] = cni.IP{Address: own, Gateway: gw.Addr(), Interface: 1}
-		in, out := route.Route{Dst: own}, route.Route{Dst: f.Default(), Via: gw.Addr(), OnLink: true}
-		s.node = append(s.node, addr.Add(p.Host.Index, gw), route.Add(p.Host.Index, in))
-		s.pod = append(s.pod, addr.Add(p.Pod.Index, own), route.Add(p.Pod.Index, out))
-		s.addrs = [2][]netip.Prefix{append(s.addrs[0], gw), append(s.addrs[1], own)}
-		s.routes = [2][]route.Route{append(s.routes[0], in), append(s.routes[1], out)}
+		ips[i].Address, ips[i].Gateway = own, gw.Addr()
+		gateways, node = append(gateways, gw), append(node, route.Route{Dst: own})
+		pod = append(pod, route.Route{Dst: f.Default(), Via: gw.Addr(), OnLink: true})
 	}
-	return s
+	return gateways, node, pod
 }
 
 func (routed) Add(ctx context.Context, r *cni.Request) (res *cni.Result, err error) {
-	err = with(r, func(p veth.Pair, ipam cni.Plugin) error {
-		if p, err = veth.Create(ctx, p); err != nil {
-			return err // the exclusive step comes first: a second ADD ends here and harms nobody
+	err = with(r, func(p *attach.Pod) (err error) {
+		if err := p.OpenMasq(ctx); err != nil { // key "ipMasq"
+			return err
 		}
-		if res, err = ipam.Add(ctx, r); err == nil {
-			res.Interfaces, res.Routes = []cni.Interface{{Name: p.Host.Name}, {Name: p.Pod.Name, Sandbox: r.NetNS}}, nil
-			w := wanted(p, res.IPs)
-			err = errors.Join(link.Apply(ctx, p.Pod.NS, append([]link.Change{link.Up(p.Pod.Index)}, w.pod...)...),
-				link.Apply(ctx, p.Host.NS, w.node...), route.Forward(ctx, p.Host.NS, inet.IPv4, inet.IPv6))
-		}
+		defer p.OnError(ctx, &err)
+		pair, err := p.Veth(ctx, p.Pair(), 0) // the exclusive step comes first: a second ADD ends here and harms nobody
 		if err != nil {
-			err = errors.Join(err, routed{}.Del(context.WithoutCancel(ctx), r))
+			return err
 		}
-		return err
+		res = &cni.Result{Interfaces: []cni.Interface{{Name: pair.Host.Name}, {Name: pair.Pod.Name, Sandbox: r.NetNS}}}
+		if err := p.Addresses(ctx, res, 1); err != nil {
+			return err
+		}
+		gateways, node, pod := wanted(res.IPs)
+		res.Routes = nil
+		var changes []link.Change
+		for i, gw := range gateways {
+			changes = append(changes, addr.Add(pair.Host.Index, gw), route.Add(pair.Host.Index, node[i]))
+		}
+		_, err = p.Configure(ctx, pair.Pod.Index, attach.Setup{IPs: res.IPs, Routes: pod})
+		return errors.Join(err, link.Apply(ctx, p.Node, changes...), route.Forward(ctx, p.Node, attach.Families(res.IPs)...),
+			p.Masquerade(ctx, res.IPs), p.Carrier(ctx, pair.Host, 0))
 	})
 	return res, err
 }
 
 func (routed) Check(ctx context.Context, r *cni.Request) error {
-	return with(r, func(p veth.Pair, ipam cni.Plugin) error {
-		_, err := veth.Check(ctx, p)
-		w := wanted(p, r.PrevIPs())
-		return errors.Join(err, addr.Check(ctx, p.Host.NS, p.Host.Name, w.addrs[0]...), addr.Check(ctx, p.Pod.NS, p.Pod.Name, w.addrs[1]...),
-			route.CheckLink(ctx, p.Host.NS, p.Host.Name, w.routes[0]...), route.CheckLink(ctx, p.Pod.NS, p.Pod.Name, w.routes[1]...), ipam.Check(ctx, r))
+	return with(r, func(p *attach.Pod) error {
+		if err := r.NeedPrev(); err != nil {
+			return err
+		}
+		ends, err := p.Find(ctx)
+		gateways, node, pod := wanted(r.PrevIPs())
+		return errors.Join(err, p.CheckEnds(ends, false), p.CheckAddresses(ctx), route.CheckLink(ctx, p.NS, r.IfName, pod...), p.CheckLease(ctx),
+			addr.Check(ctx, p.Node, p.Host, gateways...), route.CheckLink(ctx, p.Node, p.Host, node...), p.CheckMasq(ctx, ends), p.CheckProperties(ends, false))
 	})
 }
 
 func (routed) Del(ctx context.Context, r *cni.Request) error {
-	return with(r, func(p veth.Pair, ipam cni.Plugin) error {
-		if err := veth.Delete(ctx, p.Host.NS, p.Host.Name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err // the address stays leased while a device bears it
-		}
-		return ipam.Del(ctx, r)
-	})
+	return with(r, func(p *attach.Pod) error { _, _, err := p.Remove(ctx); return err })
 }
 
 func (routed) Status(ctx context.Context, r *cni.Request) error {
-	return with(r, func(_ veth.Pair, ipam cni.Plugin) error { return ipam.Status(ctx, r) })
+	return cni.Unavailable(with(r, func(p *attach.Pod) error { return p.Status(ctx) }))
 }
 
 func (routed) GC(ctx context.Context, r *cni.Request) error {
-	return with(r, func(p veth.Pair, ipam cni.Plugin) error {
-		var keep []string
-		for _, a := range r.Valid {
-			keep = append(keep, link.Alias(r.Network, a.ContainerID, a.IfName))
-		}
-		return errors.Join(veth.Retain(ctx, p.Host.NS, r.Network, keep...), ipam.GC(ctx, r))
-	})
+	return with(r, func(p *attach.Pod) error { return p.Collect(ctx) })
 }
