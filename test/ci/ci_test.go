@@ -215,6 +215,19 @@ func TestTheTenSlowestTestsOfAllLanesAreToldWithoutSubtests(t *testing.T) {
 	require.Contains(t, printed(rep), "\nSLOW    11.0 s in here: m/a Test11\nSLOW    10.5 s in vm: m/b TestB\nSLOW    10.0 s in here: m/a Test10\n")
 }
 
+func TestTheRaceDetectorIsForPackagesWithGoroutinesAndTestsOfThem(t *testing.T) {
+	t.Chdir("../..")
+	const module = "github.com/cniblocks/cniblocks/"
+	with, without, err := (&suite{race: true}).raced(t.Context(), []string{module + "agent", module + "test/agent", module + "netns", module + "inet", module + "veth", module + "plugins/hostlocal"})
+	require.NoError(t, err)
+	require.ElementsMatch(t, []string{module + "agent", module + "test/agent", module + "netns"}, with)
+	require.ElementsMatch(t, []string{module + "inet", module + "veth", module + "plugins/hostlocal"}, without)
+	with, without, err = (&suite{}).raced(t.Context(), []string{module + "agent"})
+	require.NoError(t, err)
+	require.Empty(t, with)
+	require.Equal(t, []string{module + "agent"}, without)
+}
+
 func TestPackagesWhoseTestsNeedKubernetesAreParted(t *testing.T) {
 	t.Parallel()
 	others, kube := parted("m/a m/internal/test/kubetest2 testing\nm/b testing m/internal/test/kubetest\nm/internal/test/kubetest\nm/c\nm/test/soak\n\n")

@@ -38,7 +38,7 @@ type suite struct {
 
 func main() {
 	s := suite{ci: os.Getenv("CI") == "true"}
-	flag.BoolVar(&s.race, "race", true, "use the race detector on the running kernel; needs a C compiler")
+	flag.BoolVar(&s.race, "race", true, "use the race detector on the running kernel where there are goroutines; needs a C compiler")
 	flag.BoolVar(&s.noVM, "no-vm", false, "leave out the virtual machine")
 	flag.StringVar(&s.vm, "vm", "out/vm", "the program of test/vm")
 	flag.StringVar(&s.allowed, "allowed", "test/allowed-skips.txt", "the list of allowed skips")
@@ -77,10 +77,11 @@ func (s *suite) run(ctx context.Context) (report, error) {
 	before := pinned()
 
 	args := []string{"-timeout=30m"}
-	if s.race {
-		args = append(args, "-race")
-	}
 	others, kube, err := s.split(ctx)
+	if err != nil {
+		return report{}, err
+	}
+	with, without, err := s.raced(ctx, others)
 	if err != nil {
 		return report{}, err
 	}
@@ -94,16 +95,25 @@ func (s *suite) run(ctx context.Context) (report, error) {
 	defer cancel()
 	var lanes []*lane
 	var missing, problems []string
-	if len(others) > 0 {
-		here, err := s.lane(ctx, "here", nil, slices.Concat(args, others), vms.take)
+	for _, part := range []struct {
+		name           string
+		args, packages []string
+	}{{"here", args, without}, {"race", append(args, "-race"), with}} {
+		if len(part.packages) == 0 {
+			continue
+		}
+		l, err := s.lane(ctx, part.name, nil, slices.Concat(part.args, part.packages), vms.take)
 		if err != nil {
 			return report{}, err
 		}
-		lanes = append(lanes, here)
+		lanes = append(lanes, l)
 	}
 	if err := built(); err != nil {
 		missing, problems = s.cannot(missing, problems, "needs the programs of Kubernetes", err)
 	} else if len(kube) > 0 {
+		if s.race {
+			args = append(args, "-race")
+		}
 		l, err := s.lane(ctx, "kube", nil, slices.Concat(args, kube), vms.take)
 		if err != nil {
 			return report{}, err
