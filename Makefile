@@ -29,7 +29,9 @@ GO_BUILD := CGO_ENABLED=0 $(GO) build -trimpath
 LDFLAGS := -s -w
 # Functions packed closer take 50 kB less. Where there is an entry of our own, see internal/base/start, the plugins start faster
 # and the child that a DEL leaves behind is done before Go has started.
-PLUGINS_LDFLAGS = $(LDFLAGS) -funcalign=16 $(if $(filter amd64,$(shell $(GO) env GOARCH)),-E=github.com/cniblocks/cniblocks/internal/base/start.entry)
+# That is tried with the Go releases named here; others link without it.
+ENTRY_RELEASES := go1.26
+PLUGINS_LDFLAGS = $(LDFLAGS) -funcalign=16 $(if $(and $(filter amd64,$(shell $(GO) env GOARCH)),$(filter $(addsuffix .%,$(ENTRY_RELEASES)) $(ENTRY_RELEASES),$(shell $(GO) env GOVERSION))),-E=github.com/cniblocks/cniblocks/internal/base/start.entry)
 
 .PHONY: help
 help: ## this list

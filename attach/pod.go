@@ -204,12 +204,14 @@ func (p *Pod) lease(ctx context.Context, res *cni.Result, index int) error {
 	}
 	got, err := p.IPAM.Add(ctx, p.Request)
 	if err != nil {
-		back := release(context.WithoutCancel(ctx))
-		var was, is syscall.Errno
-		if errors.As(err, &was) && errors.As(back, &is) && was == is {
-			back = nil // the same cause
-		}
-		return errors.Join(err, back)
+		return undo.Back(ctx, err, func(ctx context.Context) error {
+			back := release(ctx)
+			var was, is syscall.Errno
+			if errors.As(err, &was) && errors.As(back, &is) && was == is {
+				back = nil // the same cause
+			}
+			return back
+		})
 	}
 	p.Undo(release)
 	if len(got.IPs) == 0 {

@@ -162,6 +162,15 @@ func own(ns *netns.NS, device string) error {
 	return err
 }
 
+// Delete removes a bridge; its ports stay, without a master. None is [io/fs.ErrNotExist], a device of another kind
+// [ErrNotBridge].
+func Delete(ctx context.Context, ns *netns.NS, name string) error {
+	if _, err := Get(ctx, ns, name); err != nil {
+		return err
+	}
+	return link.Delete(ctx, ns, name, "bridge")
+}
+
 // MinMTU6 is the least MTU, in bytes, of a device that bears IPv6 addresses (RFC 8200, section 5): below it the kernel drops
 // them, and does not give them back.
 const MinMTU6 = 1280

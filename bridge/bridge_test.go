@@ -312,3 +312,16 @@ func TestAnAddressInTheWayConflictsOrGoesByForce(t *testing.T) {
 		})
 	}
 }
+
+func TestABridgeIsDeletedAndNothingElse(t *testing.T) {
+	t.Parallel()
+	nstest.NeedRoot(t)
+	ns := nstest.New(t)
+	before := nstest.DumpLinks(ns)
+	require.ErrorIs(t, bridge.Delete(t.Context(), ns, "br0"), fs.ErrNotExist)
+	require.ErrorIs(t, bridge.Delete(t.Context(), ns, "lo"), bridge.ErrNotBridge)
+	_, err := bridge.Ensure(t.Context(), ns, bridge.Bridge{Name: "br0"})
+	require.NoError(t, err)
+	require.NoError(t, bridge.Delete(t.Context(), ns, "br0"))
+	require.Equal(t, before, nstest.DumpLinks(ns))
+}

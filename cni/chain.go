@@ -2,8 +2,8 @@ package cni
 
 import (
 	"context"
-	"errors"
-	"time"
+
+	"github.com/cniblocks/cniblocks/internal/base/undo"
 )
 
 // Chain is a plugin that stands behind a main plugin in a conflist and changes what that one made (specification, section
@@ -26,21 +26,15 @@ type Chain struct {
 
 var _ Plugin = Chain{}
 
-// revokeTimeout bounds what is done after a failed Apply; the deadline of the caller no longer counts then.
-const revokeTimeout = 20 * time.Second
-
 // Add is Apply, on the result of the plugins before.
 func (c Chain) Add(ctx context.Context, r *Request) (*Result, error) {
 	if err := r.NeedPrev(); err != nil {
 		return nil, err
 	}
-	err := do(ctx, c.Apply, r)
-	if err == nil {
-		return r.Prev, nil
+	if err := do(ctx, c.Apply, r); err != nil {
+		return nil, undo.Back(ctx, err, func(ctx context.Context) error { return do(ctx, c.Revoke, r) })
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
-	defer cancel()
-	return nil, errors.Join(err, do(ctx, c.Revoke, r))
+	return r.Prev, nil
 }
 
 // Del is Revoke.

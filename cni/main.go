@@ -2,7 +2,6 @@ package cni
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
+	"github.com/cniblocks/cniblocks/internal/base/undo"
 )
 
 // Main is a plugin's main function: it reads the request from the environment and standard input, prints the result or the
@@ -86,11 +86,13 @@ func (d descriptor) Write(b []byte) (n int, err error) {
 
 // unknown takes back what was added and cannot be told: an attachment that nobody knows of.
 func unknown(ctx context.Context, p Plugin, r *Request, cause error) error {
-	del, err := r.With(DEL, nil)
-	if err == nil {
-		err = p.Del(context.WithoutCancel(ctx), del)
-	}
-	return errors.Join(cause, err)
+	return undo.Back(ctx, cause, func(ctx context.Context) error {
+		del, err := r.With(DEL, nil)
+		if err == nil {
+			err = p.Del(ctx, del)
+		}
+		return err
+	})
 }
 
 func serve(ctx context.Context, p Plugin, r *Request) (answer []byte, err error) {

@@ -70,13 +70,10 @@ func (c *conf) check(r *cni.Request) error {
 
 // least is what can be read of a broken configuration.
 func least(r *cni.Request) *conf {
-	var all lazyjson.Object
 	c := &conf{}
-	if lazyjson.Unmarshal(r.Config, &all) != nil {
+	if r.DecodeLeast(c) != nil {
 		return c
 	}
-	c.SubnetFile, c.DataDir = all.Text("subnetFile"), all.Text("dataDir")
-	_, _ = lazyjson.Unmarshal(all["ipam"], &c.IPAM), lazyjson.Unmarshal(all["delegate"], &c.Delegate)
 	for _, key := range []string{"name", "ipam"} {
 		delete(c.Delegate, key)
 	}

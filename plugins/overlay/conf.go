@@ -76,14 +76,12 @@ func load(r *cni.Request) (*conf, error) {
 // loadLeast is for what was added and must go, whatever the configuration became: a delegate is enough.
 func (c *conf) loadLeast(r *cni.Request, wrong error) error {
 	if wrong != nil {
-		var least struct {
-			Delegate json.RawMessage `json:"delegate"`
-		}
-		if lazyjson.Unmarshal(r.Config, &least) != nil {
+		var read conf
+		if r.DecodeLeast(&read) != nil {
 			return wrong
 		}
 		r.Warn("%v", wrong)
-		*c = conf{Delegate: least.Delegate, least: true}
+		*c = conf{Delegate: read.Delegate, least: true}
 	}
 	if r.Type == typeHostGW {
 		c.Encap = typeHostGW

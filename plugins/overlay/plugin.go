@@ -150,10 +150,7 @@ func (Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err error
 		_, err = rule.Ensure(ctx, j.policy(res.IPs))
 	}
 	if err != nil {
-		var u undo.Stack
-		u.Push(func(ctx context.Context) error { return errors.Join(j.delegate.Del(ctx, to), j.forget(ctx)) })
-		u.After(ctx, &err, nil)
-		return nil, err
+		return nil, undo.Back(ctx, err, func(ctx context.Context) error { return errors.Join(j.delegate.Del(ctx, to), j.forget(ctx)) })
 	}
 	return res, nil
 }

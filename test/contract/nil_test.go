@@ -70,6 +70,8 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 			p.Node, p.NS = ns, ns
 			return second(p.Find(ctx))
 		},
+		"bridge.Delete":            func() error { return bridge.Delete(ctx, ns, "br0") },
+		"link.Neighbours":          func() error { return second(link.Neighbours(ctx, ns, "lo")) },
 		"bridge.EnsureFit":         func() error { return second(bridge.EnsureFit(ctx, ns, bridge.Bridge{Name: "br0"}, nil)) },
 		"bridge.InVLAN":            func() error { return second(bridge.InVLAN(ctx, ns, 1, 1)) },
 		"bridge.PortMTU":           func() error { return second(bridge.PortMTU(ctx, ns, bridge.State{}, 0)) },

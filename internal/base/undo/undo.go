@@ -60,3 +60,10 @@ func (s *Stack) run(ctx context.Context, err *error) {
 		}()
 	}
 }
+
+// Back takes back one step after err, as a Stack does, and joins the error of that to it.
+func Back(ctx context.Context, err error, step func(context.Context) error) error {
+	s := Stack{steps: []func(context.Context) error{step}}
+	s.After(ctx, &err, nil)
+	return err
+}

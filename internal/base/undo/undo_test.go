@@ -94,6 +94,21 @@ func TestAPanicInAStepKeepsNoOtherStepFromRunning(t *testing.T) {
 	require.Equal(t, []int{1, 0}, *notes)
 }
 
+func TestOneStepIsTakenBackWithADeadlineAlsoAfterTheContextIsOver(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := undo.Back(ctx, errCause, func(ctx context.Context) error {
+		require.NoError(t, ctx.Err())
+		_, ok := ctx.Deadline()
+		require.True(t, ok)
+		return errors.New("step")
+	})
+	require.ErrorIs(t, err, errCause)
+	require.ErrorContains(t, err, "step")
+	require.Equal(t, errCause.Error(), undo.Back(ctx, errCause, func(context.Context) error { return nil }).Error())
+}
+
 func ExampleStack() {
 	add := func(ctx context.Context, full bool) (err error) {
 		var u undo.Stack
