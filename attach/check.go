@@ -54,6 +54,9 @@ func (p *Pod) CheckEnds(e Ends, down bool) error {
 
 // CheckProperties finds what else differs of the pair; anyMTU: the host end may have another one than the netconf says.
 func (p *Pod) CheckProperties(e Ends, anyMTU bool) error {
+	if err := p.NeedPrev(); err != nil {
+		return err
+	}
 	var f Findings
 	i := slices.IndexFunc(p.Prev.Interfaces, func(l cni.Interface) bool { return l.Name == p.IfName && l.Sandbox != "" })
 	if e.Pod.Index != 0 && i >= 0 && p.Prev.Interfaces[i].MAC != "" {
@@ -72,8 +75,8 @@ func (p *Pod) CheckProperties(e Ends, anyMTU bool) error {
 // container, as that of a chain that made them does, each route may be over any of them, and a next hop that it does not
 // state any address.
 func (p *Pod) CheckAddresses(ctx context.Context) error {
-	if p.IPAM == nil {
-		return nil
+	if err := p.NeedPrev(); err != nil || p.IPAM == nil {
+		return err
 	}
 	links := []string{p.IfName}
 	for _, l := range p.Prev.Interfaces {

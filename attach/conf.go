@@ -38,7 +38,7 @@ type IPAM struct {
 	ranges  []ipam.Pool
 }
 
-// UnmarshalJSON reads the ranges too if the type is host-local. Type and DataDir are read even if it fails.
+// UnmarshalJSON reads the ranges too if the type is host-local. Type and DataDir are read even if the ranges are wrong.
 func (c *IPAM) UnmarshalJSON(b []byte) error {
 	var kind struct {
 		Type    string `json:"type"`

@@ -107,7 +107,11 @@ func (p *Pod) checkNextHops(res *cni.Result) error {
 		if err := ipam.CheckHost(r.GW, netip.Prefix{}); err != nil {
 			return cni.Errorf(cni.ErrConfig, `netconf: key "ipam": the route to %s that plugin %q gave: next hop %w`, r.Dst, p.conf.IPAM.Type, err)
 		}
-		if !p.onWire(r.GW, res) {
+		switch {
+		case p.onWire(r.GW, res):
+		case p.Gateway.Wire == "" && p.Gateway.Why != "":
+			return cni.Errorf(cni.ErrConfig, `netconf: key "ipam": the route to %s leads to %s, and only the gateway is on the wire: %s; want that as next hop, or none`, r.Dst, r.GW, p.Gateway.Why)
+		default:
 			p.Warn(`netconf: key "ipam": the route to %s leads to %s, which is in no subnet of this network and no gateway of it; it works only if somebody on %s answers for that address`, r.Dst, r.GW, p.Gateway.Wire)
 		}
 	}
@@ -115,6 +119,9 @@ func (p *Pod) checkNextHops(res *cni.Result) error {
 }
 
 func (p *Pod) onWire(gw netip.Addr, res *cni.Result) bool {
+	if p.Gateway.Wire == "" && p.Gateway.Why != "" {
+		return slices.ContainsFunc(res.IPs, func(ip cni.IP) bool { return ip.Gateway == gw })
+	}
 	return gw.Is6() && gw.IsLinkLocalUnicast() ||
 		slices.ContainsFunc(res.IPs, func(ip cni.IP) bool { return ip.Gateway == gw || ip.Address.Contains(gw) }) ||
 		slices.ContainsFunc(slices.Concat(p.Pools...), func(r ipam.Range) bool { return r.Gateway == gw || r.Subnet.Contains(gw) })
@@ -138,10 +145,10 @@ func (p *Pod) ChooseMAC(ips []cni.IP, known bool) inet.MAC {
 type Setup struct {
 	MAC    inet.MAC // zero: the one that it has
 	IPs    []cni.IP
-	Routes []route.Route // of those that are stated twice one counts; see [Pod.Routes]
+	Routes []route.Route // of those that are stated twice one counts; see [Routes]
 	Down   bool          // the link stays down
 	DAD    bool          // wait until no other station has the IPv6 addresses, see [addr.Settle]
-	Alone  bool          // no routes to the subnets of the addresses: Routes has them
+	Alone  bool          // without DAD: no routes to the subnets of the addresses, Routes has them; of those to one next hop one counts
 }
 
 // Configure sets the pod's end, by its index, up with its addresses and routes, in one system call, and returns its MAC.
@@ -167,7 +174,9 @@ func (p *Pod) Configure(ctx context.Context, index int, s Setup) (inet.MAC, erro
 		changes = append(changes, add(index, ip.Address))
 	}
 	for i, r := range s.Routes {
-		if !slices.Contains(s.Routes[:i], r) {
+		if !slices.ContainsFunc(s.Routes[:i], func(h route.Route) bool {
+			return h == r || s.Alone && h.Dst == r.Dst && h.Via == r.Via && h.Table == r.Table && h.Metric == r.Metric
+		}) {
 			changes = append(changes, route.Add(index, r))
 		}
 	}
@@ -184,6 +193,30 @@ func (p *Pod) Configure(ctx context.Context, index int, s Setup) (inet.MAC, erro
 		return l.MAC, err
 	}
 	return s.MAC, nil
+}
+
+// ConfigureHost gives the host end of a pair, which is a port of nothing, addresses and routes over it, in one system call.
+func (p *Pod) ConfigureHost(ctx context.Context, host veth.End, prefixes []netip.Prefix, routes []route.Route) error {
+	var changes []link.Change
+	for _, prefix := range prefixes {
+		changes = append(changes, addr.Add(host.Index, prefix))
+	}
+	for _, r := range routes {
+		changes = append(changes, route.Add(host.Index, r))
+	}
+	if err := link.Apply(ctx, p.Node, changes...); err != nil {
+		return p.WithoutIPv6(host.Name, fmt.Errorf("configure %s: %w", host.Name, rtnl.First(err)))
+	}
+	return nil
+}
+
+// WithoutIPv6 names the parameter by which IPv6 is switched off on a link of the node, if that is so, as the reason of err.
+func (p *Pod) WithoutIPv6(link string, err error) error {
+	key := "net/ipv6/conf/" + link + "/disable_ipv6"
+	if v, e := sysctl.Get(p.Node, key); e != nil || v != "1" {
+		return err
+	}
+	return cni.Errorf(cni.ErrConfig, "IPv6 is switched off on %s: set sysctl %s to 0, or remove the IPv6 range: %w", link, key, err)
 }
 
 // Routes are those of a result as the kernel gets them: one without a next hop goes to the gateway of its family, if

@@ -62,7 +62,7 @@ type Pod struct {
 type Gateway struct {
 	Why     string // the node is their gateway: which key says so, for messages; empty: it is not
 	Default bool   // it gets their default route
-	Wire    string // on what others could answer for an address, for messages: "bridge cni0"
+	Wire    string // on what others answer for addresses too, for messages: "bridge cni0"; empty: on nothing
 }
 
 // Reference is what the reference plugin of the same name leaves, which may have made an attachment that is ours to check
@@ -231,7 +231,7 @@ func (p *Pod) leases() ipam.Dir { return ipam.Dir{DataDir: p.conf.IPAM.DataDir, 
 
 // Remove takes the attachment away, for DEL. It needs neither the namespace nor prevResult nor the ranges, and goes on
 // after an error: whatever can go goes. It returns the host end as it was; the zero Link if there was none. Ours is false
-// if the reference may have made the attachment.
+// if the reference may have made the attachment: see [Pod.RemoveReference].
 func (p *Pod) Remove(ctx context.Context) (was link.Link, ours bool, err error) {
 	was, ours, device := p.removeDevice(ctx)
 	var lease error
@@ -242,10 +242,21 @@ func (p *Pod) Remove(ctx context.Context) (was link.Link, ours bool, err error) 
 	if !p.HostLocal() && p.IPAM != nil {
 		err = errors.Join(err, Forget(ctx, p.Node, p.Network, p.Owner()))
 	}
-	if !ours {
-		err = errors.Join(err, p.removeReference(ctx, p.Attachment(), addrs(p.PrevIPs())))
-	}
 	return was, ours, err
+}
+
+// RemoveAll is [Pod.Remove] and [Pod.RemoveReference], for plugins that keep nothing else on the node.
+func (p *Pod) RemoveAll(ctx context.Context) error {
+	_, ours, err := p.Remove(ctx)
+	if !ours {
+		err = errors.Join(err, p.RemoveReference(ctx))
+	}
+	return err
+}
+
+// RemoveReference removes, for DEL, what the reference keeps on the node for an attachment that it made, beside the device.
+func (p *Pod) RemoveReference(ctx context.Context) error {
+	return p.removeReference(ctx, p.Attachment(), addrs(p.PrevIPs()))
 }
 
 // removeDevice removes our pair, which its name tells, or the one that the reference made, which the pod's namespace
@@ -291,11 +302,15 @@ func (p *Pod) referenceEnd(ctx context.Context, pod *netns.NS) (link.Link, bool,
 	return end, ok && err == nil, gone(err)
 }
 
-// Collect takes away every attachment of the network that the runtime no longer has, for GC: devices first, then their
-// SNAT, then their addresses. It goes on after an error.
-func (p *Pod) Collect(ctx context.Context) error {
+// Collect takes away every attachment of the network that the runtime no longer has, for GC: devices first, then more, then
+// their SNAT, then their addresses. It goes on after an error.
+func (p *Pod) Collect(ctx context.Context, more ...func(context.Context) error) error {
 	devices := veth.Retain(ctx, p.Node, p.Network, p.Aliases()...)
-	errs := []error{devices, p.collectReference(ctx), p.collectMasq(ctx)}
+	errs := []error{devices}
+	for _, f := range more {
+		errs = append(errs, f(ctx))
+	}
+	errs = append(errs, p.collectReference(ctx), p.collectMasq(ctx))
 	if p.IPAM != nil && devices == nil {
 		errs = append(errs, p.IPAM.GC(ctx, p.Request))
 	}

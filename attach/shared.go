@@ -44,7 +44,7 @@ func (p *Pod) WarnShared(ctx context.Context, where string, ips []cni.IP, same f
 				continue
 			}
 			if l, err := link.Get(ctx, p.Node, link.HostName(other, o.ContainerID, o.IfName)); err == nil && (same == nil || same(l)) {
-				p.Warn(`netconf: key "ipam": networks %q and %q hand out the same addresses on %s, such as %s: give each a range of its own, or a bridge of its own`, p.Network, other, where, a)
+				p.Warn(`netconf: key "ipam": networks %q and %q hand out the same addresses on %s, such as %s: give each a range of its own`, p.Network, other, where, a)
 				break
 			}
 		}

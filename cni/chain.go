@@ -27,14 +27,14 @@ type Chain struct {
 var _ Plugin = Chain{}
 
 // Add is Apply, on the result of the plugins before.
-func (c Chain) Add(ctx context.Context, r *Request) (*Result, error) {
+func (c Chain) Add(ctx context.Context, r *Request) (_ *Result, err error) {
 	if err := r.NeedPrev(); err != nil {
 		return nil, err
 	}
-	if err := do(ctx, c.Apply, r); err != nil {
-		return nil, undo.Back(ctx, err, func(ctx context.Context) error { return do(ctx, c.Revoke, r) })
-	}
-	return r.Prev, nil
+	var u undo.Stack
+	defer u.OnError(ctx, &err)
+	u.Push(func(ctx context.Context) error { return do(ctx, c.Revoke, r) })
+	return r.Prev, do(ctx, c.Apply, r)
 }
 
 // Del is Revoke.

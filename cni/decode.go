@@ -35,8 +35,8 @@ func (r *Request) DecodeLeast(v any) error {
 	if err := lazyjson.Unmarshal(r.Config, &keys); err != nil {
 		return decodeError(err)
 	}
-	for key, value := range keys {
-		one, err := lazyjson.Marshal(lazyjson.Object{key: value})
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		one, err := lazyjson.Marshal(lazyjson.Object{key: keys[key]})
 		if err == nil {
 			_ = json.Unmarshal(one, v)
 		}

@@ -54,9 +54,12 @@ func validType(typ string) bool {
 
 // HandDown completes the configuration of a delegate that the netconf states as an object, such as the value of a key
 // "delegate": it gets what every delegate gets of the netconf around it, which are the name, the version, the prevResult,
-// what the runtime passes in args, runtimeConfig and cni.dev/ keys, and dns where it states none itself. [Request.With]
+// what the runtime passes in args, runtimeConfig and cni.dev/ keys, and dns where it states none itself; a version of its own does not count. [Request.With]
 // makes the request of it.
 func (r *Request) HandDown(delegate map[string]json.RawMessage) error {
+	if delegate == nil {
+		return Errorf(ErrConfig, `netconf: key "delegate" is missing; want an object with the "type" of a plugin`)
+	}
 	var outer map[string]json.RawMessage
 	if err := lazyjson.Unmarshal(r.Config, &outer); err != nil {
 		return decodeError(err)

@@ -34,7 +34,7 @@ func newOverlaps(ranges []netip.Prefix) overlaps {
 	}
 	inOrder := make([]numbered, len(ranges))
 	v4, v6 := 0, len(ranges)
-	for n, r := range ranges { // each family in its inOrder: most lists are sorted then
+	for n, r := range ranges { // each family in its order: most lists are sorted then
 		if r.Addr().Is4() {
 			inOrder[v4] = numbered{r, int32(n)}
 			v4++

@@ -1,5 +1,5 @@
 // Program chained is a complete chained plugin of public packages alone: it keeps frames with another source address than the
-// pod's from entering the bridge that the plugin before it in the conflist put the pod on.
+// pod's from entering the bridge that an earlier plugin put the pod on.
 package main
 
 import (
@@ -13,12 +13,11 @@ import (
 	"github.com/cniblocks/cniblocks/spoof"
 )
 
-func main() {
-	cni.Main(cni.Chain{Apply: on(spoof.Allow), Verify: on(spoof.Check), Revoke: revoke, Retain: retain}, nil)
-}
+var plugin = cni.Chain{Apply: on(spoof.Allow), Verify: on(spoof.Check), Revoke: revoke, Retain: retain}
 
-// on calls a verb of package spoof with the port of the pod, which the result of the plugin before tells: the interface on
-// the node before the pod's.
+func main() { cni.Main(plugin, nil) }
+
+// on calls a verb of package spoof with the port of the pod: in the result of the plugin before it is the interface before.
 func on(verb func(context.Context, *netns.NS, spoof.Port) error) func(context.Context, *cni.Request) error {
 	return func(ctx context.Context, r *cni.Request) error {
 		i := slices.IndexFunc(r.Prev.Interfaces, func(l cni.Interface) bool { return l.Name == r.IfName && l.Sandbox != "" })
@@ -37,11 +36,11 @@ func on(verb func(context.Context, *netns.NS, spoof.Port) error) func(context.Co
 
 func node(f func(*netns.NS) error) error {
 	ns, err := netns.Current()
-	if err != nil {
-		return err
+	if err == nil {
+		defer ns.Close()
+		err = f(ns)
 	}
-	defer ns.Close()
-	return f(ns)
+	return err
 }
 
 // revoke needs no prevResult: what we made bears the alias of its owner.
@@ -52,9 +51,9 @@ func revoke(ctx context.Context, r *cni.Request) error {
 }
 
 func retain(ctx context.Context, r *cni.Request) error {
-	var keep []string
-	for _, a := range r.Valid {
-		keep = append(keep, link.Alias(r.Network, a.ContainerID, a.IfName))
+	keep := make([]string, len(r.Valid))
+	for i, a := range r.Valid {
+		keep[i] = link.Alias(r.Network, a.ContainerID, a.IfName)
 	}
 	return node(func(ns *netns.NS) error { return spoof.Retain(ctx, ns, link.AliasPrefix(r.Network), keep) })
 }

@@ -28,7 +28,7 @@ func TestItGuardsThePortsOfTheBridgePluginAndLeavesNothing(t *testing.T) {
 	const second = `{"cniVersion": "1.1.0", "name": "net", "type": "chained"}`
 	run := func(q cnitest.Request) cnitest.Answer {
 		t.Helper()
-		p := cni.Plugin(cni.Chain{Apply: on(spoof.Allow), Verify: on(spoof.Check), Revoke: revoke, Retain: retain})
+		p := cni.Plugin(plugin)
 		if q.Config == first {
 			p = bridge.Plugin{}
 		}

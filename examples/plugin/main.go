@@ -11,7 +11,6 @@ import (
 	"github.com/cniblocks/cniblocks/attach"
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/inet"
-	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/plugins/hostlocal"
 	"github.com/cniblocks/cniblocks/route"
 )
@@ -63,12 +62,8 @@ func (routed) Add(ctx context.Context, r *cni.Request) (res *cni.Result, err err
 		}
 		gateways, node, pod := wanted(res.IPs)
 		res.Routes = nil
-		var changes []link.Change
-		for i, gw := range gateways {
-			changes = append(changes, addr.Add(pair.Host.Index, gw), route.Add(pair.Host.Index, node[i]))
-		}
 		_, err = p.Configure(ctx, pair.Pod.Index, attach.Setup{IPs: res.IPs, Routes: pod})
-		return errors.Join(err, link.Apply(ctx, p.Node, changes...), route.Forward(ctx, p.Node, attach.Families(res.IPs)...),
+		return errors.Join(err, p.ConfigureHost(ctx, pair.Host, gateways, node), route.Forward(ctx, p.Node, attach.Families(res.IPs)...),
 			p.Masquerade(ctx, res.IPs), p.Carrier(ctx, pair.Host, 0))
 	})
 	return res, err
@@ -87,7 +82,7 @@ func (routed) Check(ctx context.Context, r *cni.Request) error {
 }
 
 func (routed) Del(ctx context.Context, r *cni.Request) error {
-	return with(r, func(p *attach.Pod) error { _, _, err := p.Remove(ctx); return err })
+	return with(r, func(p *attach.Pod) error { return p.RemoveAll(ctx) })
 }
 
 func (routed) Status(ctx context.Context, r *cni.Request) error {

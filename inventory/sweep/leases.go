@@ -83,7 +83,7 @@ func (s *sweeper) owners(d inventory.LeaseDir) (removed, left []ipam.Owner) {
 }
 
 // unknownPorts are host ends without our mark that could be an attachment of the network: their pod was not found, and
-// they are on a bridge that the network uses.
+// they are on a bridge that the network uses, or on none, as pods of the network are.
 func (s *sweeper) unknownPorts() (names []string) {
 	bridges := map[string]bool{}
 	for _, b := range s.Found.Bridges {
@@ -97,7 +97,7 @@ func (s *sweeper) unknownPorts() (names []string) {
 		}
 	}
 	for _, a := range s.Found.Attachments {
-		if a.Owner != inventory.Ours && a.Pod == nil && a.Bridge != "" && bridges[a.Bridge] {
+		if a.Owner != inventory.Ours && a.Pod == nil && bridges[a.Bridge] {
 			names = append(names, a.HostEnd)
 		}
 	}

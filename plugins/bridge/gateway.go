@@ -66,7 +66,7 @@ func (j *job) ensureGateways(ctx context.Context, br bridge.State, port int, res
 	j.gateways.Port = port
 	var err error
 	if j.added, err = j.gateways.Ensure(ctx, j.ForceAddress, want...); err != nil {
-		return j.withoutIPv6(config(err))
+		return j.WithoutIPv6(j.gateways.Name, config(err))
 	}
 	if len(j.added) > 0 && !br.Ours {
 		if err := bridge.PinMAC(ctx, j.Node, br); err != nil {
@@ -79,15 +79,6 @@ func (j *job) ensureGateways(ctx context.Context, br bridge.State, port int, res
 		}
 	}
 	return route.Forward(ctx, j.Node, families...)
-}
-
-// withoutIPv6 names the parameter by which IPv6 is switched off on the device of the gateways.
-func (j *job) withoutIPv6(err error) error {
-	key := "net/ipv6/conf/" + j.gateways.Name + "/disable_ipv6"
-	if v, e := sysctl.Get(j.Node, key); e != nil || v != "1" {
-		return err
-	}
-	return cni.Errorf(cni.ErrConfig, "IPv6 is switched off on %s: set sysctl %s to 0, or remove the IPv6 range: %w", j.gateways.Name, key, err)
 }
 
 // withdraw takes back the gateways that this ADD added and no other pod uses.

@@ -210,9 +210,12 @@ func (p Plugin) Del(ctx context.Context, r *cni.Request) error {
 		return err
 	}
 	defer j.Close()
-	was, _, err := j.Remove(ctx)
+	was, ours, err := j.Remove(ctx)
 	if err = errors.Join(err, spoof.Revoke(ctx, j.Node, j.Host)); err == nil {
 		err = j.retireGateways(ctx, was.Master, true)
+	}
+	if !ours {
+		err = errors.Join(err, j.RemoveReference(ctx))
 	}
 	return err
 }
@@ -290,5 +293,8 @@ func (p Plugin) GC(ctx context.Context, r *cni.Request) error {
 		return err
 	}
 	defer j.Close()
-	return errors.Join(j.Collect(ctx), spoof.Retain(ctx, j.Node, link.AliasPrefix(r.Network), j.Aliases()), j.retireGateways(ctx, 0, false))
+	guards := func(ctx context.Context) error {
+		return spoof.Retain(ctx, j.Node, link.AliasPrefix(r.Network), j.Aliases())
+	}
+	return errors.Join(j.Collect(ctx, guards), j.retireGateways(ctx, 0, false))
 }

@@ -100,6 +100,8 @@ func (c *conf) render(r *cni.Request, env *flannel.SubnetEnv) (lazyjson.Object, 
 		errs = append(errs, d.Fill("mtu", env.MTU), d.Fill("ipMasq", !env.IPMasq))
 		if kind == bridge {
 			errs = append(errs, d.Fill("isGateway", true))
+		}
+		if kind == bridge || kind == "ptp" {
 			if string(d["ipMasq"]) == "false" { // what there is under the network's name is the node agent's
 				errs = append(errs, d.Fill("ipMasqElsewhere", true))
 			} else { // pods see each other's own addresses

@@ -42,8 +42,11 @@ func (p Plugin) begin(r *cni.Request) (*attach.Pod, error) {
 		return nil, err
 	}
 	pod.SetDelete(p.Remove)
-	pod.Gateway = attach.Gateway{Why: `"ptp" makes the node the gateway`, Wire: "the node"}
-	pod.Reference.Made = func(_ context.Context, l link.Link) (bool, error) { return l.Master == 0, nil }
+	pod.Gateway.Why = `"ptp" makes the node the gateway`
+	pod.Reference.Made = func(ctx context.Context, l link.Link) (bool, error) { // the host end bears the gateway
+		have, err := addr.List(ctx, pod.Node, l.Name)
+		return l.Master == 0 && slices.ContainsFunc(have, netip.Prefix.IsSingleIP), err
+	}
 	return pod, nil
 }
 
@@ -86,14 +89,7 @@ func (p Plugin) Add(ctx context.Context, r *cni.Request) (_ *cni.Result, err err
 		return nil, err
 	}
 	gateways, node, in := wire(res.IPs)
-	var changes []link.Change
-	for _, gw := range gateways {
-		changes = append(changes, addr.Add(pair.Host.Index, gw))
-	}
-	for _, n := range node {
-		changes = append(changes, route.Add(pair.Host.Index, n))
-	}
-	if err := link.Apply(ctx, pod.Node, changes...); err != nil {
+	if err := pod.ConfigureHost(ctx, pair.Host, gateways, node); err != nil {
 		return nil, err
 	}
 	setup := attach.Setup{MAC: pod.ChooseMAC(res.IPs, false), IPs: res.IPs, Routes: append(in, attach.Routes(res.Routes, res.IPs)...), Alone: true}
@@ -133,7 +129,7 @@ func (p Plugin) Check(ctx context.Context, r *cni.Request) error {
 
 // Del takes the attachment away. It needs neither the namespace nor prevResult nor the ranges.
 func (p Plugin) Del(ctx context.Context, r *cni.Request) error {
-	return p.with(r, func(pod *attach.Pod) error { _, _, err := pod.Remove(ctx); return err })
+	return p.with(r, func(pod *attach.Pod) error { return pod.RemoveAll(ctx) })
 }
 
 // GC takes away every attachment of this network that the runtime no longer has.

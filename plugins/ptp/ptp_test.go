@@ -214,6 +214,46 @@ func TestAnADDThatFailsLeavesNothing(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
+func TestOfNextHopsTheGatewayAloneIsOnTheWire(t *testing.T) {
+	t.Parallel()
+	w := newLab(t)
+	before := nstest.Dump(w.node)
+	routes := func(list string) string {
+		return strings.Replace(w.conf(), `[{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]`, list, 1)
+	}
+	a := w.call(cni.ADD, "a", nstest.New(t), routes(`[{"dst": "192.0.2.0/24", "gw": "10.7.0.9"}]`))
+	require.Equal(t, 1, a.Status)
+	require.Contains(t, string(a.Out), `"code":7`)
+	require.Contains(t, string(a.Out), "the route to 192.0.2.0/24 leads to 10.7.0.9, and only the gateway is on the wire")
+	require.Equal(t, marks(before), marks(nstest.Dump(w.node)))
+	pod, _, check := w.add("b", routes(`[{"dst": "192.0.2.0/24", "gw": "10.7.0.1"}, {"dst": "10.7.0.0/24"}, {"dst": "fd00:7::/64"}, {"dst": "::/0"}]`))
+	reach(t, pod, netip.MustParseAddr("2001:db8::2"))
+	a = w.call(cni.CHECK, "b", pod, w.conf(), check...)
+	require.Zero(t, a.Status, "%s", a.Out)
+}
+
+func TestIPv6ThatIsSwitchedOffIsNamed(t *testing.T) {
+	t.Parallel()
+	w := newLab(t)
+	nstest.Sysctl(t, w.node, "net/ipv6/conf/default/disable_ipv6", "1")
+	before := nstest.Dump(w.node)
+	a := w.call(cni.ADD, "a", nstest.New(t), w.conf())
+	require.Equal(t, 1, a.Status)
+	require.Regexp(t, `IPv6 is switched off on veth.*: set sysctl net/ipv6/conf/veth.*/disable_ipv6 to 0`, string(a.Out))
+	require.Equal(t, marks(before), marks(nstest.Dump(w.node)))
+}
+
+func TestAnInterfaceOfAnotherPluginStays(t *testing.T) {
+	t.Parallel()
+	w := newLab(t)
+	pod := nstest.New(t)
+	nstest.Link(t, nstest.End{NS: w.node, Name: "cali0"}, nstest.End{NS: pod, Name: "eth0"})
+	require.Equal(t, 1, w.call(cni.ADD, "a", pod, w.conf()).Status)
+	require.Zero(t, w.call(cni.DEL, "a", pod, w.conf()).Status)
+	_, err := nstest.Netlink(t, w.node).LinkByName("cali0")
+	require.NoError(t, err)
+}
+
 func TestTwoNetworksWithTheSameAddressesAreNamed(t *testing.T) {
 	t.Parallel()
 	nstest.Need(t, nstest.NFT)

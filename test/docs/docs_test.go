@@ -64,7 +64,7 @@ CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_NETNS=/run/netns/blue CNI_IFNAME=eth0 CNI
 		as: `echo '{"cniVersion":"1.0.0","name":"demo2","type":"ptp",
        "ipam":{"type":"host-local","subnet":"10.89.0.0/24","routes":[{"dst":"0.0.0.0/0"}]}}' |
 CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_NETNS=/run/netns/green CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin /opt/cni/bin/ptp`, want: []string{`"gateway": ?"10\.89\.0\.1"`}},
-	{page: "docs/plugins/ptp.md", text: "ip -d addr show group default", want: []string{`alias cniblocks/demo2/c1/eth0`, `inet 10\.89\.0\.1/32`}},
+	{page: "docs/plugins/ptp.md", text: "ip -d addr show type veth", want: []string{`alias cniblocks/demo2/c1/eth0`, `inet 10\.89\.0\.1/32`}},
 	{page: "docs/plugins/ptp.md", text: "ip netns exec blue ip route", as: "ip netns exec green ip route", want: []string{`default via 10\.89\.0\.1`, `10\.89\.0\.0/24 via 10\.89\.0\.1`}},
 	{page: "docs/plugins/ptp.md", text: "cniblocks show", want: []string{`c1 eth0  10\.89\.0\.2/24; leased`}},
 	{page: "docs/names.md", text: "ip link show type veth", want: []string{`alias cniblocks/pods/c1/eth0`, `alias cniblocks/demo/c1/eth0`}},

@@ -1,4 +1,4 @@
-// Package order sorts short lists. [slices.SortFunc] is compiled anew for each type, 20 kB each time.
+// Package order sorts lists in programs that have to be small. [slices.SortFunc] is compiled anew for each type, 20 kB each time.
 package order
 
 import (
