@@ -58,6 +58,7 @@ var (
 var suites = []suite{
 	{plugin: "loopback", pkg: "plugins/main/loopback"},
 	{plugin: "host-local", pkg: "plugins/ipam/host-local"},
+	{plugin: "ptp", pkg: "plugins/main/ptp", needs: []string{"host-local"}},
 	{plugin: "bridge", pkg: "plugins/main/bridge", needs: []string{"host-local"}, differs: []difference{
 		{"bridge Operations configures mac spoof-check (no mac spoofing)", all, names},
 		{`bridge Operations configures a bridge and ipMasq rules with ipMasqBackend ""`, multiple, names},
