@@ -38,6 +38,10 @@ func (m Masq) Validate() error {
 	return nil
 }
 
+// Masquerades reports whether a plugin of ours of that name masquerades for its network by [Conf], so that whoever delegates to
+// it has to say whose the rule is.
+func Masquerades(plugin string) bool { return plugin == "bridge" || plugin == "ptp" }
+
 // Rule is the masquerading of a network. The zero value is that of one without.
 type Rule struct {
 	ns      *netns.NS
@@ -137,7 +141,7 @@ func Shrink(ctx context.Context, r *cni.Request, ns *netns.NS, rule Rule, p masq
 	}
 	owners := make([]string, len(r.Valid))
 	for i, a := range r.Valid {
-		owners[i] = owner(a)
+		owners[i] = Owner(a)
 	}
 	return rule.Retain(ctx, p, owners)
 }

@@ -28,6 +28,7 @@ import (
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/undo"
+	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/ipam"
 	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
@@ -129,9 +130,10 @@ func (p *Pod) Close() {
 }
 
 // Owner names the attachment among those of its network.
-func (p *Pod) Owner() string { return owner(p.Attachment()) }
+func (p *Pod) Owner() string { return Owner(p.Attachment()) }
 
-func owner(a cni.Attachment) string { return a.ContainerID + "/" + a.IfName }
+// Owner names an attachment among those of its network: the owner of addresses in its SNAT.
+func Owner(a cni.Attachment) string { return a.ContainerID + "/" + a.IfName }
 
 // SetDelete has f remove interfaces of the node, by their index, in place of [veth.DeleteIndex]: it returns when the name and
 // the addresses are free. Nil changes nothing.
@@ -173,14 +175,7 @@ func (p *Pod) detach(ctx context.Context) error {
 	if err == nil && l.Kind == "veth" { // the name is a pair's: whatever else bears it is not the attachment
 		err = p.delete(ctx, p.Node, l.Index)
 	}
-	return gone(err)
-}
-
-func gone(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
+	return rtnl.Except(err, fs.ErrNotExist)
 }
 
 // Addresses has the IPAM plugin give addresses to the interface of an index in res, adds them, the routes and the DNS to
@@ -264,10 +259,10 @@ func (p *Pod) RemoveReference(ctx context.Context) error {
 func (p *Pod) removeDevice(ctx context.Context) (was link.Link, ours bool, err error) {
 	l, err := link.Get(ctx, p.Node, p.Host)
 	if err == nil {
-		return l, true, gone(p.delete(ctx, p.Node, l.Index))
+		return l, true, rtnl.Except(p.delete(ctx, p.Node, l.Index), fs.ErrNotExist)
 	}
 	if !errors.Is(err, fs.ErrNotExist) || p.NetNS == "" {
-		return link.Link{}, false, gone(err)
+		return link.Link{}, false, rtnl.Except(err, fs.ErrNotExist)
 	}
 	pod, err := netns.Open(p.NetNS)
 	if err != nil {
@@ -281,7 +276,7 @@ func (p *Pod) removeDevice(ctx context.Context) (was link.Link, ours bool, err e
 	if err != nil || !ok {
 		return link.Link{}, false, err
 	}
-	return end, false, gone(p.delete(ctx, p.Node, end.Index))
+	return end, false, rtnl.Except(p.delete(ctx, p.Node, end.Index), fs.ErrNotExist)
 }
 
 // referenceEnd finds the host end of the pod's interface if it bears no alias of ours and is what the reference makes: an
@@ -292,14 +287,14 @@ func (p *Pod) referenceEnd(ctx context.Context, pod *netns.NS) (link.Link, bool,
 	}
 	in, err := link.Get(ctx, pod, p.IfName)
 	if err != nil || in.Kind != "veth" {
-		return link.Link{}, false, gone(err)
+		return link.Link{}, false, rtnl.Except(err, fs.ErrNotExist)
 	}
 	end, err := link.At(ctx, p.Node, in.Lower)
 	if err != nil || end.Kind != "veth" || end.Lower != in.Index || end.Alias != "" {
-		return link.Link{}, false, gone(err)
+		return link.Link{}, false, rtnl.Except(err, fs.ErrNotExist)
 	}
 	ok, err := p.Reference.Made(ctx, end)
-	return end, ok && err == nil, gone(err)
+	return end, ok && err == nil, rtnl.Except(err, fs.ErrNotExist)
 }
 
 // Collect takes away every attachment of the network that the runtime no longer has, for GC: devices first, then more, then

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/cniblocks/cniblocks/attach"
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
 	"github.com/cniblocks/cniblocks/peer/flannel"
@@ -101,7 +102,7 @@ func (c *conf) render(r *cni.Request, env *flannel.SubnetEnv) (lazyjson.Object, 
 		if kind == bridge {
 			errs = append(errs, d.Fill("isGateway", true))
 		}
-		if kind == bridge || kind == "ptp" {
+		if attach.Masquerades(kind) {
 			if string(d["ipMasq"]) == "false" { // what there is under the network's name is the node agent's
 				errs = append(errs, d.Fill("ipMasqElsewhere", true))
 			} else { // pods see each other's own addresses

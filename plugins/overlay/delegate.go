@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/netip"
 
+	"github.com/cniblocks/cniblocks/attach"
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/lazyjson"
@@ -14,10 +15,7 @@ import (
 // delegateConf is the configuration of the delegate: what it states itself, what every delegate is handed down, and what
 // follows from the overlay where it states nothing. Without a view, for DEL, nothing follows.
 func (c *conf) delegateConf(r *cni.Request, v *view, mtu int) (json.RawMessage, error) {
-	var outer, d lazyjson.Object
-	if err := lazyjson.Unmarshal(r.Config, &outer); err != nil {
-		return nil, err
-	}
+	var d lazyjson.Object
 	if err := lazyjson.Unmarshal(c.Delegate, &d); err != nil {
 		return nil, cni.Errorf(cni.ErrConfig, `netconf: key "delegate": %w`, err)
 	}
@@ -31,8 +29,14 @@ func (c *conf) delegateConf(r *cni.Request, v *view, mtu int) (json.RawMessage, 
 	var err error
 	kind = r.Kind(kind)
 	if carries(kind) {
-		if c.least && d["ipMasq"] == nil && outer["ipMasq"] != nil { // it was not read
-			d["ipMasq"] = outer["ipMasq"]
+		if c.least { // its own ipMasq was not read
+			var outer lazyjson.Object
+			if err := lazyjson.Unmarshal(r.Config, &outer); err != nil {
+				return nil, err
+			}
+			if d["ipMasq"] == nil && outer["ipMasq"] != nil {
+				d["ipMasq"] = outer["ipMasq"]
+			}
 		}
 		err = c.fillCarrier(r, d, v, mtu)
 	} else {
@@ -79,7 +83,7 @@ func (c *conf) fillLast(r *cni.Request, d lazyjson.Object, kind string, v *view,
 	if err := d.Put("ipMasq", false); err != nil {
 		return err
 	}
-	if kind == "bridge" || kind == "ptp" {
+	if attach.Masquerades(kind) {
 		if err := d.Put("ipMasqElsewhere", true); err != nil { // else its GC takes the rule for what is left of a former ipMasq
 			return err
 		}

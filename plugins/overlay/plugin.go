@@ -334,8 +334,6 @@ func (j *job) openSNAT(ctx context.Context) (attach.Rule, error) {
 	return rule, err
 }
 
-func (j *job) owner() string { return j.ContainerID + "/" + j.IfName }
-
 // policy masquerades this machine's ranges, without the node's own addresses in them, for destinations outside of the
 // network; an address that a delegate's own IPAM gave from elsewhere is added by itself.
 func (j *job) policy(ips []cni.IP) masq.Policy {
@@ -344,7 +342,7 @@ func (j *job) policy(ips []cni.IP) masq.Policy {
 		a := ip.Address.Addr()
 		if !has(j.view.self.Pods, a.Is4()) || !within(j.view.self.Pods, a) {
 			if j.IPMasq.Has(a.Is4()) {
-				p.Pods = append(p.Pods, masq.Pod{Owner: j.owner(), Addr: a})
+				p.Pods = append(p.Pods, masq.Pod{Owner: attach.Owner(j.Attachment()), Addr: a})
 			}
 		}
 	}
@@ -365,7 +363,7 @@ func (j *job) forget(ctx context.Context) error {
 	if !j.IPMasq.Any() || carries(j.Kind(j.delegateType())) || !j.delegateHasIPAM() {
 		return nil
 	}
-	return attach.Forget(ctx, j.host, j.Network, j.owner())
+	return attach.Forget(ctx, j.host, j.Network, attach.Owner(j.Attachment()))
 }
 
 // shrinkSNAT takes away what no attachment needs any more. As long as there are some, the rule of the network stays

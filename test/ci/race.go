@@ -25,25 +25,17 @@ func (s *suite) raced(ctx context.Context, packages []string) (with, without []s
 		return nil, packages, nil
 	}
 	const format = `{{.ImportPath}}|{{.Dir}}|{{range .GoFiles}} {{.}}{{end}}|{{range .TestImports}} {{.}}{{end}}{{range .XTestImports}} {{.}}{{end}}`
-	list := func(packages ...string) ([][]string, error) {
-		cmd := exec.CommandContext(ctx, "go", append([]string{"list", "-f", format}, packages...)...)
-		cmd.Stderr = os.Stderr
-		out, err := cmd.Output()
-		if err != nil {
-			return nil, fmt.Errorf("go list: %w", err)
-		}
-		var lines [][]string
-		for line := range strings.Lines(string(out)) {
-			lines = append(lines, strings.Split(strings.TrimSpace(line), "|"))
-		}
-		return lines, nil
-	}
-	all, err := list("work")
+	cmd := exec.CommandContext(ctx, "go", "list", "-f", format, "work")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("go list: %w", err)
 	}
 	var concurrent []string
-	for _, p := range all {
+	tested := map[string][]string{} // what the tests of a package import
+	for line := range strings.Lines(string(out)) {
+		p := strings.Split(strings.TrimSpace(line), "|")
+		tested[p[0]] = strings.Fields(p[3])
 		for _, name := range strings.Fields(p[2]) {
 			b, err := os.ReadFile(filepath.Join(p[1], name))
 			if err != nil {
@@ -54,17 +46,13 @@ func (s *suite) raced(ctx context.Context, packages []string) (with, without []s
 			}
 		}
 	}
-	of, err := list(packages...)
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, p := range of {
-		if slices.Contains(concurrent, p[0]) || slices.ContainsFunc(strings.Fields(p[3]), func(i string) bool {
+	for _, p := range packages {
+		if slices.Contains(concurrent, p) || slices.ContainsFunc(tested[p], func(i string) bool {
 			return slices.Contains(concurrent, i) && !everywhere.MatchString(i)
 		}) {
-			with = append(with, p[0])
+			with = append(with, p)
 		} else {
-			without = append(without, p[0])
+			without = append(without, p)
 		}
 	}
 	return with, without, nil
