@@ -27,7 +27,7 @@ func TestThePluginsLinkNoSecondNetlinkLibraryAndNothingThatTheyDoNotUse(t *testi
 	}
 }
 
-func TestTheExecutableHasAtMostFiveAndAHalfMegabytes(t *testing.T) {
+func TestTheExecutableHasAtMostSixPointNineMegabytes(t *testing.T) {
 	t.Parallel()
 	if runtime.GOARCH != "amd64" {
 		t.Skip("the figure is that of amd64")
@@ -41,5 +41,5 @@ func TestTheExecutableHasAtMostFiveAndAHalfMegabytes(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 	st, err := os.Stat(program)
 	require.NoError(t, err)
-	require.LessOrEqual(t, st.Size(), int64(5_500_000), "'go tool nm -size' of a build without -s tells what takes it; see package order for one way to less")
+	require.LessOrEqual(t, st.Size(), int64(6_900_000), "'go tool nm -size' of a build without -s tells what takes it; see package order for one way to less")
 }

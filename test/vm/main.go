@@ -68,7 +68,7 @@ func host() int {
 	flag.StringVar(&c.kernel, "kernel", os.Getenv("CNIBLOCKS_VM_KERNEL"), "bzImage; default: Debian's, fetched once")
 	flag.StringVar(&c.modules, "modules", os.Getenv("CNIBLOCKS_VM_MODULES"), "its directory of modules, with modules.dep; default: ../lib/modules/VERSION")
 	flag.StringVar(&c.memory, "memory", "1G", "of the guest")
-	flag.IntVar(&c.cpus, "cpus", 2, "of the guest")
+	flag.IntVar(&c.cpus, "cpus", 0, "of the guest; default: 2 with kvm, 1 with tcg, which more of them may kill")
 	flag.DurationVar(&c.limit, "limit", 30*time.Minute, "how long the program may run")
 	flag.Var(&c.write, "w", "directory below which writes reach the host")
 	flag.Var(&c.load, "load", "modules to load first, separated by commas")

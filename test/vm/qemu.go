@@ -216,20 +216,23 @@ func (m *machine) args() []string {
 	// Once in some hours QEMU 7.2 leaves other bits in the flags after cmpxchg16b, and the kernel panics. Where there is no
 	// such instruction it uses others.
 	cpu := "max,cx16=off"
-	accel := m.accel
+	accel, cpus := m.accel, 1
 	if accel == "kvm" {
-		cpu = "host"
+		cpu, cpus = "host", 2
 	} else {
-		accel = "tcg,thread=multi,tb-size=256"
+		accel = "tcg,tb-size=256"
 	}
-	// A kernel that comes to trust the time stamp counters while it boots, or to mistrust them later, on a busy host, rewrites
-	// the code of its clock, which runs at all times on all processors. QEMU may go on with the breakpoint that stands there
-	// meanwhile for longer than the kernel expects it, and the kernel panics in sched_clock_cpu. With tsc=reliable it does not
-	// watch them later; for the boot see persist.
+	if m.cpus > 0 {
+		cpus = m.cpus
+	}
+	// A kernel rewrites its own code: when it comes to trust or to mistrust its clock, when the first rule of a hook, the
+	// first tunnel comes, the last one goes. While it does a breakpoint stands there. Where QEMU emulates several processors
+	// one of them may run into it for longer than the kernel expects it, and the kernel panics, one byte into the
+	// instruction that was replaced. With one processor nobody else runs meanwhile.
 	a := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-machine", "q35,memory-backend=mem,usb=off,smbus=off,sata=off", "-accel", accel, "-cpu", cpu,
-		"-smp", strconv.Itoa(m.cpus), "-m", m.memory,
+		"-smp", strconv.Itoa(cpus), "-m", m.memory,
 		"-object", "memory-backend-memfd,id=mem,share=on,size=" + m.memory,
 		"-kernel", m.kernel.image, "-initrd", m.initrd,
 		"-append", "console=ttyS0 quiet no_timer_check reboot=t panic=-1 mitigations=off random.trust_cpu=on nokaslr audit=0 " +
