@@ -300,7 +300,7 @@ func (p *Pod) referenceEnd(ctx context.Context, pod *netns.NS) (link.Link, bool,
 // Collect takes away every attachment of the network that the runtime no longer has, for GC: devices first, then more, then
 // their SNAT, then their addresses. It goes on after an error.
 func (p *Pod) Collect(ctx context.Context, more ...func(context.Context) error) error {
-	devices := veth.Retain(ctx, p.Node, p.Network, p.Aliases()...)
+	devices := link.Retain(ctx, p.Node, "veth", p.Network, p.Aliases()...)
 	errs := []error{devices}
 	for _, f := range more {
 		errs = append(errs, f(ctx))

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package link reads, changes and removes network interfaces of any kind (ip-link(8)), and carries out changes of links,
-// addresses and routes together, by one system call.
+// Package link reads, changes and removes network interfaces of any kind (ip-link(8)), makes those of one namespace and the
+// sub-interfaces of devices of another, and carries out changes of links, addresses and routes together, by one system call.
 //
 // What this library makes it marks: see [Alias], [Group] and [Proto].
 //
@@ -34,6 +34,7 @@ type Link struct {
 	Master  int      // index of the bridge or VRF that it is a port of; 0 is none
 	Lower   int      // index of the device that it stands on; of a veth that of the other end, in that one's namespace
 	Group   uint32
+	Details Kind // what it is beside its kind's name; nil for kinds that [Create] does not make
 
 	Hairpin, Isolated bool // of a port of a bridge: frames may leave where they came in; none from and to other such ports
 }
@@ -41,7 +42,7 @@ type Link struct {
 func of(l rtnl.Link) Link {
 	return Link{Name: l.Name, Index: l.Index, Kind: l.Kind, MAC: l.MAC, MTU: l.MTU, Alias: l.Alias, Up: l.Up(),
 		Carrier: l.OperState == rtnl.OperUp, Promisc: l.Flags&unix.IFF_PROMISC != 0, Master: l.Master, Lower: l.Peer, Group: l.Group,
-		Hairpin: l.Port.Hairpin, Isolated: l.Port.Isolated}
+		Details: kindOf(l.Device()), Hairpin: l.Port.Hairpin, Isolated: l.Port.Isolated}
 }
 
 // Get finds an interface by its name. None is [io/fs.ErrNotExist].
@@ -95,10 +96,17 @@ func Delete(ctx context.Context, ns *netns.NS, name, kind string) error {
 	if err != nil {
 		return err
 	}
-	if l.Kind != kind {
-		return fmt.Errorf("%s is of kind %q, not %q: it stays", name, l.Kind, kind)
+	if err := isKind(l, kind); err != nil {
+		return err
 	}
 	return c.Do(rtnl.DelLinkIndex(l.Index))
+}
+
+func isKind(l rtnl.Link, kind string) error {
+	if l.Kind != kind {
+		return fmt.Errorf("%s is of kind %q, not %q: it stays", l.Name, l.Kind, kind)
+	}
+	return nil
 }
 
 func open(ctx context.Context, ns *netns.NS) (*rtnl.Conn, error) {

@@ -12,16 +12,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
-	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/sentinel"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
-	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
 )
 
@@ -37,7 +33,7 @@ type End struct {
 // Pair is a veth pair. Host is up from the start, Pod is down until its owner has configured it.
 type Pair struct {
 	Host, Pod End
-	Alias     string // of the host end: whose it is, see [link.Alias]; may be empty
+	Alias     string // of the host end: whose it is, see package link; may be empty
 	Bridge    string // the host end becomes a port of it; may be empty
 	Hairpin   bool   // port of the bridge: frames may leave where they came in
 	Isolated  bool   // port of the bridge: no frames from and to other isolated ports
@@ -69,7 +65,7 @@ func Create(ctx context.Context, p Pair) (Pair, error) {
 }
 
 // CreateOn is [Create] for a caller that knows the index of the bridge, 0 for none, and whose host names nobody else
-// uses, as those of [link.HostName]: it writes the alias even if a link of that name was there.
+// uses, as those of link.HostName: it writes the alias even if a link of that name was there.
 func CreateOn(ctx context.Context, p Pair, master int) (Pair, error) {
 	if err := p.check(); err != nil {
 		return p, err
@@ -211,88 +207,4 @@ func isVeth(l rtnl.Link) error {
 		kind = "network device"
 	}
 	return fmt.Errorf("%s is a %s and no end of a veth pair: it is not removed", l.Name, kind)
-}
-
-// DeleteAll removes the pairs with these host ends, told by their indexes, by one deletion: 200 take little longer than
-// two. Ends that are gone are passed over. If one is a device of another kind nothing is removed.
-func DeleteAll(ctx context.Context, ns *netns.NS, hosts ...Host) error {
-	if err := ctx.Err(); err != nil || len(hosts) == 0 {
-		return err
-	}
-	c, err := rtnl.Open(ns)
-	if err != nil {
-		return err
-	}
-	links, err := c.Links("")
-	if err != nil {
-		return err
-	}
-	chosen := make(map[int]bool, len(hosts))
-	for _, h := range hosts {
-		chosen[h.Index] = true
-	}
-	for _, l := range links {
-		if chosen[l.Index] {
-			if err := isVeth(l); err != nil {
-				return err
-			}
-		}
-	}
-	group := freeGroup(links)
-	var msgs []*rtnl.Msg
-	for _, h := range hosts {
-		msgs = append(msgs, rtnl.SetLink(rtnl.Set{Index: h.Index, Group: group}))
-	}
-	if err := rtnl.Except(c.Do(msgs...), fs.ErrNotExist); err != nil {
-		return err
-	}
-	return rtnl.Except(c.Do(rtnl.DelLinkGroup(group)), fs.ErrNotExist)
-}
-
-// Retain removes the pairs in ns that bear an alias of the network, save those whose alias is among keep, see [link.Alias].
-func Retain(ctx context.Context, ns *netns.NS, network string, keep ...string) error {
-	ends, err := List(ctx, ns, link.AliasPrefix(network))
-	if err != nil {
-		return err
-	}
-	live := make(map[string]bool, len(keep))
-	for _, alias := range keep {
-		live[alias] = true
-	}
-	return DeleteAll(ctx, ns, slices.DeleteFunc(ends, func(e Host) bool { return live[e.Alias] })...)
-}
-
-// freeGroup chooses a link group that no link has.
-func freeGroup(links []rtnl.Link) uint32 {
-	for {
-		group := rand.Uint32() | 1<<30 // far from what people choose
-		if !slices.ContainsFunc(links, func(l rtnl.Link) bool { return l.Group == group }) {
-			return group
-		}
-	}
-}
-
-// Host is a host end that bears one of our aliases.
-type Host struct {
-	Name, Alias string
-	Index       int
-}
-
-// List yields the host ends in ns whose alias begins with prefix.
-func List(_ context.Context, ns *netns.NS, prefix string) ([]Host, error) {
-	c, err := rtnl.Open(ns)
-	if err != nil {
-		return nil, err
-	}
-	links, err := c.Links("veth")
-	if err != nil {
-		return nil, err
-	}
-	var hosts []Host
-	for _, l := range links {
-		if strings.HasPrefix(l.Alias, prefix) {
-			hosts = append(hosts, Host{l.Name, l.Alias, l.Index})
-		}
-	}
-	return hosts, nil
 }

@@ -4,7 +4,6 @@ package veth_test
 
 import (
 	"context"
-	"fmt"
 	"io/fs"
 	"net/netip"
 	"strings"
@@ -255,7 +254,7 @@ func TestOnlyAnEndOfAPairIsEverDeleted(t *testing.T) {
 		says := name + " is a " + kind + " and no end of a veth pair: it is not removed"
 		require.ErrorContains(t, veth.Delete(t.Context(), ns, name), says)
 		require.ErrorContains(t, veth.DeleteIndex(t.Context(), ns, index), says)
-		require.ErrorContains(t, veth.DeleteAll(t.Context(), ns, veth.Host{Index: made.Host.Index}, veth.Host{Index: index}), says)
+		require.ErrorContains(t, link.DeleteAll(t.Context(), ns, "veth", made.Host.Index, index), name+" is of kind")
 	}
 	require.ErrorContains(t, veth.DeleteIndex(t.Context(), ns, 0), "index 0: an index is positive")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -263,29 +262,6 @@ func TestOnlyAnEndOfAPairIsEverDeleted(t *testing.T) {
 	require.ErrorIs(t, veth.Delete(ctx, ns, "host0"), context.Canceled)
 	require.ErrorIs(t, veth.DeleteIndex(ctx, ns, made.Host.Index), context.Canceled)
 	require.Equal(t, before, nstest.Dump(ns))
-}
-
-func TestListFindsTheHostEndsOfANetworkByTheirAlias(t *testing.T) {
-	t.Parallel()
-	host := nstest.New(t)
-	for i, network := range []string{"a", "a", "b", ""} {
-		p := veth.Pair{Host: veth.End{NS: host, Name: fmt.Sprint("host", i)}, Pod: veth.End{NS: nstest.New(t), Name: "eth0"}}
-		if network != "" {
-			p.Alias = link.Alias(network, fmt.Sprint("id", i), "eth0")
-		}
-		_, err := veth.Create(t.Context(), p)
-		require.NoError(t, err)
-	}
-	ends, err := veth.List(t.Context(), host, link.AliasPrefix("a"))
-	require.NoError(t, err)
-	require.Len(t, ends, 2)
-	for i, e := range ends {
-		require.Equal(t, veth.Host{Name: fmt.Sprint("host", i), Alias: fmt.Sprintf("cniblocks/a/id%d/eth0", i), Index: e.Index}, e)
-		require.NotZero(t, e.Index)
-	}
-	all, err := veth.List(t.Context(), host, "")
-	require.NoError(t, err)
-	require.Len(t, all, 4)
 }
 
 func TestCheckFindsThePairOrSaysWhatIsWrong(t *testing.T) {

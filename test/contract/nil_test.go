@@ -122,11 +122,18 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		"overlay.Options": func() error {
 			return second(overlay.New(overlay.Options{NS: ns, Network: "net", Node: self}, overlay.Direct{}))
 		},
-		"route.CheckForward":    func() error { return route.CheckForward(ctx, ns, inet.IPv4) },
-		"route.CheckLink":       func() error { return route.CheckLink(ctx, ns, "eth0", route.Route{Dst: prefix.Masked()}) },
-		"route.CheckLinks":      func() error { return route.CheckLinks(ctx, ns, []string{"eth0"}, route.Route{Dst: prefix.Masked()}) },
-		"link.Apply":            func() error { return link.Apply(ctx, ns, link.Up(1)) },
-		"link.At":               func() error { return second(link.At(ctx, ns, 1)) },
+		"route.CheckForward": func() error { return route.CheckForward(ctx, ns, inet.IPv4) },
+		"route.CheckLink":    func() error { return route.CheckLink(ctx, ns, "eth0", route.Route{Dst: prefix.Masked()}) },
+		"route.CheckLinks":   func() error { return route.CheckLinks(ctx, ns, []string{"eth0"}, route.Route{Dst: prefix.Masked()}) },
+		"link.Apply":         func() error { return link.Apply(ctx, ns, link.Up(1)) },
+		"link.At":            func() error { return second(link.At(ctx, ns, 1)) },
+		"link.Create":        func() error { return second(link.Create(ctx, ns, link.Spec{Name: "i", Kind: link.IFB{}})) },
+		"link.Lower": func() error {
+			return second(link.Create(ctx, good, link.Spec{Name: "m", Kind: link.Macvlan{}, Lower: link.Lower{NS: ns, Index: 1}}))
+		},
+		"link.DeleteAll":        func() error { return link.DeleteAll(ctx, ns, "veth", 5) },
+		"link.Remove":           func() error { return link.Remove(ctx, ns, "h", "veth", "mine") },
+		"link.Retain":           func() error { return link.Retain(ctx, ns, "veth", "net") },
 		"link.Delete":           func() error { return link.Delete(ctx, ns, "h", "veth") },
 		"link.Get":              func() error { return second(link.Get(ctx, ns, "h")) },
 		"link.List":             func() error { return second(link.List(ctx, ns, "")) },
@@ -143,10 +150,7 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		"sysctl.Ensure":         func() error { return sysctl.Ensure(ns, sysctl.Var{Key: "net/ipv4/ip_forward", Value: "1"}) },
 		"sysctl.Get":            func() error { return second(sysctl.Get(ns, "net/ipv4/ip_forward")) },
 		"veth.Delete":           func() error { return veth.Delete(ctx, ns, "h") },
-		"veth.DeleteAll":        func() error { return veth.DeleteAll(ctx, ns, veth.Host{Index: 5}) },
 		"veth.DeleteIndex":      func() error { return veth.DeleteIndex(ctx, ns, 5) },
-		"veth.List":             func() error { return second(veth.List(ctx, ns, "")) },
-		"veth.Retain":           func() error { return veth.Retain(ctx, ns, "net") },
 	}
 	for name, f := range map[string]func(veth.Pair) error{
 		"veth.Check":    func(p veth.Pair) error { return second(veth.Check(ctx, p)) },

@@ -189,6 +189,10 @@ func systemMounts() error {
 			return err
 		}
 	}
+	// As kmod-static-nodes has it: whoever opens it loads the module.
+	if err := unix.Mknod("/dev/net/tun", unix.S_IFCHR|0o666, int(unix.Mkdev(10, 200))); err != nil && !os.IsExist(err) {
+		return err
+	}
 	if err := os.Symlink("/proc/self/fd", "/dev/fd"); err != nil && !os.IsExist(err) {
 		return err
 	}

@@ -75,7 +75,7 @@ func TestAStreamOfMessagesNamesEachThatFails(t *testing.T) {
 			panic("half way")
 		})
 	})
-	require.NoError(t, c.Do(rtnl.GetLink("br0")))
+	require.NoError(t, c.Do(rtnl.GetLink("br0", nil)))
 	again, err := c.RoutesInto(ours, rtnl.RouteFilter{Proto: 117})
 	require.NoError(t, err)
 	require.Len(t, again, n-n/every, "what was in the batch is not sent later")

@@ -63,33 +63,59 @@ type Bridge struct {
 
 // NewBridge makes a bridge and sets it up; a name that is taken is [io/fs.ErrExist].
 func NewBridge(b Bridge) *Msg {
-	m := newLink("bridge", b.Name, b.MAC, b.MTU, func(m *Msg) {
-		if b.VLANFiltering {
-			m.flag(bridgeVLANFiltering, true)
-		}
-	})
-	if b.Group != 0 {
-		m.u32(unix.IFLA_GROUP, b.Group)
-	}
-	return m
+	return NewLink(New{Name: b.Name, Kind: bridge{b.VLANFiltering}, MAC: b.MAC, MTU: b.MTU, Group: b.Group, Up: true})
 }
 
-// newLink makes a device of a kind and sets it up; data adds the kind's own attributes.
-func newLink(kind, name string, mac inet.MAC, mtu int, data func(*Msg)) *Msg {
-	m := newMsg(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add "+kind+" "+name,
-		ifinfo(0, 0, unix.IFF_UP, unix.IFF_UP))
-	m.str(unix.IFLA_IFNAME, name)
-	if mac != (inet.MAC{}) {
-		m.bytes(unix.IFLA_ADDRESS, mac[:])
+type bridge struct{ vlanFiltering bool }
+
+func (bridge) Kind() string { return "bridge" }
+
+func (b bridge) put(m *Msg) {
+	if b.vlanFiltering {
+		m.flag(bridgeVLANFiltering, true)
 	}
-	if mtu != 0 {
-		m.u32(unix.IFLA_MTU, uint32(mtu))
+}
+
+// New is a link to be made. Zero fields are the kernel's choice.
+type New struct {
+	Name   string
+	Kind   Kind
+	MAC    inet.MAC
+	MTU    int
+	Group  uint32
+	Lower  int  // index of the device that it stands on, in the namespace of the socket
+	Master int  // index of its bridge or VRF, in the same
+	Into   int  // descriptor of the namespace that it is made in, if Other
+	Other  bool // it is made in another namespace than the socket's
+	Up     bool
+}
+
+// NewLink makes a link. A name that is taken is [io/fs.ErrExist]; before Linux 6.14 so is one that is taken in the namespace of
+// the socket, in whichever the link is made.
+func NewLink(n New) *Msg {
+	var flags uint32
+	if n.Up {
+		flags = unix.IFF_UP
+	}
+	m := newMsg(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add "+n.Kind.Kind()+" "+n.Name, ifinfo(0, 0, flags, flags))
+	m.str(unix.IFLA_IFNAME, n.Name)
+	if n.MAC != (inet.MAC{}) {
+		m.bytes(unix.IFLA_ADDRESS, n.MAC[:])
+	}
+	for _, a := range [...]struct {
+		typ   uint16
+		value int
+	}{{unix.IFLA_MTU, n.MTU}, {unix.IFLA_GROUP, int(n.Group)}, {unix.IFLA_LINK, n.Lower}, {unix.IFLA_MASTER, n.Master}} {
+		if a.value != 0 {
+			m.u32(a.typ, uint32(a.value))
+		}
+	}
+	if n.Other {
+		m.u32(unix.IFLA_NET_NS_FD, uint32(n.Into))
 	}
 	m.nest(unix.IFLA_LINKINFO, func() {
-		m.str(unix.IFLA_INFO_KIND, kind)
-		if data != nil {
-			m.nest(unix.IFLA_INFO_DATA, func() { data(m) })
-		}
+		m.str(unix.IFLA_INFO_KIND, n.Kind.Kind())
+		m.nest(unix.IFLA_INFO_DATA, func() { n.Kind.put(m) })
 	})
 	return m
 }

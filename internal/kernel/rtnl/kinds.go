@@ -10,19 +10,20 @@ import (
 	"github.com/cniblocks/cniblocks/inet"
 )
 
-// Tunnel is what makes a tunnel device of its kind the one that it is; the implementations in this package are comparable
+// Kind is what makes a link of its kind the one that it is; the implementations in this package are comparable
 // with ==. A zero field is off or the kernel's default, unless its comment says otherwise.
-type Tunnel interface {
+type Kind interface {
 	Kind() string // as in ip-link(8)
 	put(m *Msg)
 }
 
+// Tunnel is the Kind of a device that carries packets to other nodes.
+type Tunnel Kind
+
 // NewTunnel makes a tunnel device, down. A name that is taken is [io/fs.ErrExist], as is a device of the same
 // parameters under another name; some kinds say EBUSY or EADDRINUSE to the latter. mac and mtu may be zero.
 func NewTunnel(name string, mac inet.MAC, mtu int, t Tunnel) *Msg {
-	m := newLink(t.Kind(), name, mac, mtu, t.put)
-	copy(m.b[headerLen:], ifinfo(0, 0, 0, 0))
-	return m
+	return NewLink(New{Name: name, Kind: t, MAC: mac, MTU: mtu})
 }
 
 // NoLinkLocal keeps a link from giving itself an IPv6 address when it is set up (ip-link(8), addrgenmode none).
@@ -39,7 +40,7 @@ func NoLinkLocal(name string) *Msg {
 	return m
 }
 
-// Tunnel decodes the data of a link of one of the kinds of this package; nil for others.
+// Tunnel decodes the data of a tunnel device; nil for links of other kinds.
 func (l Link) Tunnel() Tunnel {
 	data := []byte(l.Data)
 	switch l.Kind {

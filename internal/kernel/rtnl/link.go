@@ -51,7 +51,7 @@ func ifinfo(family uint8, link int, flags, change uint32) []byte {
 
 // LinkByName finds an interface. None of that name is [io/fs.ErrNotExist].
 func (c *Conn) LinkByName(name string) (Link, error) {
-	return c.getLink(GetLink(name), name)
+	return c.getLink(GetLink(name, nil), name)
 }
 
 // LinkByIndex finds an interface. None of that index is [io/fs.ErrNotExist].
@@ -61,11 +61,14 @@ func (c *Conn) LinkByIndex(i int) (Link, error) {
 	return c.getLink(m, "")
 }
 
-// GetLink asks for an interface by name.
-func GetLink(name string) *Msg {
+// GetLink asks for an interface by name; got, which may be nil, is called with it. None of that name is [io/fs.ErrNotExist].
+func GetLink(name string, got func(Link)) *Msg {
 	m := newMsg(unix.RTM_GETLINK, 0, "find link "+name, ifinfo(0, 0, 0, 0))
 	m.str(unix.IFLA_IFNAME, name)
 	m.u32(unix.IFLA_EXT_MASK, filterSkipStats)
+	if got != nil {
+		m.reply = func(body []byte) { got(parseLink(body)) }
+	}
 	return m
 }
 
@@ -168,6 +171,7 @@ func parsePort(b []byte) Port {
 type Set struct {
 	Index   int    // the link, by index or
 	Name    string // by name
+	Rename  string // of the link of Index
 	MAC     inet.MAC
 	MTU     int
 	Alias   string
@@ -203,8 +207,8 @@ func SetLink(s Set) *Msg {
 		who = index(s.Index)
 	}
 	m := newMsg(unix.RTM_NEWLINK, 0, "change link "+who, ifinfo(0, s.Index, flags, change))
-	if s.Name != "" {
-		m.str(unix.IFLA_IFNAME, s.Name)
+	if name := s.Name + s.Rename; name != "" {
+		m.str(unix.IFLA_IFNAME, name)
 	}
 	if s.MAC != (inet.MAC{}) {
 		m.bytes(unix.IFLA_ADDRESS, s.MAC[:])

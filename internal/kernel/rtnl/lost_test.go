@@ -24,7 +24,7 @@ func TestAfterADumpWhoseAnswerWasLostTheSocketServesOn(t *testing.T) {
 	buf := c.buf
 	for _, ask := range []func() error{
 		func() error { _, err := c.Links(""); return err },
-		func() error { return c.Do(GetLink("br0")) },
+		func() error { return c.Do(GetLink("br0", nil)) },
 	} {
 		c.buf = make([]byte, 64)
 		require.ErrorContains(t, ask(), "a message is longer than 64 bytes")
@@ -32,6 +32,6 @@ func TestAfterADumpWhoseAnswerWasLostTheSocketServesOn(t *testing.T) {
 		links, err := c.Links("")
 		require.NoError(t, err)
 		require.Len(t, links, n+1)
-		require.NoError(t, c.Do(GetLink("br1")))
+		require.NoError(t, c.Do(GetLink("br1", nil)))
 	}
 }

@@ -192,7 +192,7 @@ func TestTheWayOutIsTheLinkThatIsUpAndOnlyForWhoeverIsHere(t *testing.T) {
 		if src != "" {
 			from = ip(src)
 		}
-		err = c.Do(rtnl.GetLink("lo"), rtnl.WayOut(from, ip(dst), func(l int) { link = l }))
+		err = c.Do(rtnl.GetLink("lo", nil), rtnl.WayOut(from, ip(dst), func(l int) { link = l }))
 		return link, err
 	}
 	leads := func(link int, src, dst string) {

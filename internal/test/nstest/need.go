@@ -31,14 +31,18 @@ const (
 	IP6GRE        Feature = "ip6gre"
 	IP6GRETap     Feature = "ip6gretap"
 	IP6Tnl        Feature = "ip6tnl"
+	IFB           Feature = "ifb"
 	IPIP          Feature = "ipip"
-	IPTables      Feature = "iptables"   // the program, and a nat table that it can list
-	IP6Tables     Feature = "ip6tables"  // the same for IPv6
+	IPTables      Feature = "iptables"  // the program, and a nat table that it can list
+	IP6Tables     Feature = "ip6tables" // the same for IPv6
+	IPVLAN        Feature = "ipvlan"
+	Macvlan       Feature = "macvlan"
 	Netem         Feature = "netem"      // the queueing discipline
 	NFT           Feature = "nft"        // an inet nat chain with a masquerade rule
 	NFTARP        Feature = "nft_arp"    // a filter chain of the arp family
 	NFTBridge     Feature = "nft_bridge" // a filter chain of the bridge family
 	SIT           Feature = "sit"
+	Tun           Feature = "tun" // by /dev/net/tun
 	VLAN          Feature = "vlan"
 	VLANFiltering Feature = "vlan_filtering" // of bridges
 	VRF           Feature = "vrf"
@@ -92,6 +96,12 @@ func probe(f Feature) error {
 	}
 	defer ns.Close()
 	switch f {
+	case Tun:
+		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err == nil {
+			err = unix.Close(fd)
+		}
+		return err
 	case VLANFiltering:
 		return probeVLANFiltering(ns)
 	case Netem:
@@ -121,6 +131,9 @@ func probeLink(ns *netns.NS, kind string) error {
 	defer h.Close()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "probe"
+	if kind == string(IPVLAN) {
+		attrs.ParentIndex = 1 // else the package asks nobody; no kernel makes one on the loopback
+	}
 	err = h.LinkAdd(&netlink.GenericLink{LinkAttrs: attrs, LinkType: kind})
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return fmt.Errorf("link of kind %q: %w", kind, err)
