@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"sync"
 )
@@ -20,7 +21,6 @@ type guests struct {
 	running sync.WaitGroup
 
 	mu    sync.Mutex
-	boots int
 	lanes []*lane
 	err   error // of the last boot that failed as a whole
 }
@@ -31,37 +31,35 @@ func (s *suite) newGuests(ctx context.Context) *guests {
 	return &guests{suite: s, ctx: ctx, program: program, slots: make(chan struct{}, 2)}
 }
 
-// take runs the tests that wait for the virtual machine, of a package that has ended in another lane: one boot for the
-// whole ones, one for subtests. It does not wait for them.
+// take runs the tests that wait for the virtual machine, of a package that has ended in another lane, in one boot. It does
+// not wait for them.
 func (g *guests) take(l *lane, pkg string) {
-	for _, w := range wantVM(l, pkg) {
-		g.running.Go(func() {
-			g.slots <- struct{}{}
-			defer func() { <-g.slots }()
-			done, err := g.boot(w)
-			g.mu.Lock()
-			defer g.mu.Unlock()
-			if err != nil {
-				g.err = err
-			} else {
-				g.lanes = append(g.lanes, done)
-			}
-		})
+	tests := wantVM(l, pkg)
+	if tests == "" {
+		return
 	}
+	g.running.Go(func() {
+		g.slots <- struct{}{}
+		defer func() { <-g.slots }()
+		done, err := g.boot(pkg, tests)
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if err != nil {
+			g.err = err
+		} else {
+			g.lanes = append(g.lanes, done)
+		}
+	})
 }
 
-// boot runs tests that are static, and without the race detector: emulation is slow enough.
-func (g *guests) boot(w selection) (*lane, error) {
+// boot runs tests that are static, and without the race detector: emulation is slow enough. One waits while another works.
+func (g *guests) boot(pkg, tests string) (*lane, error) {
 	program, err := g.program()
 	if err != nil {
 		return nil, err
 	}
-	g.mu.Lock()
-	g.boots++
-	name := fmt.Sprint("vm-", g.boots)
-	g.mu.Unlock()
-	return g.suite.lane(g.ctx, name, []string{"CGO_ENABLED=0"},
-		[]string{"-timeout=30m", "-exec=" + program, "-run=" + w.run, w.pkg}, func(*lane, string) {})
+	return g.suite.lane(g.ctx, "vm-"+path.Base(path.Dir(pkg))+"-"+path.Base(pkg), []string{"CGO_ENABLED=0"},
+		[]string{"-parallel=2", "-exec=" + program, "-run=" + tests, pkg}, func(*lane, string) {})
 }
 
 // wait returns what all boots did.

@@ -1,8 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,8 +13,7 @@ import (
 // kubetest is the package by which tests get the programs of Kubernetes.
 const kubetest = "/internal/test/kubetest"
 
-// split parts the packages whose tests need the programs of Kubernetes from the others. Building those takes minutes, in
-// which the other tests can run.
+// split parts the packages whose tests need the programs of Kubernetes from the others, which run beside them.
 func (s *suite) split(ctx context.Context) (others, kube []string, err error) {
 	const format = `{{.ImportPath}}{{range .TestImports}} {{.}}{{end}}{{range .XTestImports}} {{.}}{{end}}`
 	cmd := exec.CommandContext(ctx, "go", append([]string{"list", "-f", format}, s.packages...)...)
@@ -28,7 +27,7 @@ func (s *suite) split(ctx context.Context) (others, kube []string, err error) {
 }
 
 // lengthy are the ends of the import paths of packages that take minutes, here or in the virtual machine.
-var lengthy = []string{"/test/crash", "/test/agent", "/overlay", "/test/soak", "/peer/etcd"}
+var lengthy = []string{"/overlay", "/test/agent", "/cmd/cniblocks", "/test/crash", "/plugins/bridge", "/test/soak", "/peer/etcd"}
 
 // parted reads lines of a package and what its tests import. The lengthy ones of the others come first, so that none of them
 // runs alone in the end.
@@ -51,18 +50,38 @@ func parted(list string) (others, kube []string) {
 	return slices.Concat(first, others), kube
 }
 
-// buildKube begins to build the programs of Kubernetes, where they are not there yet, behind the tests. wait returns when
-// they are.
-func (s *suite) buildKube(ctx context.Context) (wait func() error) {
-	cmd := exec.CommandContext(ctx, "nice", "go", "run", "./test/kube/build")
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	err := cmd.Start()
-	return func() error {
-		if err == nil {
-			err = cmd.Wait()
-		}
-		fmt.Print(out.String())
-		return err
+// errKube says that the programs of Kubernetes are not there.
+var errKube = errors.New("no programs of Kubernetes")
+
+// beside tests packages that need the programs of Kubernetes beside the others, one after the other, as soon as these
+// programs are there; clusters mostly wait. The result of wait is nil if there are no such packages.
+func (s *suite) beside(ctx context.Context, packages []string, ended func(l *lane, pkg string)) (wait func() (*lane, error)) {
+	if len(packages) == 0 {
+		return func() (*lane, error) { return nil, nil }
 	}
+	var l *lane
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err = buildKube(ctx); err != nil {
+			return
+		}
+		args := []string{"-p=1"}
+		if s.race {
+			args = append(args, "-race")
+		}
+		l, err = s.lane(ctx, "kube", nil, append(args, packages...), ended)
+	}()
+	return func() (*lane, error) { <-done; return l, err }
+}
+
+// buildKube builds the programs of Kubernetes, where they are not there yet.
+func buildKube(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, "nice", "go", "run", "./test/kube/build").CombinedOutput()
+	fmt.Print(string(out))
+	if err != nil {
+		return fmt.Errorf("%w: %w", errKube, err)
+	}
+	return nil
 }

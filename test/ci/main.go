@@ -76,7 +76,6 @@ func (s *suite) run(ctx context.Context) (report, error) {
 	}
 	before := pinned()
 
-	args := []string{"-timeout=30m"}
 	others, kube, err := s.split(ctx)
 	if err != nil {
 		return report{}, err
@@ -85,39 +84,35 @@ func (s *suite) run(ctx context.Context) (report, error) {
 	if err != nil {
 		return report{}, err
 	}
-	built := func() error { return nil }
-	if len(kube) > 0 {
-		built = s.buildKube(ctx)
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	vms := s.newGuests(ctx)
-	defer func() { _, _ = vms.wait() }()
-	defer cancel()
+	clusters := s.beside(ctx, kube, vms.take)
+	defer func() {
+		cancel()
+		_, _ = clusters()
+		_, _ = vms.wait()
+	}()
 	var lanes []*lane
 	var missing, problems []string
+	// The first of these has most of what the virtual machine is to run. The second builds what it needs as well.
 	for _, part := range []struct {
-		name           string
-		args, packages []string
-	}{{"here", args, without}, {"race", append(args, "-race"), with}} {
+		name                string
+		env, args, packages []string
+	}{{"race", nil, []string{"-race"}, with}, {"here", []string{"CGO_ENABLED=0"}, nil, without}} {
 		if len(part.packages) == 0 {
 			continue
 		}
-		l, err := s.lane(ctx, part.name, nil, slices.Concat(part.args, part.packages), vms.take)
+		l, err := s.lane(ctx, part.name, part.env, append(part.args, part.packages...), vms.take)
 		if err != nil {
 			return report{}, err
 		}
 		lanes = append(lanes, l)
 	}
-	if err := built(); err != nil {
+	if l, err := clusters(); errors.Is(err, errKube) {
 		missing, problems = s.cannot(missing, problems, "needs the programs of Kubernetes", err)
-	} else if len(kube) > 0 {
-		if s.race {
-			args = append(args, "-race")
-		}
-		l, err := s.lane(ctx, "kube", nil, slices.Concat(args, kube), vms.take)
-		if err != nil {
-			return report{}, err
-		}
+	} else if err != nil {
+		return report{}, err
+	} else if l != nil {
 		lanes = append(lanes, l)
 	}
 	if os.Geteuid() != 0 {
@@ -153,7 +148,7 @@ func (s *suite) cannot(missing, problems []string, words string, err error) ([]s
 // lane runs go test, and says which package has ended.
 func (s *suite) lane(ctx context.Context, name string, env, args []string, ended func(l *lane, pkg string)) (*lane, error) {
 	l := newLane("lane " + name)
-	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json", "-count=1"}, args...)...)
+	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json", "-count=1", "-timeout=30m"}, args...)...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stderr = os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }

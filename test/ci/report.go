@@ -91,50 +91,21 @@ func slowest(lanes []*lane) (all []slow) {
 	return all[:min(10, len(all))]
 }
 
-// selection is what the virtual machine is to run of a package: a pattern for -run.
-type selection struct{ pkg, run string }
-
-// wantVM selects the tests of a package that wait for the virtual machine, and as little besides them as patterns allow:
-// emulation is slow. Whole tests and subtests are two selections.
-func wantVM(l *lane, pkg string) (all []selection) {
-	var whole, nested []string
+// wantVM is a pattern for -run that selects those tests of a package that wait for the virtual machine, down to the
+// second level; empty if there are none.
+func wantVM(l *lane, pkg string) string {
+	var all []string
 	for _, key := range l.tests(pkg) {
-		r := l.results[key]
-		if r.outcome != skipped || !strings.Contains(r.reason(), inVM) {
+		if r := l.results[key]; r.outcome != skipped || !strings.Contains(r.reason(), inVM) {
 			continue
 		}
-		if strings.Contains(key.test, "/") {
-			nested = append(nested, key.test)
-		} else {
-			whole = append(whole, key.test)
+		var levels []string
+		for _, name := range strings.SplitN(key.test, "/", 3) {
+			levels = append(levels, "^"+regexp.QuoteMeta(name)+"$")
 		}
+		all = append(all, strings.Join(levels[:min(2, len(levels))], "/"))
 	}
-	for _, tests := range [][]string{whole, nested} {
-		if len(tests) > 0 {
-			all = append(all, selection{pkg, pattern(tests)})
-		}
-	}
-	return all
-}
-
-// pattern selects tests by their full names, down to the second level: for each level it has one list of names.
-func pattern(tests []string) string {
-	var levels [2][]string
-	for _, t := range tests {
-		for i, name := range strings.SplitN(t, "/", 3) {
-			if i < len(levels) {
-				levels[i] = append(levels[i], regexp.QuoteMeta(name))
-			}
-		}
-	}
-	var parts []string
-	for _, names := range levels {
-		if len(names) > 0 {
-			slices.Sort(names)
-			parts = append(parts, "^("+strings.Join(slices.Compact(names), "|")+")$")
-		}
-	}
-	return strings.Join(parts, "/")
+	return strings.Join(slices.Compact(all), "|")
 }
 
 // merge counts each test once: failed if it failed in any lane, else passed if it passed in one. missing are the words
