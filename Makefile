@@ -121,7 +121,7 @@ crash: ## every system call of every verb killed or failed, for half an hour; wr
 	$(GO) test -count=1 -v -timeout 6h -parallel 4 ./test/crash -all -table $(CURDIR)/docs/reliability-crash.md $(ARGS)
 
 # What runs in the virtual machine runs the plugins as they are built here: there it takes a minute to build them.
-IN_VM = CGO_ENABLED=0 CNIBLOCKS_PLUGINS=$(CURDIR)/bin $(GO) test -count=1 -v -timeout 2h -exec "$(CURDIR)/out/vm -limit 2h -w $(CURDIR)/docs"
+IN_VM = CGO_ENABLED=0 CNIBLOCKS_PLUGINS=$(CURDIR)/bin CNIBLOCKS_COMMAND=$(CURDIR)/bin/cniblocks $(GO) test -count=1 -v -timeout 2h -exec "$(CURDIR)/out/vm -limit 2h -w $(CURDIR)/docs"
 
 .PHONY: vm
 vm:

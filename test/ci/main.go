@@ -19,6 +19,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/cniblocks/cniblocks/internal/test/binaries"
 )
 
 const (
@@ -76,6 +78,11 @@ func (s *suite) run(ctx context.Context) (report, error) {
 	}
 	before := pinned()
 
+	// Built once, and not by every package and in the virtual machine.
+	defer binaries.Remove()
+	if err := binaries.Export(); err != nil {
+		return report{}, err
+	}
 	others, kube, err := s.split(ctx)
 	if err != nil {
 		return report{}, err

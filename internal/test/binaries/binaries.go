@@ -2,6 +2,7 @@
 package binaries
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,9 +14,12 @@ import (
 
 const module = "github.com/cniblocks/cniblocks"
 
-// PluginsEnv names a directory with the plugins as make build leaves them, for where building them takes too long: under
-// emulation.
-const PluginsEnv = "CNIBLOCKS_PLUGINS"
+// The environment names what is built already: a directory with the plugins, and the program cniblocks, both as make build
+// leaves them. Each package that needs them takes seconds to build them, and minutes under emulation.
+const (
+	PluginsEnv = "CNIBLOCKS_PLUGINS"
+	CommandEnv = "CNIBLOCKS_COMMAND"
+)
 
 var build = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "cniblocks-bin-")
@@ -81,8 +85,13 @@ func Build() (dir string, err error) {
 	return dir, err
 }
 
-// Command returns the path of the program cniblocks, built once in a process. [Remove] is to be called at its end.
+// Command returns the path of the program cniblocks, built once in a process, or what [CommandEnv] says. [Remove] is to be
+// called at its end.
 func Command() (path string, err error) {
+	if path := os.Getenv(CommandEnv); path != "" {
+		_, err := os.Stat(path)
+		return path, err
+	}
 	mu.Lock()
 	defer mu.Unlock()
 	path, err = command()
@@ -90,6 +99,19 @@ func Command() (path string, err error) {
 		made = append(made, filepath.Dir(path))
 	}
 	return path, err
+}
+
+// Export builds both and has the environment name them, for the processes that this one starts.
+func Export() error {
+	dir, err := Build()
+	if err != nil {
+		return err
+	}
+	path, err := Command()
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.Setenv(PluginsEnv, dir), os.Setenv(CommandEnv, path))
 }
 
 // Remove removes what Build and Command made.
