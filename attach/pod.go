@@ -285,12 +285,8 @@ func (p *Pod) referenceEnd(ctx context.Context, pod *netns.NS) (link.Link, bool,
 	if p.Reference.Made == nil {
 		return link.Link{}, false, nil
 	}
-	in, err := link.Get(ctx, pod, p.IfName)
-	if err != nil || in.Kind != "veth" {
-		return link.Link{}, false, rtnl.Except(err, fs.ErrNotExist)
-	}
-	end, err := link.At(ctx, p.Node, in.Lower)
-	if err != nil || end.Kind != "veth" || end.Lower != in.Index || end.Alias != "" {
+	end, err := veth.HostEnd(ctx, p.Node, pod, p.IfName)
+	if err != nil || end.Alias != "" {
 		return link.Link{}, false, rtnl.Except(err, fs.ErrNotExist)
 	}
 	ok, err := p.Reference.Made(ctx, end)
@@ -313,9 +309,12 @@ func (p *Pod) Collect(ctx context.Context, more ...func(context.Context) error) 
 }
 
 // Aliases are those of the attachments that the runtime still has.
-func (p *Pod) Aliases() (keep []string) {
-	for _, a := range p.Valid {
-		keep = append(keep, link.Alias(p.Network, a.ContainerID, a.IfName))
+func (p *Pod) Aliases() []string { return Aliases(p.Request) }
+
+// Aliases are those of the attachments that the runtime still has.
+func Aliases(r *cni.Request) (keep []string) {
+	for _, a := range r.Valid {
+		keep = append(keep, link.Alias(r.Network, a.ContainerID, a.IfName))
 	}
 	return keep
 }

@@ -14,6 +14,8 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+
+	"github.com/cniblocks/cniblocks/shape"
 )
 
 // Owner says who made an object.
@@ -43,6 +45,7 @@ type Node struct {
 	Forward     []Forward    `json:"forward"`
 	Guards      []Guard      `json:"guards"`
 	Hidden      []Hidden     `json:"hidden"`
+	Rates       []Rate       `json:"rates"`
 	GuardTable  bool         `json:"guardTable,omitempty"` // the table of our guards is there, with or without entries
 	Leases      []Lease      `json:"leases"`
 	LeaseDirs   []LeaseDir   `json:"leaseDirs"`
@@ -189,6 +192,15 @@ type Guard struct {
 	Entry   string `json:"entry"` // the MAC that is allowed, or the chain of the reference
 }
 
+// Rate is the limits of a device, or a device of kind ifb that no other one leads to any more.
+type Rate struct {
+	Owner   Owner  `json:"owner"`
+	Network string `json:"network,omitempty"`
+	Device  string `json:"device,omitempty"` // the host end
+	Helper  string `json:"helper,omitempty"` // the device of kind ifb
+	shape.Limits
+}
+
 // Hidden is a gateway outside of its subnet, for which the node answers by ARP on its device alone. It is ours.
 type Hidden struct {
 	Addr   netip.Addr `json:"addr"`
@@ -279,6 +291,9 @@ func (n *Node) OurNetworks() []string {
 	}
 	for _, g := range n.Guards {
 		names[g.Network] = g.Owner == Ours || names[g.Network]
+	}
+	for _, r := range n.Rates {
+		names[r.Network] = r.Owner == Ours || names[r.Network]
 	}
 	for _, d := range n.State {
 		names[d.Network] = d.Here || names[d.Network]

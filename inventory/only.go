@@ -26,6 +26,7 @@ func (n *Node) Only(network string) *Node {
 	o.SNAT = keep(n.SNAT, func(s SNAT) bool { return s.Network == network })
 	o.Forward = keep(n.Forward, func(f Forward) bool { return f.Network == network })
 	o.Guards = keep(n.Guards, func(g Guard) bool { return g.Network == network })
+	o.Rates = keep(n.Rates, func(r Rate) bool { return r.Network == network })
 	o.Hidden = keep(n.Hidden, func(h Hidden) bool {
 		return slices.ContainsFunc(o.Bridges, func(b Bridge) bool { return b.Name == h.Device }) ||
 			slices.ContainsFunc(o.Devices, func(d Device) bool { return d.Name == h.Device })
@@ -108,6 +109,9 @@ func (n *Node) only(w wanted) *Node {
 	o.Forward = keep(n.Forward, func(f Forward) bool { return networks[f.Network] })
 	o.Guards = keep(n.Guards, func(g Guard) bool {
 		return slices.ContainsFunc(o.Attachments, func(a Attachment) bool { return a.HostEnd == g.HostEnd })
+	})
+	o.Rates = keep(n.Rates, func(r Rate) bool {
+		return slices.ContainsFunc(o.Attachments, func(a Attachment) bool { return a.HostEnd == r.Device })
 	})
 	o.LeaseDirs = keep(n.LeaseDirs, func(d LeaseDir) bool { return networks[d.Network] })
 	o.State = keep(n.State, func(d StateDir) bool { return networks[d.Network] })

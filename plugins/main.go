@@ -17,6 +17,7 @@ import (
 	"github.com/cniblocks/cniblocks/internal/base/wait"
 	"github.com/cniblocks/cniblocks/internal/kernel/reap"
 	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/plugins/bandwidth"
 	"github.com/cniblocks/cniblocks/plugins/bridge"
 	"github.com/cniblocks/cniblocks/plugins/flannel"
 	"github.com/cniblocks/cniblocks/plugins/hostlocal"
@@ -27,6 +28,7 @@ import (
 
 func plugins(remove func(context.Context, *netns.NS, int) error) cni.Delegates {
 	return cni.Delegates{
+		"bandwidth":  bandwidth.Plugin,
 		"bridge":     bridge.Plugin{Remove: remove},
 		"flannel":    flannel.Plugin{},
 		"host-gw":    overlay.Plugin{},
@@ -65,6 +67,9 @@ func main() {
 // help is what a plugin does, a configuration to try it with, and where more is said of it.
 func help(name string) (what, conf, more string) {
 	switch name {
+	case "bandwidth":
+		return "limits the rates at which a container sends and receives, behind the plugin that attaches it", `"type":"bandwidth",
+         "ingressRate":10000000,"ingressBurst":4294967295,"prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"HOST END"}]}`, "docs/plugins/bandwidth.md"
 	case "flannel":
 		return "attaches a container to this node's range of a flannel network, by a delegate", `"type":"flannel","subnetFile":"/run/flannel/subnet.env",
          "delegate":{"bridge":"demo0","isDefaultGateway":true}`, "docs/plugins/flannel.md"

@@ -3,12 +3,17 @@
 package veth
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/cniblocks/cniblocks/inet"
+	"github.com/cniblocks/cniblocks/internal/base/sentinel"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
+	"github.com/cniblocks/cniblocks/link"
+	"github.com/cniblocks/cniblocks/netns"
 )
 
 // Check finds the pair by the names of its ends and returns it with the zero fields filled in. It fails if an end is not
@@ -33,6 +38,25 @@ func Check(_ context.Context, p Pair) (Pair, error) {
 		p.Alias = host.Alias
 	}
 	return p, errors.Join(errs...)
+}
+
+// HostEnd finds the end in ns of the pair whose other one is the interface of that name in pod. An interface of another kind, or
+// one whose other end is elsewhere, is [io/fs.ErrNotExist], as is none.
+func HostEnd(ctx context.Context, ns, pod *netns.NS, name string) (link.Link, error) {
+	in, err := link.Get(ctx, pod, name)
+	if err = cmp.Or(ns.Check(), err); err != nil {
+		return link.Link{}, err
+	}
+	if in.Kind == "veth" {
+		end, err := link.At(ctx, ns, in.Lower)
+		if err == nil && end.Kind == in.Kind && end.Lower == in.Index {
+			return end, nil
+		}
+		if rtnl.Except(err, fs.ErrNotExist) != nil {
+			return link.Link{}, err
+		}
+	}
+	return link.Link{}, sentinel.Errorf(fs.ErrNotExist, "interface %s of the container, of kind %q, has no veth peer on the node", name, in.Kind)
 }
 
 // look fills in the zero fields of an end, and says in what it differs. A link without an index was not found.

@@ -22,6 +22,11 @@ func drawNetwork(root *item, n view, name string) {
 		}
 	}
 	drawGuards(at, n, name)
+	for _, r := range n.Rates {
+		if r.Network == name && r.Device == "" {
+			at.addf("%s %s: limits the rate of a pod that is gone", r.Helper, tag(r.Owner, ""))
+		}
+	}
 	for _, d := range n.LeaseDirs {
 		if d.Network == name {
 			drawLeases(at, n, d)

@@ -238,6 +238,11 @@ func status(n view, a inventory.Attachment) string {
 		}
 		parts = append(parts, "here "+words(own))
 	}
+	for _, r := range n.Rates {
+		if r.Device == a.HostEnd {
+			parts = append(parts, "receives "+r.Out.String()+", sends "+r.In.String())
+		}
+	}
 	if !a.Up || !a.Pod.Up {
 		parts = append(parts, "DOWN")
 	}

@@ -29,6 +29,9 @@ func (a Attachment) comment() string {
 	return sha(a.Network, 16) + "-" + sha(a.IfName+":"+a.ContainerID, 16) + ","
 }
 
+// IFB is the name of the device that the reference's bandwidth plugin makes for what a pod sends.
+func (a Attachment) IFB() string { return "bwp" + sha(a.Network+a.ContainerID, 12) }
+
 func sha(s string, digits int) string {
 	sum := sha512.Sum512([]byte(s))
 	return hex.EncodeToString(sum[:])[:digits]

@@ -11,6 +11,7 @@ import (
 	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/inventory"
 	"github.com/cniblocks/cniblocks/link"
+	"github.com/cniblocks/cniblocks/shape"
 	"github.com/cniblocks/cniblocks/spoof"
 )
 
@@ -34,6 +35,21 @@ func (s *sweeper) guards() {
 	if len(order) == 0 && s.Found.GuardTable && s.only() {
 		s.add(Step{Network: s.Network, Kind: "spoof guards", Name: "table bridge " + mark.Word, Note: "without entries",
 			do: func(ctx context.Context) error { return spoof.Retain(ctx, s.NS, link.AliasPrefix(s.Network), nil) }})
+	}
+}
+
+// rates removes the devices that limit what pods send. What limits what they receive goes with the host ends.
+func (s *sweeper) rates() {
+	for _, r := range s.Found.Rates {
+		if r.Owner != inventory.Ours || r.Helper == "" || !s.wants(r.Network) {
+			continue
+		}
+		note := "of " + r.Device
+		if r.Device == "" {
+			note = "of a pod that is gone"
+		}
+		s.add(Step{Network: r.Network, Kind: "rate limit", Name: r.Helper, Note: note,
+			do: func(ctx context.Context) error { return shape.Retain(ctx, s.NS, link.AliasPrefix(r.Network), nil) }})
 	}
 }
 

@@ -75,6 +75,7 @@ func Make(o Options) (Plan, error) {
 	s := &sweeper{Options: o, c: c, gone: map[int]bool{}}
 	s.attachments()
 	s.guards()
+	s.rates()
 	s.devices()
 	s.bridges()
 	if err := s.addrs(); err != nil {

@@ -35,6 +35,7 @@ import (
 	"github.com/cniblocks/cniblocks/overlay"
 	"github.com/cniblocks/cniblocks/peer"
 	"github.com/cniblocks/cniblocks/route"
+	"github.com/cniblocks/cniblocks/shape"
 	"github.com/cniblocks/cniblocks/spoof"
 	"github.com/cniblocks/cniblocks/sysctl"
 	"github.com/cniblocks/cniblocks/veth"
@@ -51,6 +52,7 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		pod    = masq.Pod{Owner: "o", Addr: prefix.Addr()}
 		policy = masq.Policy{Network: "net", Sources: ranges, Pods: []masq.Pod{pod}}
 		fwd    = forward.Passage{NS: ns}
+		shaped = shape.Device{Name: "p", Owner: "o"}
 		port   = spoof.Port{Name: "p", MAC: [6]byte{2}, Owner: "o"}
 		gws    = bridge.Gateways{NS: ns, Index: 1, Name: "br0"}
 		table  = route.Table{NS: ns}
@@ -60,6 +62,7 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 	require.NoError(t, node.Write(good, file, node.File{Self: self, Network: peer.Network{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}}))
 	all := map[string]func() error{
 		"attach.OpenRule": func() error { return second(attach.OpenRule(ctx, ns, "", policy)) },
+		"attach.HostEnd":  func() error { return second(attach.HostEnd(ctx, &cni.Request{}, ns, good)) },
 		"attach.Forget":   func() error { return attach.Forget(ctx, ns, "net", "o") },
 		"attach.Shrink":   func() error { return attach.Shrink(ctx, &cni.Request{Network: "net"}, ns, attach.Rule{}, policy) },
 		"attach.Pod": func() error {
@@ -141,6 +144,12 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		"route.Table.Check":     func() error { return table.Check(ctx, slices.Values([]route.Route{})) },
 		"route.Table.List":      func() error { return second(table.List(ctx)) },
 		"route.Table.Reconcile": func() error { return table.Reconcile(ctx, slices.Values([]route.Route{})) },
+		"shape.Check":           func() error { return shape.Check(ctx, ns, shaped, shape.Limits{}) },
+		"shape.Ensure":          func() error { return second(shape.Ensure(ctx, ns, shaped, shape.Limits{})) },
+		"shape.Get":             func() error { return second(shape.Get(ctx, ns, "p")) },
+		"shape.List":            func() error { return second(shape.List(ctx, ns)) },
+		"shape.Retain":          func() error { return shape.Retain(ctx, ns, "net/", nil) },
+		"shape.Revoke":          func() error { return shape.Revoke(ctx, ns, shaped) },
 		"spoof.Allow":           func() error { return spoof.Allow(ctx, ns, port) },
 		"spoof.Check":           func() error { return spoof.Check(ctx, ns, port) },
 		"spoof.List":            func() error { return second(spoof.List(ctx, ns)) },
@@ -149,6 +158,7 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		"spoof.Revoke":          func() error { return spoof.Revoke(ctx, ns, "p") },
 		"sysctl.Ensure":         func() error { return sysctl.Ensure(ns, sysctl.Var{Key: "net/ipv4/ip_forward", Value: "1"}) },
 		"sysctl.Get":            func() error { return second(sysctl.Get(ns, "net/ipv4/ip_forward")) },
+		"veth.HostEnd":          func() error { return second(veth.HostEnd(ctx, ns, good, "lo")) },
 		"veth.Delete":           func() error { return veth.Delete(ctx, ns, "h") },
 		"veth.DeleteIndex":      func() error { return veth.DeleteIndex(ctx, ns, 5) },
 	}

@@ -46,7 +46,7 @@ const (
 
 // oneMachine is a reader with one machine.
 var oneMachine = []step{
-	{page: "README.md", text: "make build && make install", want: []string{`(?m)^installed in /opt/cni/bin: bridge flannel host-gw host-local loopback overlay ptp$`}},
+	{page: "README.md", text: "make build && make install", want: []string{`(?m)^installed in /opt/cni/bin: bandwidth bridge flannel host-gw host-local loopback overlay ptp$`}},
 	{page: "README.md", text: "install -D -m 644 examples/conflists/dual-stack.conflist " + conflist, then: (*world).attachAsREADME},
 	{page: "README.md", text: "cniblocks show", want: []string{`uplink eth0: 192\.0\.2\.11/24`, `bridge cni0 \[ours\]: made for network pods`, `\[ours\]  c1 eth0  10\.22\.0\.2/16, fd00:10:22::2/64; leased`}},
 	{page: "docs/stability.md", text: "cniblocks version", want: []string{`(?m)^CNI 0\.1\.0 to 1\.1\.0$`}},
@@ -67,6 +67,9 @@ CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_NETNS=/run/netns/green CNI_IFNAME=eth0 CN
 	{page: "docs/plugins/ptp.md", text: "ip -d addr show type veth", want: []string{`alias cniblocks/demo2/c1/eth0`, `inet 10\.89\.0\.1/32`}},
 	{page: "docs/plugins/ptp.md", text: "ip netns exec blue ip route", as: "ip netns exec green ip route", want: []string{`default via 10\.89\.0\.1`, `10\.89\.0\.0/24 via 10\.89\.0\.1`}},
 	{page: "docs/plugins/ptp.md", text: "cniblocks show", want: []string{`c1 eth0  10\.89\.0\.2/24; leased`}},
+	{page: "docs/plugins/bandwidth.md", text: "tc qdisc show | grep tbf", prep: limitPod, want: []string{`qdisc tbf 1: dev veth`, `qdisc tbf 1: dev bwp`}},
+	{page: "docs/plugins/bandwidth.md", text: "ip -d link show type ifb", want: []string{`alias cniblocks/demo2/c1/eth0`}},
+	{page: "docs/plugins/bandwidth.md", text: "cniblocks show", want: []string{`receives 10 Mbit/s, sends 5 Mbit/s`}},
 	{page: "docs/names.md", text: "ip link show type veth", want: []string{`alias cniblocks/pods/c1/eth0`, `alias cniblocks/demo/c1/eth0`}},
 	{page: "docs/names.md", text: "ip link show group 117", want: []string{`cni0`, `demo0`}},
 	{page: "README.md", text: "cniblocks cleanup --network pods", want: []string{`(?m)^removed  pod interface .* eth0 of container c1$`, `(?m)^removed  bridge +cni0$`, `(?m)^removed  leases .*/pods`}},
@@ -123,6 +126,12 @@ X`},
 	{page: "docs/sources/file.md", text: "cniblocks env pods --mtu 1450", prep: stopAgent + "; rm -r /run/cniblocks; cniblocks overlay up --conf " + conflist, want: []string{`FLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n$`}},
 	{page: "docs/data-path.md", text: "ping -c 3 -M do -s 1472 192.0.2.12", want: []string{`3 received`}},
 }
+
+// limitPod chains the bandwidth plugin behind the pod of the page of ptp.
+const limitPod = `END=$(ip -o link show type veth | grep demo2 | sed -n 's/^[0-9]*: \(veth[^@]*\)@.*/\1/p' | head -1)
+echo '{"cniVersion":"1.0.0","name":"demo2","type":"bandwidth","ingressRate":10000000,"ingressBurst":400000,"egressRate":5000000,"egressBurst":400000,
+"prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"'$END'"},{"name":"eth0","sandbox":"/run/netns/green"}]}}' |
+CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_NETNS=/run/netns/green CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin /opt/cni/bin/bandwidth`
 
 func TestEveryCommandOfThePagesIsRunOrListed(t *testing.T) {
 	t.Parallel()

@@ -48,17 +48,27 @@ const (
 	names     = "names of firewall objects"
 	linkLocal = "a bridge gets its link-local address with its first carrier, not before"
 	mustFail  = "it wants a DEL to fail"
+	tinyBurst = "a burst of a few bytes, which lets no packet pass, is refused"
 )
 
 var (
 	all      = []string{"0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"}
-	multiple = all[2:] // those whose results have several addresses
+	multiple = all[2:]  // those whose results have several addresses
+	chained  = all[2:6] // those that the reference tries its chained plugins in
 )
 
 var suites = []suite{
 	{plugin: "loopback", pkg: "plugins/main/loopback"},
 	{plugin: "host-local", pkg: "plugins/ipam/host-local"},
 	{plugin: "ptp", pkg: "plugins/main/ptp", needs: []string{"host-local"}},
+	{plugin: "bandwidth", pkg: "plugins/meta/bandwidth", needs: []string{"host-local", "ptp"}, differs: []difference{
+		{"bandwidth test cmdADD works with a Veth pair", chained, tinyBurst},
+		{"bandwidth test cmdADD does not apply ingress when disabled", chained, tinyBurst},
+		{"bandwidth test cmdADD does not apply egress when disabled", chained, tinyBurst},
+		{"bandwidth test cmdADD works with a Veth pair using runtime config", chained, tinyBurst},
+		{"bandwidth test cmdDEL works with a Veth pair using 0.3.0 config", chained, tinyBurst},
+		{"bandwidth test Getting the host interface which plugin should work on from veth peer of container interface should work with multiple host veth interfaces", chained, tinyBurst},
+	}},
 	{plugin: "bridge", pkg: "plugins/main/bridge", needs: []string{"host-local"}, differs: []difference{
 		{"bridge Operations configures mac spoof-check (no mac spoofing)", all, names},
 		{`bridge Operations configures a bridge and ipMasq rules with ipMasqBackend ""`, multiple, names},

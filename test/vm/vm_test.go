@@ -113,7 +113,7 @@ func TestInTheOtherKernel(t *testing.T) {
 	for _, f := range []nstest.Feature{
 		nstest.GRE, nstest.GRETap, nstest.IP6GRE, nstest.IP6GRETap, nstest.IPIP, nstest.SIT, nstest.IP6Tnl, nstest.Geneve,
 		nstest.WireGuard, nstest.VXLAN, nstest.Bridge, nstest.VLAN, nstest.VLANFiltering, nstest.Dummy, nstest.Netem,
-		nstest.NFT, nstest.NFTBridge, nstest.IPTables, nstest.IP6Tables, nstest.VRF,
+		nstest.NFT, nstest.NFTBridge, nstest.IPTables, nstest.IP6Tables, nstest.VRF, nstest.Shaping,
 	} {
 		require.True(t, nstest.Has(f), "%s", f)
 	}

@@ -42,7 +42,8 @@ const (
 	NFTARP        Feature = "nft_arp"    // a filter chain of the arp family
 	NFTBridge     Feature = "nft_bridge" // a filter chain of the bridge family
 	SIT           Feature = "sit"
-	Tun           Feature = "tun" // by /dev/net/tun
+	Shaping       Feature = "shaping" // ifb, and the queueing disciplines tbf and ingress
+	Tun           Feature = "tun"     // by /dev/net/tun
 	VLAN          Feature = "vlan"
 	VLANFiltering Feature = "vlan_filtering" // of bridges
 	VRF           Feature = "vrf"
@@ -105,7 +106,19 @@ func probe(f Feature) error {
 	case VLANFiltering:
 		return probeVLANFiltering(ns)
 	case Netem:
-		return probeNetem(ns)
+		return probeQdiscs(ns, func(a netlink.QdiscAttrs) netlink.Qdisc {
+			return netlink.NewNetem(a, netlink.NetemQdiscAttrs{Latency: 1})
+		})
+	case Shaping:
+		if err := probeLink(ns, "ifb"); err != nil {
+			return err
+		}
+		return probeQdiscs(ns, func(a netlink.QdiscAttrs) netlink.Qdisc {
+			return &netlink.Tbf{QdiscAttrs: a, Rate: 1e6, Limit: 1e5, Buffer: 1e5}
+		}, func(a netlink.QdiscAttrs) netlink.Qdisc {
+			a.Handle, a.Parent = netlink.MakeHandle(0xffff, 0), netlink.HANDLE_INGRESS
+			return &netlink.Ingress{QdiscAttrs: a}
+		})
 	case NFT:
 		return probeNFT(ns, nftables.Table{Name: "probe", Family: nftables.TableFamilyINet}, nftables.ChainTypeNAT,
 			nftables.ChainHookPostrouting, &expr.Masq{})
@@ -163,7 +176,7 @@ func probeVLANFiltering(ns *netns.NS) error {
 	return nil
 }
 
-func probeNetem(ns *netns.NS) error {
+func probeQdiscs(ns *netns.NS, of ...func(netlink.QdiscAttrs) netlink.Qdisc) error {
 	h, err := handle(ns)
 	if err != nil {
 		return err
@@ -174,7 +187,12 @@ func probeNetem(ns *netns.NS) error {
 		return err
 	}
 	attrs := netlink.QdiscAttrs{LinkIndex: lo.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT}
-	return h.QdiscAdd(netlink.NewNetem(attrs, netlink.NetemQdiscAttrs{Latency: 1}))
+	for _, q := range of {
+		if err := h.QdiscAdd(q(attrs)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func probeNFT(ns *netns.NS, table nftables.Table, typ nftables.ChainType, hook *nftables.ChainHook, e expr.Any) error {
