@@ -21,6 +21,7 @@ import (
 	"github.com/cniblocks/cniblocks/internal/kernel/xtables"
 	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/masq"
+	"github.com/cniblocks/cniblocks/portmap"
 	"github.com/cniblocks/cniblocks/spoof"
 )
 
@@ -33,7 +34,7 @@ func (r *reader) readFirewall(ctx context.Context) error {
 	} else if !nft.Missing(err) {
 		errs = append(errs, err)
 	}
-	errs = append(errs, r.readLegacyForward(), r.readBlocked(ctx))
+	errs = append(errs, r.readLegacyForward(), r.readBlocked(ctx), r.readHostPorts(ctx))
 	err = errors.Join(errs...)
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
 		return errors.New("permission denied: only root may read it")
@@ -197,6 +198,24 @@ func (r *reader) readHidden() error {
 		r.n.Hidden = append(r.n.Hidden, Hidden(h))
 	}
 	return err
+}
+
+// readHostPorts finds the ports that lead to pods.
+func (r *reader) readHostPorts(ctx context.Context) error {
+	var errs []error
+	for backend, b := range map[string]portmap.Backend{"nftables": portmap.Table{NS: r.NS}, "iptables": portmap.IPTables{NS: r.NS}} {
+		pods, err := b.List(ctx)
+		errs = append(errs, err)
+		for _, pod := range pods {
+			rest, _ := strings.CutPrefix(pod.Owner, link.Root)
+			part := append(strings.Split(rest, "/"), "", "")
+			for _, m := range pod.Maps {
+				r.n.HostPorts = append(r.n.HostPorts, HostPort{Backend: backend, ContainerID: part[1], IfName: part[2], Protocol: m.Proto.String(), Host: m.Host, Pod: m.Pod,
+					Network: r.fullName(func(name string) bool { return link.Label(name) == part[0] }, part[0])})
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // readGuards finds the entries of macspoofchk.

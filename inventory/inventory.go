@@ -44,6 +44,7 @@ type Node struct {
 	SNAT        []SNAT       `json:"snat"`
 	Forward     []Forward    `json:"forward"`
 	Guards      []Guard      `json:"guards"`
+	HostPorts   []HostPort   `json:"hostPorts"`
 	Hidden      []Hidden     `json:"hidden"`
 	Rates       []Rate       `json:"rates"`
 	GuardTable  bool         `json:"guardTable,omitempty"` // the table of our guards is there, with or without entries
@@ -201,6 +202,17 @@ type Rate struct {
 	shape.Limits
 }
 
+// HostPort is a port of the node that leads to a pod. It is ours.
+type HostPort struct {
+	Backend     string         `json:"backend"` // "nftables" or "iptables"
+	Network     string         `json:"network,omitempty"`
+	ContainerID string         `json:"containerID,omitempty"`
+	IfName      string         `json:"ifname,omitempty"`
+	Protocol    string         `json:"protocol"`
+	Host        netip.AddrPort `json:"host"` // an unspecified address is every address of the node in its family
+	Pod         netip.AddrPort `json:"pod"`
+}
+
 // Hidden is a gateway outside of its subnet, for which the node answers by ARP on its device alone. It is ours.
 type Hidden struct {
 	Addr   netip.Addr `json:"addr"`
@@ -294,6 +306,9 @@ func (n *Node) OurNetworks() []string {
 	}
 	for _, r := range n.Rates {
 		names[r.Network] = r.Owner == Ours || names[r.Network]
+	}
+	for _, p := range n.HostPorts {
+		names[p.Network] = true
 	}
 	for _, d := range n.State {
 		names[d.Network] = d.Here || names[d.Network]

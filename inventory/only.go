@@ -27,6 +27,7 @@ func (n *Node) Only(network string) *Node {
 	o.Forward = keep(n.Forward, func(f Forward) bool { return f.Network == network })
 	o.Guards = keep(n.Guards, func(g Guard) bool { return g.Network == network })
 	o.Rates = keep(n.Rates, func(r Rate) bool { return r.Network == network })
+	o.HostPorts = keep(n.HostPorts, func(p HostPort) bool { return p.Network == network })
 	o.Hidden = keep(n.Hidden, func(h Hidden) bool {
 		return slices.ContainsFunc(o.Bridges, func(b Bridge) bool { return b.Name == h.Device }) ||
 			slices.ContainsFunc(o.Devices, func(d Device) bool { return d.Name == h.Device })
@@ -112,6 +113,9 @@ func (n *Node) only(w wanted) *Node {
 	})
 	o.Rates = keep(n.Rates, func(r Rate) bool {
 		return slices.ContainsFunc(o.Attachments, func(a Attachment) bool { return a.HostEnd == r.Device })
+	})
+	o.HostPorts = keep(n.HostPorts, func(p HostPort) bool {
+		return slices.ContainsFunc(o.Attachments, func(a Attachment) bool { return a.ContainerID == p.ContainerID && a.Network == p.Network })
 	})
 	o.LeaseDirs = keep(n.LeaseDirs, func(d LeaseDir) bool { return networks[d.Network] })
 	o.State = keep(n.State, func(d StateDir) bool { return networks[d.Network] })

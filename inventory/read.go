@@ -191,6 +191,9 @@ func (r *reader) sort() {
 	by(&n.Forward, func(f Forward) string { return f.Network + "\x00" + f.Table })
 	by(&n.Guards, func(g Guard) string { return g.HostEnd + "\x00" + g.Entry })
 	by(&n.Rates, func(r Rate) string { return r.Device + "\x00" + r.Helper })
+	by(&n.HostPorts, func(p HostPort) string {
+		return p.Network + "\x00" + p.ContainerID + "\x00" + p.Protocol + "\x00" + p.Host.String()
+	})
 	by(&n.Hidden, func(h Hidden) string { return h.Device + "\x00" + h.Addr.String() })
 	by(&n.LeaseDirs, func(d LeaseDir) string { return d.Network + "\x00" + d.DataDir })
 	by(&n.Records, func(d RecordDir) string { return d.Network + "\x00" + d.Path })

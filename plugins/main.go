@@ -23,6 +23,7 @@ import (
 	"github.com/cniblocks/cniblocks/plugins/hostlocal"
 	"github.com/cniblocks/cniblocks/plugins/loopback"
 	"github.com/cniblocks/cniblocks/plugins/overlay"
+	"github.com/cniblocks/cniblocks/plugins/portmap"
 	"github.com/cniblocks/cniblocks/plugins/ptp"
 )
 
@@ -35,6 +36,7 @@ func plugins(remove func(context.Context, *netns.NS, int) error) cni.Delegates {
 		"host-local": hostlocal.Plugin{},
 		"loopback":   loopback.Plugin{},
 		"overlay":    overlay.Plugin{},
+		"portmap":    portmap.Plugin,
 		"ptp":        ptp.Plugin{Remove: remove},
 	}
 }
@@ -84,6 +86,9 @@ func help(name string) (what, conf, more string) {
 	case "overlay":
 		return "carries pods between machines by a tunnel, and has a delegate attach them", `"type":"overlay","encap":"vxlan",
          "peersFile":"/etc/cniblocks/peers.json","delegate":{"type":"bridge","bridge":"demo0"}`, "docs/plugins/overlay.md"
+	case "portmap":
+		return "leads ports of the node to a container, behind the plugin that attaches it", `"type":"portmap",
+         "runtimeConfig":{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]}`, "docs/plugins/portmap.md"
 	case "ptp":
 		return "attaches a container to the node by a veth pair of its own, without a bridge", `"type":"ptp",
          "ipam":{"type":"host-local","subnet":"10.88.0.0/24","dataDir":"/tmp/demo-leases","routes":[{"dst":"0.0.0.0/0"}]}`, "docs/plugins/ptp.md"

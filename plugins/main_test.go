@@ -131,7 +131,8 @@ func unstamped(s string) string {
 
 // whose is what only that plugin says of wrong, which is no one's configuration.
 var whose = map[string]string{"bridge": `key "vlan"`, "loopback": "CNI_NETNS: ", "host-local": `key "ipam" is missing; host-local`,
-	"host-gw": "of host-gw has no", "overlay": `key "encap"`, "flannel": `key "subnetFile": `, "ptp": `key "ipam" is missing; ptp`, "bandwidth": "bandwidth is a chained plugin"}
+	"host-gw": "of host-gw has no", "overlay": `key "encap"`, "flannel": `key "subnetFile": `, "ptp": `key "ipam" is missing; ptp`, "bandwidth": "bandwidth is a chained plugin",
+	"portmap": `is missing: portmap is a chained plugin`}
 
 const wrong = `{"cniVersion": "1.0.0", "name": "net", "type": %q, "vlan": 5000}`
 

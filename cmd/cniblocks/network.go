@@ -27,6 +27,7 @@ func drawNetwork(root *item, n view, name string) {
 			at.addf("%s %s: limits the rate of a pod that is gone", r.Helper, tag(r.Owner, ""))
 		}
 	}
+	drawHostPorts(at, n, name)
 	for _, d := range n.LeaseDirs {
 		if d.Network == name {
 			drawLeases(at, n, d)
@@ -49,6 +50,21 @@ func drawNetwork(root *item, n view, name string) {
 	if len(at.kids) == 0 {
 		at.add("no SNAT, no leases")
 	}
+}
+
+func drawHostPorts(at *item, n view, name string) {
+	drawn, left := 0, 0
+	for _, p := range n.HostPorts {
+		switch {
+		case p.Network != name:
+		case drawn == n.most:
+			left++
+		default:
+			drawn++
+			at.addf("host port by %s [ours]: %s %s leads to %s of container %s", p.Backend, p.Protocol, p.Host, p.Pod, p.ContainerID)
+		}
+	}
+	rest(at, left)
 }
 
 func drawSNAT(at *item, n view, name string) {

@@ -4,6 +4,8 @@ package sweep
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"slices"
 	"strings"
 
@@ -11,6 +13,7 @@ import (
 	"github.com/cniblocks/cniblocks/internal/base/mark"
 	"github.com/cniblocks/cniblocks/inventory"
 	"github.com/cniblocks/cniblocks/link"
+	"github.com/cniblocks/cniblocks/portmap"
 	"github.com/cniblocks/cniblocks/shape"
 	"github.com/cniblocks/cniblocks/spoof"
 )
@@ -50,6 +53,22 @@ func (s *sweeper) rates() {
 		}
 		s.add(Step{Network: r.Network, Kind: "rate limit", Name: r.Helper, Note: note,
 			do: func(ctx context.Context) error { return shape.Retain(ctx, s.NS, link.AliasPrefix(r.Network), nil) }})
+	}
+}
+
+// hostPorts removes those of pods, of interfaces that are gone too.
+func (s *sweeper) hostPorts() {
+	count := map[string]int{}
+	for _, p := range s.Found.HostPorts {
+		if s.wants(p.Network) {
+			count[p.Network]++
+		}
+	}
+	for _, network := range slices.Sorted(maps.Keys(count)) {
+		s.add(Step{Network: network, Kind: "host ports", Name: network, Note: plural(count[network], "port"), do: func(ctx context.Context) error {
+			prefix := link.AliasPrefix(network)
+			return errors.Join(portmap.Table{NS: s.NS}.Retain(ctx, prefix, nil), portmap.IPTables{NS: s.NS}.Retain(ctx, prefix, nil))
+		}})
 	}
 }
 

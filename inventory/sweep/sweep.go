@@ -76,6 +76,7 @@ func Make(o Options) (Plan, error) {
 	s.attachments()
 	s.guards()
 	s.rates()
+	s.hostPorts()
 	s.devices()
 	s.bridges()
 	if err := s.addrs(); err != nil {

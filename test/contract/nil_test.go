@@ -34,6 +34,7 @@ import (
 	"github.com/cniblocks/cniblocks/node"
 	"github.com/cniblocks/cniblocks/overlay"
 	"github.com/cniblocks/cniblocks/peer"
+	"github.com/cniblocks/cniblocks/portmap"
 	"github.com/cniblocks/cniblocks/route"
 	"github.com/cniblocks/cniblocks/shape"
 	"github.com/cniblocks/cniblocks/spoof"
@@ -60,6 +61,7 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		self   = peer.Peer{Name: "a", Pods: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24")}, Reach: peer.Reach{V4: peer.Endpoint{Addr: prefix.Addr()}}}
 	)
 	require.NoError(t, node.Write(good, file, node.File{Self: self, Network: peer.Network{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}}))
+	hostPod := portmap.Pod{Owner: "o", Addrs: []netip.Prefix{prefix}, Maps: []portmap.Map{{Proto: portmap.TCP, Host: netip.MustParseAddrPort("0.0.0.0:80"), Pod: netip.AddrPortFrom(prefix.Addr(), 80)}}}
 	all := map[string]func() error{
 		"attach.OpenRule": func() error { return second(attach.OpenRule(ctx, ns, "", policy)) },
 		"attach.HostEnd":  func() error { return second(attach.HostEnd(ctx, &cni.Request{}, ns, good)) },
@@ -134,33 +136,47 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 		"link.Lower": func() error {
 			return second(link.Create(ctx, good, link.Spec{Name: "m", Kind: link.Macvlan{}, Lower: link.Lower{NS: ns, Index: 1}}))
 		},
-		"link.DeleteAll":        func() error { return link.DeleteAll(ctx, ns, "veth", 5) },
-		"link.Remove":           func() error { return link.Remove(ctx, ns, "h", "veth", "mine") },
-		"link.Retain":           func() error { return link.Retain(ctx, ns, "veth", "net") },
-		"link.Delete":           func() error { return link.Delete(ctx, ns, "h", "veth") },
-		"link.Get":              func() error { return second(link.Get(ctx, ns, "h")) },
-		"link.List":             func() error { return second(link.List(ctx, ns, "")) },
-		"route.Forward":         func() error { return route.Forward(ctx, ns, inet.IPv4) },
-		"route.Table.Check":     func() error { return table.Check(ctx, slices.Values([]route.Route{})) },
-		"route.Table.List":      func() error { return second(table.List(ctx)) },
-		"route.Table.Reconcile": func() error { return table.Reconcile(ctx, slices.Values([]route.Route{})) },
-		"shape.Check":           func() error { return shape.Check(ctx, ns, shaped, shape.Limits{}) },
-		"shape.Ensure":          func() error { return second(shape.Ensure(ctx, ns, shaped, shape.Limits{})) },
-		"shape.Get":             func() error { return second(shape.Get(ctx, ns, "p")) },
-		"shape.List":            func() error { return second(shape.List(ctx, ns)) },
-		"shape.Retain":          func() error { return shape.Retain(ctx, ns, "net/", nil) },
-		"shape.Revoke":          func() error { return shape.Revoke(ctx, ns, shaped) },
-		"spoof.Allow":           func() error { return spoof.Allow(ctx, ns, port) },
-		"spoof.Check":           func() error { return spoof.Check(ctx, ns, port) },
-		"spoof.List":            func() error { return second(spoof.List(ctx, ns)) },
-		"spoof.Retain":          func() error { return spoof.Retain(ctx, ns, "net/", nil) },
-		"spoof.RevokeOf":        func() error { return spoof.RevokeOf(ctx, ns, "o") },
-		"spoof.Revoke":          func() error { return spoof.Revoke(ctx, ns, "p") },
-		"sysctl.Ensure":         func() error { return sysctl.Ensure(ns, sysctl.Var{Key: "net/ipv4/ip_forward", Value: "1"}) },
-		"sysctl.Get":            func() error { return second(sysctl.Get(ns, "net/ipv4/ip_forward")) },
-		"veth.HostEnd":          func() error { return second(veth.HostEnd(ctx, ns, good, "lo")) },
-		"veth.Delete":           func() error { return veth.Delete(ctx, ns, "h") },
-		"veth.DeleteIndex":      func() error { return veth.DeleteIndex(ctx, ns, 5) },
+		"link.DeleteAll":          func() error { return link.DeleteAll(ctx, ns, "veth", 5) },
+		"link.Remove":             func() error { return link.Remove(ctx, ns, "h", "veth", "mine") },
+		"link.Retain":             func() error { return link.Retain(ctx, ns, "veth", "net") },
+		"link.Delete":             func() error { return link.Delete(ctx, ns, "h", "veth") },
+		"link.Get":                func() error { return second(link.Get(ctx, ns, "h")) },
+		"link.List":               func() error { return second(link.List(ctx, ns, "")) },
+		"route.Forward":           func() error { return route.Forward(ctx, ns, inet.IPv4) },
+		"route.Table.Check":       func() error { return table.Check(ctx, slices.Values([]route.Route{})) },
+		"route.Table.List":        func() error { return second(table.List(ctx)) },
+		"route.Table.Reconcile":   func() error { return table.Reconcile(ctx, slices.Values([]route.Route{})) },
+		"shape.Check":             func() error { return shape.Check(ctx, ns, shaped, shape.Limits{}) },
+		"shape.Ensure":            func() error { return second(shape.Ensure(ctx, ns, shaped, shape.Limits{})) },
+		"shape.Get":               func() error { return second(shape.Get(ctx, ns, "p")) },
+		"shape.List":              func() error { return second(shape.List(ctx, ns)) },
+		"shape.Retain":            func() error { return shape.Retain(ctx, ns, "net/", nil) },
+		"shape.Revoke":            func() error { return shape.Revoke(ctx, ns, shaped) },
+		"spoof.Allow":             func() error { return spoof.Allow(ctx, ns, port) },
+		"spoof.Check":             func() error { return spoof.Check(ctx, ns, port) },
+		"spoof.List":              func() error { return second(spoof.List(ctx, ns)) },
+		"spoof.Retain":            func() error { return spoof.Retain(ctx, ns, "net/", nil) },
+		"spoof.RevokeOf":          func() error { return spoof.RevokeOf(ctx, ns, "o") },
+		"spoof.Revoke":            func() error { return spoof.Revoke(ctx, ns, "p") },
+		"sysctl.Ensure":           func() error { return sysctl.Ensure(ns, sysctl.Var{Key: "net/ipv4/ip_forward", Value: "1"}) },
+		"sysctl.Get":              func() error { return second(sysctl.Get(ns, "net/ipv4/ip_forward")) },
+		"veth.HostEnd":            func() error { return second(veth.HostEnd(ctx, ns, good, "lo")) },
+		"veth.Delete":             func() error { return veth.Delete(ctx, ns, "h") },
+		"veth.DeleteIndex":        func() error { return veth.DeleteIndex(ctx, ns, 5) },
+		"portmap.Supported":       func() error { return second(portmap.Supported(ns)) },
+		"portmap.Table.Set":       func() error { return portmap.Table{NS: ns}.Set(ctx, hostPod) },
+		"portmap.Table.Check":     func() error { return portmap.Table{NS: ns}.Check(ctx, hostPod) },
+		"portmap.Table.Remove":    func() error { return portmap.Table{NS: ns}.Remove(ctx, "o") },
+		"portmap.Table.Retain":    func() error { return portmap.Table{NS: ns}.Retain(ctx, "o", nil) },
+		"portmap.Table.Ready":     func() error { return portmap.Table{NS: ns}.Ready(ctx) },
+		"portmap.Table.List":      func() error { return second(portmap.Table{NS: ns}.List(ctx)) },
+		"portmap.IPTables.Set":    func() error { return portmap.IPTables{NS: ns}.Set(ctx, hostPod) },
+		"portmap.IPTables.Check":  func() error { return portmap.IPTables{NS: ns}.Check(ctx, hostPod) },
+		"portmap.IPTables.Remove": func() error { return portmap.IPTables{NS: ns}.Remove(ctx, "o") },
+		"portmap.IPTables.Retain": func() error { return portmap.IPTables{NS: ns}.Retain(ctx, "o", nil) },
+		"portmap.IPTables.Ready":  func() error { return portmap.IPTables{NS: ns}.Ready(ctx) },
+		"portmap.IPTables.List":   func() error { return second(portmap.IPTables{NS: ns}.List(ctx)) },
+		"portmap.Table.Localnet":  func() error { return second(portmap.Table{NS: ns}.Localnet(ctx)) },
 	}
 	for name, f := range map[string]func(veth.Pair) error{
 		"veth.Check":    func(p veth.Pair) error { return second(veth.Check(ctx, p)) },

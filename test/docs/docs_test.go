@@ -46,7 +46,7 @@ const (
 
 // oneMachine is a reader with one machine.
 var oneMachine = []step{
-	{page: "README.md", text: "make build && make install", want: []string{`(?m)^installed in /opt/cni/bin: bandwidth bridge flannel host-gw host-local loopback overlay ptp$`}},
+	{page: "README.md", text: "make build && make install", want: []string{`(?m)^installed in /opt/cni/bin: bandwidth bridge flannel host-gw host-local loopback overlay portmap ptp$`}},
 	{page: "README.md", text: "install -D -m 644 examples/conflists/dual-stack.conflist " + conflist, then: (*world).attachAsREADME},
 	{page: "README.md", text: "cniblocks show", want: []string{`uplink eth0: 192\.0\.2\.11/24`, `bridge cni0 \[ours\]: made for network pods`, `\[ours\]  c1 eth0  10\.22\.0\.2/16, fd00:10:22::2/64; leased`}},
 	{page: "docs/stability.md", text: "cniblocks version", want: []string{`(?m)^CNI 0\.1\.0 to 1\.1\.0$`}},
@@ -70,6 +70,11 @@ CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_NETNS=/run/netns/green CNI_IFNAME=eth0 CN
 	{page: "docs/plugins/bandwidth.md", text: "tc qdisc show | grep tbf", prep: limitPod, want: []string{`qdisc tbf 1: dev veth`, `qdisc tbf 1: dev bwp`}},
 	{page: "docs/plugins/bandwidth.md", text: "ip -d link show type ifb", want: []string{`alias cniblocks/demo2/c1/eth0`}},
 	{page: "docs/plugins/bandwidth.md", text: "cniblocks show", want: []string{`receives 10 Mbit/s, sends 5 Mbit/s`}},
+	{page: "docs/plugins/portmap.md", text: "nft list table inet cniblocks-hostports",
+		prep: `echo '{"cniVersion":"1.0.0","name":"demo2","type":"portmap","runtimeConfig":{"portMappings":[{"hostPort":8080,"containerPort":80}]},
+       "prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/green"}],"ips":[{"address":"10.89.0.2/24","interface":0}]}}' |
+CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_NETNS=/run/netns/green CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin /opt/cni/bin/portmap`,
+		want: []string{`tcp \. 8080 comment "cniblocks/demo2/c1/eth0" : 10\.89\.0\.2 \. 80`}},
 	{page: "docs/names.md", text: "ip link show type veth", want: []string{`alias cniblocks/pods/c1/eth0`, `alias cniblocks/demo/c1/eth0`}},
 	{page: "docs/names.md", text: "ip link show group 117", want: []string{`cni0`, `demo0`}},
 	{page: "README.md", text: "cniblocks cleanup --network pods", want: []string{`(?m)^removed  pod interface .* eth0 of container c1$`, `(?m)^removed  bridge +cni0$`, `(?m)^removed  leases .*/pods`}},

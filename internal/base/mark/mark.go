@@ -20,6 +20,12 @@ const (
 	Postrouting = prefix + "POSTROUTING"
 	Forward     = prefix + "FORWARD"
 
+	// HostPorts is our table of nftables for host ports. HostPortChain is the chain of iptables that PREROUTING and OUTPUT jump to for
+	// them, HostPortMasq that of POSTROUTING.
+	HostPorts     = Word + "-hostports"
+	HostPortChain = prefix + "HOSTPORT"
+	HostPortMasq  = prefix + "HOSTPORT-MASQ"
+
 	prefix   = "CNIB-"
 	maxName  = 64
 	maxLabel = 100 // bytes of a network's name or an owner's in comments
@@ -36,6 +42,9 @@ func Network(comment string) (name string, ok bool) { return strings.CutPrefix(c
 
 // Chain is the chain of a network in tables of iptables. Chains have at most 28 characters.
 func Chain(network string) string { return prefix + Hash(network) }
+
+// PortChain is the chain of a pod's host ports, by its owner's label.
+func PortChain(label string) string { return prefix + "HP-" + Hash(label) }
 
 // Set is the set of a network for one purpose in our tables. The purpose before the name keeps it from being a keyword of the
 // nft program; a slash is in no name of a CNI network.

@@ -125,13 +125,21 @@ func (b *Batch) AddSet(s Set) {
 	if s.Interval {
 		flags = unix.NFT_SET_INTERVAL
 	}
+	if s.Data != (KeyType{}) {
+		flags |= unix.NFT_SET_MAP
+		a.u32(unix.NFTA_SET_DATA_TYPE, s.Data.ID)
+		a.u32(unix.NFTA_SET_DATA_LEN, s.Data.Len)
+	}
 	a.u32(unix.NFTA_SET_FLAGS, flags)
 	a.u32(unix.NFTA_SET_KEY_TYPE, s.Key.ID)
 	a.u32(unix.NFTA_SET_KEY_LEN, s.Key.Len)
 	a.u32(unix.NFTA_SET_ID, b.setID)
-	if nftHostKey[s.Key] {
+	switch {
+	case nftHostKey[s.Key]:
 		a.put(unix.NFTA_SET_USERDATA, keyHost)
-	} else {
+	case s.Data != (KeyType{}) && s.Data != VerdictMap:
+		a.put(unix.NFTA_SET_USERDATA, append(keyBytes[:len(keyBytes):len(keyBytes)], dataBytes...))
+	default:
 		a.put(unix.NFTA_SET_USERDATA, keyBytes)
 	}
 	b.add(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, s.Family, a, "add set %s %s", s.Table.Title(), s.Name)

@@ -3,6 +3,7 @@
 package nft
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -144,10 +145,11 @@ func appendMessage(b []byte, typ, flags uint16, seq uint32, family uint8, resour
 
 // Request is a question; see the functions that make one.
 type Request struct {
+	sub    uint16 // NFNL_SUBSYS_..., 0 is that of nftables
 	typ    uint16
 	family uint8
 	attrs  attrs
-	rows   int // how many objects the answer has unless it is an error; 0 asks for a dump
+	rows   int // how many objects the answer has unless it is an error; 0 asks for a dump, -1 for no more than whether it is done
 }
 
 // Answer is what the kernel said to one [Request]: the objects that it found, or why not. What does not exist is
@@ -182,10 +184,13 @@ func (c *Conn) query(reqs []Request) (answers []Answer, whole bool, err error) {
 	for _, r := range reqs {
 		c.seq++
 		flags := uint16(unix.NLM_F_REQUEST)
-		if r.rows == 0 {
+		switch {
+		case r.rows == 0:
 			flags |= unix.NLM_F_DUMP
+		case r.rows < 0:
+			flags |= unix.NLM_F_ACK
 		}
-		b = appendMessage(b, unix.NFNL_SUBSYS_NFTABLES<<8|r.typ, flags, c.seq, r.family, 0, r.attrs)
+		b = appendMessage(b, cmp.Or(r.sub, unix.NFNL_SUBSYS_NFTABLES)<<8|r.typ, flags, c.seq, r.family, 0, r.attrs)
 	}
 	if err := c.send(b); err != nil {
 		return nil, false, err

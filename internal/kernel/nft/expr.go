@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Exprs is the list of expressions of a rule. The methods add one and return the longer list.
+// Exprs is the list of expressions of a rule. The methods add one and return the longer list. It is large since each thing that
+// a rule looks at or does is a method.
 type Exprs struct{ raw attrs }
 
 // Offsets and lengths in bytes that rules load, for [Exprs.Network] and [Exprs.Link].
@@ -51,10 +52,15 @@ func (x Exprs) Payload(base, offset, size, register uint32) Exprs {
 }
 
 // Equal goes on if the first register holds the value.
-func (x Exprs) Equal(value []byte) Exprs {
+func (x Exprs) Equal(value []byte) Exprs { return x.compare(unix.NFT_CMP_EQ, value) }
+
+// NotEqual goes on if the first register does not hold the value.
+func (x Exprs) NotEqual(value []byte) Exprs { return x.compare(unix.NFT_CMP_NEQ, value) }
+
+func (x Exprs) compare(op uint32, value []byte) Exprs {
 	return x.add("cmp", func(a *attrs) {
 		a.u32(unix.NFTA_CMP_SREG, unix.NFT_REG_1)
-		a.u32(unix.NFTA_CMP_OP, unix.NFT_CMP_EQ)
+		a.u32(unix.NFTA_CMP_OP, op)
 		a.nest(unix.NFTA_CMP_DATA, func(a *attrs) { a.put(unix.NFTA_DATA_VALUE, value) })
 	})
 }
@@ -120,14 +126,18 @@ func (x Exprs) Masquerade() Exprs {
 
 // Unmarked goes on for packets whose mark has none of the bits.
 func (x Exprs) Unmarked(bits uint32) Exprs {
-	mask := binary.NativeEndian.AppendUint32(nil, bits)
-	return x.Meta(unix.NFT_META_MARK, unix.NFT_REG_1).add("bitwise", func(a *attrs) {
+	return x.Meta(unix.NFT_META_MARK, unix.NFT_REG_1).masked(binary.NativeEndian.AppendUint32(nil, bits)).Equal(make([]byte, 4))
+}
+
+// masked leaves of the first register the bits of the mask.
+func (x Exprs) masked(mask []byte) Exprs {
+	return x.add("bitwise", func(a *attrs) {
 		a.u32(unix.NFTA_BITWISE_SREG, unix.NFT_REG_1)
 		a.u32(unix.NFTA_BITWISE_DREG, unix.NFT_REG_1)
-		a.u32(unix.NFTA_BITWISE_LEN, 4)
+		a.u32(unix.NFTA_BITWISE_LEN, uint32(len(mask)))
 		a.nest(unix.NFTA_BITWISE_MASK, func(a *attrs) { a.put(unix.NFTA_DATA_VALUE, mask) })
-		a.nest(unix.NFTA_BITWISE_XOR, func(a *attrs) { a.put(unix.NFTA_DATA_VALUE, make([]byte, 4)) })
-	}).Equal(make([]byte, 4))
+		a.nest(unix.NFTA_BITWISE_XOR, func(a *attrs) { a.put(unix.NFTA_DATA_VALUE, make([]byte, len(mask))) })
+	})
 }
 
 // Verdict ends the evaluation of the chain: [Drop], [Accept], or NFT_RETURN.
@@ -140,13 +150,18 @@ func (x Exprs) verdict(code int32, chain string) Exprs {
 	return x.add("immediate", func(a *attrs) {
 		a.u32(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_VERDICT)
 		a.nest(unix.NFTA_IMMEDIATE_DATA, func(a *attrs) {
-			a.nest(unix.NFTA_DATA_VERDICT, func(a *attrs) {
-				a.u32(unix.NFTA_VERDICT_CODE, uint32(code))
-				if chain != "" {
-					a.str(unix.NFTA_VERDICT_CHAIN, chain)
-				}
-			})
+			a.jump(code, chain)
 		})
+	})
+}
+
+// jump is a verdict as data; chain may be empty.
+func (a *attrs) jump(code int32, chain string) {
+	a.nest(unix.NFTA_DATA_VERDICT, func(a *attrs) {
+		a.u32(unix.NFTA_VERDICT_CODE, uint32(code))
+		if chain != "" {
+			a.str(unix.NFTA_VERDICT_CHAIN, chain)
+		}
 	})
 }
 
@@ -206,8 +221,18 @@ func describe(b []byte, name string, d []byte) []byte {
 	case "lookup":
 		b = strconv.AppendQuote(append(b, ' '), getStr(d, unix.NFTA_LOOKUP_SET))
 		b = numbers(b, register(getU32(d, unix.NFTA_LOOKUP_SREG)), getU32(d, unix.NFTA_LOOKUP_FLAGS))
+		if get(d, unix.NFTA_LOOKUP_DREG) != nil {
+			b = numbers(b, register(getU32(d, unix.NFTA_LOOKUP_DREG)))
+		}
 	case "masq":
 		b = numbers(b, getU32(d, unix.NFTA_MASQ_FLAGS), getU32(d, unix.NFTA_MASQ_REG_PROTO_MIN), getU32(d, unix.NFTA_MASQ_REG_PROTO_MAX))
+	case "ct":
+		b = numbers(b, getU32(d, unix.NFTA_CT_KEY), register(getU32(d, unix.NFTA_CT_DREG)))
+	case "fib":
+		b = numbers(b, getU32(d, unix.NFTA_FIB_RESULT), getU32(d, unix.NFTA_FIB_FLAGS), register(getU32(d, unix.NFTA_FIB_DREG)))
+	case "nat":
+		b = numbers(b, getU32(d, unix.NFTA_NAT_TYPE), getU32(d, unix.NFTA_NAT_FAMILY), register(getU32(d, unix.NFTA_NAT_REG_ADDR_MIN)),
+			register(getU32(d, unix.NFTA_NAT_REG_PROTO_MIN)))
 	case "counter":
 	case "match", "target":
 		b = strconv.AppendQuote(append(b, ' '), getStr(d, unix.NFTA_MATCH_NAME))

@@ -22,6 +22,7 @@ const (
 const (
 	Prerouting  = unix.NF_INET_PRE_ROUTING
 	Forward     = unix.NF_INET_FORWARD
+	Output      = unix.NF_INET_LOCAL_OUT
 	Postrouting = unix.NF_INET_POST_ROUTING
 )
 
@@ -73,12 +74,14 @@ type Rule struct {
 	Comment string // of the rule itself; the comment match of iptables is an expression
 }
 
-// Set holds keys. In the bridge and inet families as in the others, its addresses are those of KeyType.
+// Set holds keys, and as a map a value for each. In the bridge and inet families as in the others, its addresses are those of
+// KeyType.
 type Set struct {
 	Table
 	Name     string
 	Key      KeyType
-	Interval bool // elements are where an interval begins and where it ends
+	Data     KeyType // of a map: what its values are
+	Interval bool    // elements are where an interval begins and where it ends
 }
 
 // KeyType is what the elements of a set are.
@@ -94,14 +97,23 @@ var (
 	AddrIPv6   = KeyType{ID: 8, Len: 16}
 	IfName     = KeyType{ID: 41, Len: unix.IFNAMSIZ}
 	IfNameMAC  = KeyType{ID: 41<<6 | 9, Len: unix.IFNAMSIZ + 8}
-	keyBytes   = []byte{0, 4, 2, 0, 0, 0} // user data of a set: its key is big-endian
-	keyHost    = []byte{0, 4, 1, 0, 0, 0} // its key is in the machine's order, as interface names are
+	ProtoPort  = KeyType{ID: 12<<6 | 13, Len: 8}
+	IPv4Port   = KeyType{ID: 7<<6 | 13, Len: 8}
+	IPv6Port   = KeyType{ID: 8<<6 | 13, Len: 20}
+	IPv4Proto  = KeyType{ID: 7<<12 | 12<<6 | 13, Len: 12} // address, protocol, port
+	IPv6Proto  = KeyType{ID: 8<<12 | 12<<6 | 13, Len: 24}
+	VerdictMap = KeyType{ID: unix.NFT_DATA_VERDICT, Len: 16} // jumps
+	keyBytes   = []byte{0, 4, 2, 0, 0, 0}                    // user data of a set: its key is big-endian
+	keyHost    = []byte{0, 4, 1, 0, 0, 0}                    // its key is in the machine's order, as interface names are
+	dataBytes  = []byte{1, 4, 2, 0, 0, 0}                    // and its values are big-endian
 	nftHostKey = map[KeyType]bool{IfName: true}
 )
 
 // Element is one key of a set.
 type Element struct {
 	Key     string // its bytes
+	Data    string // the value that a map has for it
+	Jump    string // the chain that a map of verdicts has for it
 	End     bool   // of an interval set: the first key that is no longer in the interval
 	Comment string // at most 250 bytes
 }
@@ -110,6 +122,12 @@ func (e Element) attrs(a *attrs) {
 	a.nest(unix.NFTA_SET_ELEM_KEY, func(a *attrs) { a.put(unix.NFTA_DATA_VALUE, []byte(e.Key)) })
 	if e.End {
 		a.u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+	}
+	if e.Data != "" {
+		a.nest(unix.NFTA_SET_ELEM_DATA, func(a *attrs) { a.put(unix.NFTA_DATA_VALUE, []byte(e.Data)) })
+	}
+	if e.Jump != "" {
+		a.nest(unix.NFTA_SET_ELEM_DATA, func(a *attrs) { a.jump(unix.NFT_JUMP, e.Jump) })
 	}
 	if e.Comment != "" {
 		a.put(unix.NFTA_SET_ELEM_USERDATA, comment(e.Comment))
@@ -134,6 +152,8 @@ func readElements(row []byte) (list []Element) {
 		}
 		list = append(list, Element{
 			Key:     string(key),
+			Data:    string(get(e, unix.NFTA_SET_ELEM_DATA, unix.NFTA_DATA_VALUE)),
+			Jump:    getStr(e, unix.NFTA_SET_ELEM_DATA, unix.NFTA_DATA_VERDICT, unix.NFTA_VERDICT_CHAIN),
 			End:     getU32(e, unix.NFTA_SET_ELEM_FLAGS)&unix.NFT_SET_ELEM_INTERVAL_END != 0,
 			Comment: commentOf(get(e, unix.NFTA_SET_ELEM_USERDATA)),
 		})
@@ -172,6 +192,7 @@ func readSet(family uint8, row []byte) Set {
 		Table:    Table{Family: family, Name: getStr(row, unix.NFTA_SET_TABLE)},
 		Name:     getStr(row, unix.NFTA_SET_NAME),
 		Key:      KeyType{ID: getU32(row, unix.NFTA_SET_KEY_TYPE), Len: getU32(row, unix.NFTA_SET_KEY_LEN)},
+		Data:     KeyType{ID: getU32(row, unix.NFTA_SET_DATA_TYPE), Len: getU32(row, unix.NFTA_SET_DATA_LEN)},
 		Interval: getU32(row, unix.NFTA_SET_FLAGS)&unix.NFT_SET_INTERVAL != 0,
 	}
 }

@@ -74,6 +74,14 @@ func DumpElements(t Table, set string) Request {
 	return Request{typ: unix.NFT_MSG_GETSETELEM, family: t.Family, attrs: a}
 }
 
+// Uses counts of an answer to [GetChain] the chain's own rules, and the rules and elements that jump to it.
+func (a Answer) Uses() int {
+	if len(a.rows) == 0 {
+		return 0
+	}
+	return int(getU32(a.rows[0], unix.NFTA_CHAIN_USE))
+}
+
 // Chains are the chains of an answer to [GetChain] and [DumpChains] in that family.
 func (a Answer) Chains(family uint8) (list []Chain) {
 	for _, row := range a.rows {
