@@ -31,6 +31,9 @@ const (
 	reportEnv = "CNIBLOCKS_REFSUITE_REPORT"
 )
 
+// helpers are packages of programs that the tests of a plugin build.
+var helpers = map[string][]string{"portmap": {"pkg/testutils/echo/server", "pkg/testutils/echo/client"}}
+
 // redirection is the file that is compiled into each package of tests.
 const redirection = `package %s
 
@@ -83,9 +86,20 @@ func redirect(verb string) func(*skel.CmdArgs) error {
 	}
 }
 
-func redirectedBuild(string) (string, error) {
+// redirectedBuild gives the file in place of the plugin. Other programs, which only help, are built beside the tests.
+func redirectedBuild(pkg string) (string, error) {
+	if filepath.Base(pkg) != %[3]q {
+		program, err := os.Executable()
+		return program + "." + filepath.Base(pkg), err
+	}
 	redirected.all = true
 	return filepath.Join(os.Getenv(%[2]q), %[3]q), nil
+}
+
+// redirectedPath is where specs that run a whole conflist find the plugins.
+func redirectedPath(string) []string {
+	redirected.calls++
+	return []string{os.Getenv(%[2]q)}
 }
 
 var _ = ginkgo.BeforeEach(func() { redirected.calls = 0 })
@@ -163,6 +177,13 @@ func compile(plugin, pkg string) (binary string, err error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go test -c %s: %w\n%s", pkg, err, out)
 	}
+	for _, helper := range helpers[plugin] {
+		cmd := exec.Command("go", "build", "-o", binary+"."+filepath.Base(helper), "./"+helper)
+		cmd.Dir, cmd.Env = tmp, append(os.Environ(), "CGO_ENABLED=0", "GO111MODULE=on", "GOWORK=off", "GOFLAGS=")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("go build %s: %w\n%s", helper, err, out)
+		}
+	}
 	return binary, os.Rename(built, binary)
 }
 
@@ -194,7 +215,8 @@ func rewrite(dir, plugin string) (files map[string][]byte, sum string, err error
 	return files, hex.EncodeToString(all.Sum(nil)[:8]), nil
 }
 
-// edit replaces the functions of verbs, wherever they are named, and gexec.Build where it is called.
+// edit replaces the functions of verbs, wherever they are named, gexec.Build where it is called, and the
+// list of directories that a conflist's plugins are in.
 func edit(set *token.FileSet, f *ast.File, text []byte) []byte {
 	type change struct {
 		from, to int
@@ -207,6 +229,10 @@ func edit(set *token.FileSet, f *ast.File, text []byte) []byte {
 	keeps := false // something else of package gexec is used
 	ast.Inspect(f, func(n ast.Node) bool {
 		switch n := n.(type) {
+		case *ast.CallExpr:
+			if fun, ok := n.Fun.(*ast.SelectorExpr); ok && fun.Sel.Name == "SplitList" {
+				put(fun, "redirectedPath")
+			}
 		case *ast.SelectorExpr:
 			if x, ok := n.X.(*ast.Ident); ok && x.Name == "gexec" {
 				if n.Sel.Name == "Build" {
