@@ -58,9 +58,7 @@ func (p *Pod) CheckProperties(e Ends, anyMTU bool) error {
 		return err
 	}
 	var f Findings
-	i := slices.IndexFunc(p.Prev.Interfaces, func(l cni.Interface) bool { return l.Name == p.IfName && l.Sandbox != "" })
-	if e.Pod.Index != 0 && i >= 0 && p.Prev.Interfaces[i].MAC != "" {
-		want := p.Prev.Interfaces[i].MAC
+	if want := p.prevMAC(); e.Pod.Index != 0 && want != "" {
 		f.Add(want != e.Pod.MAC.String(), "interface %s in %s has MAC %s; prevResult says %s", p.IfName, p.NetNS, e.Pod.MAC, want)
 	}
 	if e.Host.Index != 0 {
@@ -71,11 +69,23 @@ func (p *Pod) CheckProperties(e Ends, anyMTU bool) error {
 	return errors.Join(f...)
 }
 
+// prevMAC is what prevResult says of the interface in the container; "" if nothing.
+func (p *Pod) prevMAC() string {
+	if p.Prev != nil {
+		for _, l := range p.Prev.Interfaces {
+			if l.Name == p.IfName && l.Sandbox != "" {
+				return l.MAC
+			}
+		}
+	}
+	return ""
+}
+
 // CheckAddresses looks for the addresses and routes of the result in the pod. If it names several interfaces in the
 // container, as that of a chain that made them does, each route may be over any of them, and a next hop that it does not
 // state any address.
 func (p *Pod) CheckAddresses(ctx context.Context) error {
-	if err := p.NeedPrev(); err != nil || p.IPAM == nil {
+	if err := p.NeedPrev(); err != nil || p.IPAM == nil && p.device == nil {
 		return err
 	}
 	links := []string{p.IfName}

@@ -11,13 +11,11 @@ import (
 	"github.com/cniblocks/cniblocks/ipam"
 )
 
-// Conf are the keys that main plugins have in common. A plugin embeds it in its netconf.
-type Conf struct {
-	MTU int `json:"mtu"` // of the pod's interface, in bytes; 0: the kernel's choice
-	Masq
-	IPMasqElsewhere bool     `json:"ipMasqElsewhere"` // the plugin that delegates to this one does it
-	DNS             *cni.DNS `json:"dns"`             // in place of what the IPAM plugin says
-	Args            struct {
+// Common are the keys that all main plugins have. A plugin embeds it, or [Conf], in its netconf.
+type Common struct {
+	MTU  int      `json:"mtu"` // of the pod's interface, in bytes; 0: the kernel's choice
+	DNS  *cni.DNS `json:"dns"` // in place of what the IPAM plugin says
+	Args struct {
 		CNI struct {
 			MAC string `json:"mac"`
 		} `json:"cni"`
@@ -27,6 +25,13 @@ type Conf struct {
 		IPRanges []ipam.Pool `json:"ipRanges"`
 	} `json:"runtimeConfig"`
 	IPAM IPAM `json:"ipam"`
+}
+
+// Conf are the keys of main plugins whose pods have the node as their way out.
+type Conf struct {
+	Common
+	Masq
+	IPMasqElsewhere bool `json:"ipMasqElsewhere"` // the plugin that delegates to this one does it
 }
 
 // IPAM is what a main plugin must know of the IPAM plugin's part, which that plugin reads itself.
@@ -72,35 +77,45 @@ const (
 	maxMTU    = 65535
 )
 
-// Netconf is a struct that embeds [Conf].
+// Netconf is a struct that embeds [Common] or [Conf].
 type Netconf interface {
-	common() *Conf
-	// Validate fails if a key that the plugin adds to Conf is wrong.
+	common() *Common
+	snat() *Conf
+	// Validate fails if a key that the plugin adds is wrong.
 	Validate(*cni.Request) error
 }
 
-func (c *Conf) common() *Conf { return c }
+func (c *Common) common() *Common { return c }
+func (c *Common) snat() *Conf     { return &Conf{} }
+func (c *Conf) snat() *Conf       { return c }
+
+// Validate is for plugins that add no key.
+func (*Common) Validate(*cni.Request) error { return nil }
 
 // Validate is for plugins that add no key.
 func (*Conf) Validate(*cni.Request) error { return nil }
 
-// Addressed is [Conf] for a plugin whose interfaces are of no use without an address.
-type Addressed struct{ Conf }
-
-// Validate fails if no IPAM plugin is named.
-func (c *Addressed) Validate(r *cni.Request) error {
+// NeedIPAM fails if no IPAM plugin is named, for plugins whose interfaces are of no use without an address.
+func (c *Common) NeedIPAM(r *cni.Request) error {
 	if c.IPAM.Type == "" {
 		return cni.Errorf(cni.ErrConfig, `netconf: key "ipam" is missing; %s wants an IPAM plugin there, such as {"type": "host-local", "subnet": "10.22.0.0/24"}`, r.Type)
 	}
 	return nil
 }
 
+// Addressed is [Conf] for a plugin that needs an IPAM plugin.
+type Addressed struct{ Conf }
+
+// Validate fails if no IPAM plugin is named.
+func (c *Addressed) Validate(r *cni.Request) error { return c.NeedIPAM(r) }
+
 // validate judges the common keys, and fills in what follows from them.
-func (p *Pod) validate(c *Conf) error {
+func (p *Pod) validate() error {
+	c := p.conf
 	if c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU) {
 		return cni.Errorf(cni.ErrConfig, `netconf: key "mtu" is %d; want %d to %d, or 0 for the kernel's choice`, c.MTU, minMTU, maxMTU)
 	}
-	if err := c.Masq.Validate(); err != nil {
+	if err := p.snat.Masq.Validate(); err != nil {
 		return err
 	}
 	if err := p.readMAC(); err != nil {

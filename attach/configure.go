@@ -148,6 +148,7 @@ type Setup struct {
 	Routes []route.Route // of those that are stated twice one counts; see [Routes]
 	Down   bool          // the link stays down
 	DAD    bool          // wait until no other station has the IPv6 addresses, see [addr.Settle]
+	Tell   bool          // other stations on the wire are told of the addresses, now and whenever the MAC changes (arp_notify, ndisc_notify)
 	Alone  bool          // without DAD: no routes to the subnets of the addresses, Routes has them; of those to one next hop one counts
 }
 
@@ -157,12 +158,9 @@ func (p *Pod) Configure(ctx context.Context, index int, s Setup) (inet.MAC, erro
 		return s.MAC, err
 	}
 	var changes []link.Change
-	if !s.Down || s.MAC != (inet.MAC{}) {
-		// The MAC is set before the link is up, in the same message.
-		changes = append(changes, link.Set(index, link.Settings{MAC: s.MAC, Up: !s.Down}))
+	if s.Tell {
+		changes = append(changes, rtnl.ARPNotify(index))
 	}
-	// Only now the addresses: of those that are there when a link comes up, the kernel makes the routes in a hurry, and
-	// where it has no memory ready for them drops the address.
 	add := addr.Add
 	switch {
 	case s.DAD:
@@ -170,8 +168,22 @@ func (p *Pod) Configure(ctx context.Context, index int, s Setup) (inet.MAC, erro
 	case s.Alone:
 		add = addr.AddAlone
 	}
+	early := func(ip cni.IP) bool { return s.Tell && ip.Address.Addr().Is4() } // the kernel tells of those that are there
 	for _, ip := range s.IPs {
-		changes = append(changes, add(index, ip.Address))
+		if early(ip) {
+			changes = append(changes, add(index, ip.Address))
+		}
+	}
+	if !s.Down || s.MAC != (inet.MAC{}) {
+		// The MAC is set before the link is up, in the same message.
+		changes = append(changes, link.Set(index, link.Settings{MAC: s.MAC, Up: !s.Down}))
+	}
+	// Only now the addresses: of those of IPv6 that are there when a link comes up, the kernel makes the routes in a hurry, and
+	// where it has no memory ready for them drops the address.
+	for _, ip := range s.IPs {
+		if !early(ip) {
+			changes = append(changes, add(index, ip.Address))
+		}
 	}
 	for i, r := range s.Routes {
 		if !slices.ContainsFunc(s.Routes[:i], func(h route.Route) bool {
@@ -251,8 +263,12 @@ func (p *Pod) sysctls(s Setup) error {
 	of := func(link, key, value string) sysctl.Var {
 		return sysctl.Var{Key: "net/ipv6/conf/" + link + "/" + key, Value: value}
 	}
-	err := sysctl.Ensure(p.NS, of("lo", "disable_ipv6", "0"), of(p.IfName, "disable_ipv6", "0"),
-		of(p.IfName, "keep_addr_on_down", "1"), of(p.IfName, "accept_dad", dad))
+	vars := []sysctl.Var{of("lo", "disable_ipv6", "0"), of(p.IfName, "disable_ipv6", "0"),
+		of(p.IfName, "keep_addr_on_down", "1"), of(p.IfName, "accept_dad", dad)}
+	if s.Tell {
+		vars = append(vars, of(p.IfName, "ndisc_notify", "1"))
+	}
+	err := sysctl.Ensure(p.NS, vars...)
 	if errors.Is(err, fs.ErrNotExist) {
 		return cni.Errorf(cni.ErrConfig, "netconf: an IPv6 address is configured and the kernel has no IPv6: remove the IPv6 range or boot without ipv6.disable=1 (%w)", err)
 	}

@@ -148,8 +148,8 @@ func Shrink(ctx context.Context, r *cni.Request, ns *netns.NS, rule Rule, p masq
 
 // OpenMasq finds the backend of the SNAT, if there is to be some, before anything changes.
 func (p *Pod) OpenMasq(ctx context.Context) (err error) {
-	if p.conf.IPMasq.Any() {
-		p.rule, err = OpenRule(ctx, p.Node, p.conf.IPMasqBackend, p.policy(nil))
+	if p.snat.IPMasq.Any() {
+		p.rule, err = OpenRule(ctx, p.Node, p.snat.IPMasqBackend, p.policy(nil))
 	}
 	return err
 }
@@ -189,9 +189,9 @@ func (p *Pod) WarnConflicts(ctx context.Context) error {
 
 // policy is the SNAT of this network: by range where the IPAM plugin has ranges, else by the attachment's addresses.
 func (p *Pod) policy(ips []cni.IP) masq.Policy {
-	m := masq.Policy{Network: p.Network, Except: slices.Clone(p.conf.IPMasqExcept)}
+	m := masq.Policy{Network: p.Network, Except: slices.Clone(p.snat.IPMasqExcept)}
 	for _, r := range slices.Concat(p.Pools...) {
-		if p.conf.IPMasq.Has(r.Start.Is4()) {
+		if p.snat.IPMasq.Has(r.Start.Is4()) {
 			m.Sources = append(m.Sources, without(r, p.GatewayOf(r))...)
 			m.Except = append(m.Except, r.Subnet)
 		}
@@ -200,7 +200,7 @@ func (p *Pod) policy(ips []cni.IP) masq.Policy {
 		return m
 	}
 	for _, ip := range ips {
-		if a := ip.Address.Addr(); p.conf.IPMasq.Has(a.Is4()) {
+		if a := ip.Address.Addr(); p.snat.IPMasq.Has(a.Is4()) {
 			m.Pods = append(m.Pods, masq.Pod{Owner: p.Owner(), Addr: a})
 			m.Except = append(m.Except, ip.Address.Masked())
 		}
@@ -233,8 +233,8 @@ func (p *Pod) masqStatus(ctx context.Context) error {
 	if err := p.OpenMasq(ctx); err != nil {
 		return err
 	}
-	if p.conf.IPMasq.Any() {
-		if err := masq.Probe(ctx, p.Node, p.conf.IPMasqBackend); err != nil {
+	if p.snat.IPMasq.Any() {
+		if err := masq.Probe(ctx, p.Node, p.snat.IPMasqBackend); err != nil {
 			return err
 		}
 	}
@@ -243,7 +243,7 @@ func (p *Pod) masqStatus(ctx context.Context) error {
 
 // collectMasq shrinks the SNAT of the network. What another plugin made for it is not looked at.
 func (p *Pod) collectMasq(ctx context.Context) error {
-	if p.conf.IPMasqElsewhere || p.Partial && len(p.Valid) > 0 { // what valid attachments need is not known
+	if p.snat.IPMasqElsewhere || p.Partial && len(p.Valid) > 0 { // what valid attachments need is not known
 		return nil
 	}
 	if len(p.Valid) > 0 {

@@ -15,7 +15,8 @@
 //		pair, err := p.Veth(ctx, p.Pair(), 0)
 //		...
 //
-// Plugins "bridge" and "ptp" are made of it. Out of scope: what the host end of the interface is for.
+// Plugins "bridge" and "ptp" are made of it. Those whose interface has no end on the node are a [Device]. Out of scope: what the
+// host end of the interface is for.
 package attach
 
 import (
@@ -53,7 +54,9 @@ type Pod struct {
 	Gateway   Gateway
 	Reference Reference
 
-	conf   *Conf
+	conf   *Common
+	snat   *Conf
+	device *link.Spec // of a [Device]: what is in the container; nil for pairs
 	undo   undo.Stack
 	rule   Rule // of the SNAT
 	delete func(ctx context.Context, ns *netns.NS, index int) error
@@ -88,7 +91,7 @@ func Begin(r *cni.Request, c Netconf) (*Pod, error) {
 // Read reads and checks the whole configuration into c, so that nothing is changed for a wrong one. What was added must
 // go, whatever the configuration became: DEL and GC get what can be read of it, and a warning.
 func Read(r *cni.Request, c Netconf) (*Pod, error) {
-	p := &Pod{Request: r, conf: c.common(), Alias: link.Alias(r.Network, r.ContainerID, r.IfName), delete: veth.DeleteIndex}
+	p := &Pod{Request: r, conf: c.common(), snat: c.snat(), Alias: link.Alias(r.Network, r.ContainerID, r.IfName), delete: veth.DeleteIndex}
 	if r.IfName != "" {
 		p.Host = link.HostName(r.Network, r.ContainerID, r.IfName)
 	}
@@ -106,7 +109,7 @@ func (p *Pod) Open() (err error) {
 func (p *Pod) read(c Netconf) error {
 	err := p.Decode(c)
 	if err == nil {
-		err = p.validate(p.conf)
+		err = p.validate()
 	}
 	if err == nil {
 		err = c.Validate(p.Request)
@@ -169,8 +172,11 @@ func (p *Pod) Veth(ctx context.Context, pair veth.Pair, master int) (veth.Pair, 
 	return pair, err
 }
 
-// detach removes the pair; one that is gone is fine.
+// detach removes the interface; one that is gone is fine.
 func (p *Pod) detach(ctx context.Context) error {
+	if p.device != nil {
+		return link.Remove(ctx, p.NS, *p.device)
+	}
 	l, err := link.Get(ctx, p.Node, p.Host)
 	if err == nil && l.Kind == "veth" { // the name is a pair's: whatever else bears it is not the attachment
 		err = p.delete(ctx, p.Node, l.Index)
@@ -255,22 +261,30 @@ func (p *Pod) RemoveReference(ctx context.Context) error {
 }
 
 // removeDevice removes our pair, which its name tells, or the one that the reference made, which the pod's namespace
-// tells.
+// tells, as it does a [Device].
 func (p *Pod) removeDevice(ctx context.Context) (was link.Link, ours bool, err error) {
-	l, err := link.Get(ctx, p.Node, p.Host)
-	if err == nil {
-		return l, true, rtnl.Except(p.delete(ctx, p.Node, l.Index), fs.ErrNotExist)
+	if p.device == nil {
+		l, err := link.Get(ctx, p.Node, p.Host)
+		if err == nil {
+			return l, true, rtnl.Except(p.delete(ctx, p.Node, l.Index), fs.ErrNotExist)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return link.Link{}, false, err
+		}
 	}
-	if !errors.Is(err, fs.ErrNotExist) || p.NetNS == "" {
-		return link.Link{}, false, rtnl.Except(err, fs.ErrNotExist)
+	if p.NetNS == "" {
+		return link.Link{}, false, nil
 	}
 	pod, err := netns.Open(p.NetNS)
 	if err != nil {
 		return link.Link{}, false, nil // the namespace is gone, or was none: its interfaces went with it
 	}
 	defer pod.Close()
-	if pod.Same(p.Node) {
+	switch {
+	case pod.Same(p.Node) && (p.device == nil || !p.NodeNetNS):
 		return link.Link{}, false, nil
+	case p.device != nil:
+		return link.Link{}, true, link.Remove(ctx, pod, *p.device)
 	}
 	end, ok, err := p.referenceEnd(ctx, pod)
 	if err != nil || !ok {

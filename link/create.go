@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/sentinel"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
@@ -68,20 +70,21 @@ func Create(ctx context.Context, ns *netns.NS, s Spec) (Link, error) {
 	case s.Lower.Index == 0 || s.Lower.NS.Same(ns):
 		err = rtnl.First(c.Do(rtnl.NewLink(add), rtnl.SetLink(set), rtnl.GetLink(s.Name, got)))
 	default:
-		add.Other, add.Into = true, ns.Fd()
-		if set.Name, err = across(ctx, s, add); err != nil {
-			return Link{}, err
+		add.Other, add.Into, set.Up = true, ns.Fd(), false
+		if set.Name, err = across(ctx, s, add); err == nil {
+			err = rtnl.First(c.Do(rtnl.SetLink(set), rtnl.GetLink(set.Name, got)))
 		}
-		set.Up = false
-		if err = rtnl.First(c.Do(rtnl.SetLink(set), rtnl.GetLink(set.Name, got))); err == nil && (s.Up || set.Name != s.Name) {
+		if err == nil && (s.Up || set.Name != s.Name) {
 			err = rtnl.First(c.Do(rtnl.SetLink(rtnl.Set{Index: made.Index, Rename: s.Name, Up: s.Up}), rtnl.GetLink(s.Name, got)))
 		}
 	}
-	if err != nil && made.Index != 0 && !errors.Is(err, fs.ErrExist) {
-		err = errors.Join(err, rtnl.Except(c.Do(rtnl.DelLinkIndex(made.Index)), fs.ErrNotExist))
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrExist) && set.Name != s.Name && made.Index != 0: // somebody took the name meanwhile
+		return Link{}, errors.Join(err, c.Do(rtnl.DelLinkIndex(made.Index)))
+	case errors.Is(err, fs.ErrExist):
 		return Link{}, err
+	case err != nil: // the kernel may have made it all the same
+		return Link{}, errors.Join(err, Remove(context.WithoutCancel(ctx), ns, s))
 	}
 	return of(made), nil
 }
@@ -93,7 +96,7 @@ func (s Spec) check() (rtnl.Kind, error) {
 	}
 	kind, err := s.Kind.device()
 	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", s.Kind, s.Name, err)
+		return nil, fmt.Errorf("%s %s: %w", s.Kind.Type(), s.Name, err)
 	}
 	if s.MAC[0]&1 != 0 {
 		return nil, fmt.Errorf("%s: MAC address %s is a group's, which no interface can have", s.Name, s.MAC)
@@ -129,23 +132,49 @@ func interim(name, alias string) string {
 	return "new" + strings.ToLower(base32.StdEncoding.EncodeToString(sum[:7])[:11])
 }
 
-// Remove removes the link of that name and kind if it bears the alias or none, and what a [Create] of it left that was killed.
-// It is for links whose alias is made of nothing but what the caller knows, see [Alias]. None is fine.
-func Remove(ctx context.Context, ns *netns.NS, name, kind, alias string) error {
+// Remove removes the link that [Create] makes of a spec, by its name, kind and alias, and what a Create left that was killed: an
+// alias that nobody else's link can have is needed, see [Alias]. One without any alias is removed only if it is as the spec says
+// ([Link.Is]) and has its MAC, if that is stated. None is fine.
+func Remove(ctx context.Context, ns *netns.NS, s Spec) error {
 	c, err := open(ctx, ns)
 	if err != nil {
 		return err
 	}
 	var gone []*rtnl.Msg
 	got := func(l rtnl.Link) {
-		if l.Kind == kind && (l.Alias == alias || l.Alias == "") {
+		bare := l.Alias == "" && of(l).Is(s.Kind) && (s.MAC == inet.MAC{} || s.MAC == l.MAC)
+		if bare || l.Alias == s.Alias && l.Kind == s.Kind.Type() {
 			gone = append(gone, rtnl.DelLinkIndex(l.Index))
 		}
 	}
-	if err := rtnl.Except(c.Do(rtnl.GetLink(interim(name, alias), got), rtnl.GetLink(name, got)), fs.ErrNotExist); err != nil {
+	if err := rtnl.Except(c.Do(rtnl.GetLink(interim(s.Name, s.Alias), got), rtnl.GetLink(s.Name, got)), fs.ErrNotExist); err != nil {
 		return err
 	}
 	return rtnl.Except(c.Do(gone...), fs.ErrNotExist)
+}
+
+// Supported fails if the kernel cannot make links of a kind. It makes none.
+func Supported(ctx context.Context, ns *netns.NS, k Kind) error {
+	c, err := open(ctx, ns)
+	if err != nil {
+		return err
+	}
+	kind, err := Spec{Name: "probe", Kind: k}.check()
+	if err != nil {
+		return err
+	}
+	if _, ok := kind.(rtnl.Tap); ok {
+		fd, err := openTun(ns)
+		if err == nil {
+			err = unix.Close(fd)
+		}
+		return err
+	}
+	group := inet.MAC{1} // which each kind refuses that the kernel finds
+	if err := c.Do(rtnl.NewLink(rtnl.New{Name: "probe", Kind: kind, MAC: group})); errors.Is(err, unix.EOPNOTSUPP) {
+		return err
+	}
+	return nil
 }
 
 // DeleteAll removes links of a kind by their indexes, by one deletion: 200 take little longer than two. Those that are gone

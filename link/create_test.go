@@ -58,7 +58,7 @@ func TestALinkOfEachKindIsMadeInItsPlaceAsItIsStated(t *testing.T) {
 			nstest.Need(t, k.feature)
 			node, lower := node(t)
 			pod := nstest.New(t)
-			if k.kind.String() == "vrf" { // the first of a namespace brings rules, which stay
+			if k.kind.Type() == "vrf" { // the first of a namespace brings rules, which stay
 				_, err := link.Create(t.Context(), pod, link.Spec{Name: "first", Kind: k.kind})
 				require.NoError(t, err)
 				require.NoError(t, link.Delete(t.Context(), pod, "first", "vrf"))
@@ -76,7 +76,7 @@ func TestALinkOfEachKindIsMadeInItsPlaceAsItIsStated(t *testing.T) {
 			l, err := nstest.Netlink(t, pod).LinkByName("eth0") // the second opinion
 			require.NoError(t, err)
 			a := l.Attrs()
-			require.Equal(t, []any{a.Index, k.kind.String(), 1400, s.Alias, s.Group, true}, []any{made.Index, made.Kind, made.MTU, made.Alias, made.Group, made.Up})
+			require.Equal(t, []any{a.Index, k.kind.Type(), 1400, s.Alias, s.Group, true}, []any{made.Index, made.Kind, made.MTU, made.Alias, made.Group, made.Up})
 			require.Equal(t, []any{made.Kind, 1400, s.Alias, a.HardwareAddr.String()}, []any{strings.Replace(l.Type(), "tuntap", "tun", 1), a.MTU, a.Alias, made.MAC.String()})
 			require.NotZero(t, a.RawFlags&unix.IFF_UP)
 			require.Equal(t, k.kind, made.Details)
@@ -90,12 +90,20 @@ func TestALinkOfEachKindIsMadeInItsPlaceAsItIsStated(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, made.Index, again.Index)
 
-			require.NoError(t, link.Remove(t.Context(), pod, "eth0", made.Kind, "another's"))
-			require.NoError(t, link.Remove(t.Context(), pod, "eth0", "another kind", s.Alias))
+			require.True(t, made.Is(k.kind), "%s, %s", made.Details, k.kind)
+			other := s
+			other.Alias = "another's"
+			require.NoError(t, link.Remove(t.Context(), pod, other))
+			other = s
+			other.Kind = link.VRF{Table: 5}
+			if k.kind.Type() == "vrf" {
+				other.Kind = link.IFB{}
+			}
+			require.NoError(t, link.Remove(t.Context(), pod, other))
 			_, err = link.Get(t.Context(), pod, "eth0")
 			require.NoError(t, err, "it is neither another's nor of another kind")
-			require.NoError(t, link.Remove(t.Context(), pod, "eth0", made.Kind, s.Alias))
-			require.NoError(t, link.Remove(t.Context(), pod, "eth0", made.Kind, s.Alias), "none is fine")
+			require.NoError(t, link.Remove(t.Context(), pod, s))
+			require.NoError(t, link.Remove(t.Context(), pod, s), "none is fine")
 			require.Equal(t, before, nstest.Dump(node))
 			require.Equal(t, inPod, nstest.Dump(pod))
 		})
@@ -122,18 +130,35 @@ func TestALinkStandsOnADeviceOfItsOwnNamespaceOrOfAnother(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
 
-func TestRemoveTakesWhatAKilledCreateLeft(t *testing.T) {
+func TestRemoveTakesWhatAKilledCreateLeftAndNothingElseWithoutAnAlias(t *testing.T) {
 	t.Parallel()
 	nstest.Need(t, nstest.Macvlan)
 	_, lower := node(t)
 	pod := nstest.New(t)
 	before := nstest.Dump(pod)
 	for _, name := range []string{"eth0", link.Interim("eth0", "mine")} {
-		_, err := link.Create(t.Context(), pod, link.Spec{Name: name, Kind: link.Macvlan{}, Lower: lower})
+		made, err := link.Create(t.Context(), pod, link.Spec{Name: name, Kind: link.Macvlan{}, Lower: lower})
 		require.NoError(t, err)
-		require.NoError(t, link.Remove(t.Context(), pod, "eth0", "macvlan", "mine"))
+		s := link.Spec{Name: "eth0", Kind: link.Macvlan{Mode: "vepa"}, Alias: "mine"}
+		require.NoError(t, link.Remove(t.Context(), pod, s), "another mode")
+		s.Kind, s.MAC = link.Macvlan{Mode: "bridge"}, inet.MAC{2}
+		require.NoError(t, link.Remove(t.Context(), pod, s), "another MAC")
+		require.NotEqual(t, before, nstest.Dump(pod))
+		s.MAC = made.MAC
+		require.NoError(t, link.Remove(t.Context(), pod, s))
 		require.Equal(t, before, nstest.Dump(pod))
 	}
+}
+
+func TestAKernelSaysWhichKindsItCanMake(t *testing.T) {
+	t.Parallel()
+	ns := nstest.New(t)
+	before := nstest.Dump(ns)
+	for _, k := range kinds {
+		require.Equal(t, nstest.Has(k.feature), link.Supported(t.Context(), ns, k.kind) == nil, k.kind)
+	}
+	require.ErrorContains(t, link.Supported(t.Context(), ns, nil), "no kind of link is given")
+	require.Equal(t, before, nstest.Dump(ns))
 }
 
 func TestALinkBecomesAPortAsItIsMade(t *testing.T) {

@@ -3,36 +3,47 @@
 package link
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 )
 
 // Kind says what a link is: one of [Dummy], [IFB], [IPVLAN], [Macvlan], [Tap], [VLAN], [VRF], all of them comparable.
-// String is the name of the kind in ip-link(8).
 type Kind interface {
-	fmt.Stringer
+	Type() string   // as in ip-link(8), such as "macvlan"
+	String() string // with what makes it one, such as "macvlan mode bridge"
 	device() (rtnl.Kind, error)
 }
 
 // Dummy is a device that drops what is sent.
 type Dummy struct{}
 
-func (Dummy) String() string               { return "dummy" }
-func (k Dummy) device() (rtnl.Kind, error) { return rtnl.Plain(k.String()), nil }
+// Type is "dummy".
+func (Dummy) Type() string { return "dummy" }
+
+func (k Dummy) String() string             { return k.Type() }
+func (k Dummy) device() (rtnl.Kind, error) { return rtnl.Plain(k.Type()), nil }
 
 // IFB is a device to which packets of others are redirected, to be queued (Intermediate Functional Block).
 type IFB struct{}
 
-func (IFB) String() string               { return "ifb" }
-func (k IFB) device() (rtnl.Kind, error) { return rtnl.Plain(k.String()), nil }
+// Type is "ifb".
+func (IFB) Type() string { return "ifb" }
+
+func (k IFB) String() string             { return k.Type() }
+func (k IFB) device() (rtnl.Kind, error) { return rtnl.Plain(k.Type()), nil }
 
 // VRF is a device whose ports have a routing table of their own.
 type VRF struct{ Table uint32 } // not 0
 
-func (VRF) String() string { return "vrf" }
+// Type is "vrf".
+func (VRF) Type() string { return "vrf" }
+
+func (k VRF) String() string { return "vrf table " + strconv.Itoa(int(k.Table)) }
 
 func (k VRF) device() (rtnl.Kind, error) {
 	if k.Table == 0 {
@@ -44,7 +55,10 @@ func (k VRF) device() (rtnl.Kind, error) {
 // VLAN is what the lower device receives and sends with a tag (IEEE 802.1Q).
 type VLAN struct{ ID uint16 } // 1 to 4094
 
-func (VLAN) String() string { return "vlan" }
+// Type is "vlan".
+func (VLAN) Type() string { return "vlan" }
+
+func (k VLAN) String() string { return "vlan id " + strconv.Itoa(int(k.ID)) }
 
 func (k VLAN) device() (rtnl.Kind, error) {
 	if k.ID < 1 || k.ID > 4094 {
@@ -64,7 +78,10 @@ var MacvlanModes = []string{"bridge", "private", "vepa", "passthru"}
 
 var macvlanModes = [...]uint32{4, 1, 2, 8} // MACVLAN_MODE_*, in the order of MacvlanModes
 
-func (Macvlan) String() string { return "macvlan" }
+// Type is "macvlan".
+func (Macvlan) Type() string { return "macvlan" }
+
+func (k Macvlan) String() string { return "macvlan mode " + cmp.Or(k.Mode, MacvlanModes[0]) }
 
 func (k Macvlan) device() (rtnl.Kind, error) {
 	i, err := mode(k.Mode, MacvlanModes)
@@ -79,7 +96,10 @@ type IPVLAN struct {
 // IPVLANModes are the modes of [IPVLAN]: whether frames are switched, or packets routed, and filtered too.
 var IPVLANModes = []string{"l2", "l3", "l3s"} // in the order of IPVLAN_MODE_*
 
-func (IPVLAN) String() string { return "ipvlan" }
+// Type is "ipvlan".
+func (IPVLAN) Type() string { return "ipvlan" }
+
+func (k IPVLAN) String() string { return "ipvlan mode " + cmp.Or(k.Mode, IPVLANModes[0]) }
 
 func (k IPVLAN) device() (rtnl.Kind, error) {
 	i, err := mode(k.Mode, IPVLANModes)
@@ -115,7 +135,24 @@ func (id ID) or(none uint32) uint32 {
 	return none
 }
 
-func (Tap) String() string { return "tun" }
+// Type is "tun".
+func (Tap) Type() string { return "tun" }
+
+func (k Tap) String() string {
+	s := "tun type tap"
+	for _, id := range []struct {
+		name string
+		ID
+	}{{"user", k.Owner}, {"group", k.Group}} {
+		if id.Valid {
+			s += " " + id.name + " " + strconv.FormatUint(uint64(id.Number), 10)
+		}
+	}
+	if k.MultiQueue {
+		s += " multi_queue"
+	}
+	return s
+}
 
 func (k Tap) device() (rtnl.Kind, error) {
 	return rtnl.Tap{Owner: k.Owner.or(rtnl.Nobody), Group: k.Group.or(rtnl.Nobody), MultiQueue: k.MultiQueue}, nil
@@ -151,4 +188,9 @@ func kindOf(d rtnl.Kind) Kind {
 		return Tap{Owner: id(d.Owner), Group: id(d.Group), MultiQueue: d.MultiQueue}
 	}
 	return nil
+}
+
+// Is reports whether the link is what [Create] makes of a kind.
+func (l Link) Is(k Kind) bool {
+	return l.Details != nil && k != nil && l.Details.String() == k.String()
 }

@@ -12,15 +12,25 @@ import (
 	"github.com/cniblocks/cniblocks/netns"
 )
 
+const tunDevice = "/dev/net/tun"
+
+// openTun opens the device by which taps are made in a namespace. The caller closes it.
+func openTun(ns *netns.NS) (fd int, err error) {
+	err = ns.Visit(func() (err error) { // they are made in the namespace of who opens it
+		fd, err = unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return -1, fmt.Errorf("open %s, which the kernel's module tun makes: %w", tunDevice, err)
+	}
+	return fd, nil
+}
+
 // withTap makes a tap device, has f set it up, and then makes it stay: until then it is gone with the process.
 func withTap(ns *netns.NS, name string, t rtnl.Tap, f func() error) error {
-	const device = "/dev/net/tun"
-	fd := -1
-	if err := ns.Visit(func() (err error) { // the device is made in the namespace of who opens this
-		fd, err = unix.Open(device, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fd, err := openTun(ns)
+	if err != nil {
 		return err
-	}); err != nil {
-		return fmt.Errorf("open %s, which the kernel's module tun makes: %w", device, err)
 	}
 	defer unix.Close(fd)
 	req, err := unix.NewIfreq(name)

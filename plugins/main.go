@@ -22,6 +22,7 @@ import (
 	"github.com/cniblocks/cniblocks/plugins/flannel"
 	"github.com/cniblocks/cniblocks/plugins/hostlocal"
 	"github.com/cniblocks/cniblocks/plugins/loopback"
+	"github.com/cniblocks/cniblocks/plugins/macvlan"
 	"github.com/cniblocks/cniblocks/plugins/overlay"
 	"github.com/cniblocks/cniblocks/plugins/portmap"
 	"github.com/cniblocks/cniblocks/plugins/ptp"
@@ -35,6 +36,7 @@ func plugins(remove func(context.Context, *netns.NS, int) error) cni.Delegates {
 		"host-gw":    overlay.Plugin{},
 		"host-local": hostlocal.Plugin{},
 		"loopback":   loopback.Plugin{},
+		"macvlan":    macvlan.Plugin(),
 		"overlay":    overlay.Plugin{},
 		"portmap":    portmap.Plugin,
 		"ptp":        ptp.Plugin{Remove: remove},
@@ -83,6 +85,9 @@ func help(name string) (what, conf, more string) {
          "ipam":{"type":"host-local","subnet":"10.88.0.0/24","dataDir":"/tmp/demo-leases"}`, "docs/plugins/host-local.md"
 	case "loopback":
 		return "sets the loopback interface of a container up", `"type":"loopback"`, "README.md"
+	case "macvlan":
+		return "attaches a container to the network of a device of the node, as a station of its own", `"type":"macvlan","master":"eth0",
+         "ipam":{"type":"host-local","subnet":"10.88.0.0/24","dataDir":"/tmp/demo-leases"}`, "docs/plugins/macvlan.md"
 	case "overlay":
 		return "carries pods between machines by a tunnel, and has a delegate attach them", `"type":"overlay","encap":"vxlan",
          "peersFile":"/etc/cniblocks/peers.json","delegate":{"type":"bridge","bridge":"demo0"}`, "docs/plugins/overlay.md"

@@ -130,11 +130,20 @@ func unstamped(s string) string {
 }
 
 // whose is what only that plugin says of wrong, which is no one's configuration.
-var whose = map[string]string{"bridge": `key "vlan"`, "loopback": "CNI_NETNS: ", "host-local": `key "ipam" is missing; host-local`,
-	"host-gw": "of host-gw has no", "overlay": `key "encap"`, "flannel": `key "subnetFile": `, "ptp": `key "ipam" is missing; ptp`, "bandwidth": "bandwidth is a chained plugin",
-	"portmap": `is missing: portmap is a chained plugin`}
+var whose = map[string]string{
+	"bandwidth":  "bandwidth is a chained plugin",
+	"bridge":     `key "vlan"`,
+	"flannel":    `key "subnetFile": `,
+	"host-gw":    "of host-gw has no",
+	"host-local": `key "ipam" is missing; host-local`,
+	"loopback":   "CNI_NETNS: ",
+	"macvlan":    `key "mode" is "wrong"`,
+	"overlay":    `key "encap"`,
+	"portmap":    `is missing: portmap is a chained plugin`,
+	"ptp":        `key "ipam" is missing; ptp`,
+}
 
-const wrong = `{"cniVersion": "1.0.0", "name": "net", "type": %q, "vlan": 5000}`
+const wrong = `{"cniVersion": "1.0.0", "name": "net", "type": %q, "vlan": 5000, "mode": "wrong"}`
 
 // who is the plugin that answers, which is called as arg0 with the type of that name.
 func who(t *testing.T, program, arg0 string) string {

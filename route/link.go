@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cniblocks/cniblocks/inet"
 	"github.com/cniblocks/cniblocks/internal/base/sentinel"
 	"github.com/cniblocks/cniblocks/internal/kernel/rtnl"
 	"github.com/cniblocks/cniblocks/link"
@@ -84,4 +85,36 @@ func via(a netip.Addr) string {
 		return ""
 	}
 	return " via " + a.String()
+}
+
+// DefaultLink is the index of the link that leads to all that no other route does: that of the default route in the main table,
+// of IPv4 rather than of IPv6, of the least metric. None is [io/fs.ErrNotExist].
+func DefaultLink(ctx context.Context, ns *netns.NS) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	c, err := rtnl.Open(ns)
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range inet.Families {
+		family := uint8(unix.AF_INET)
+		if f == inet.IPv6 {
+			family = unix.AF_INET6
+		}
+		all, err := c.Routes(rtnl.RouteFilter{Family: family, Table: unix.RT_TABLE_MAIN})
+		if err != nil {
+			return 0, err
+		}
+		var best rtnl.Route
+		for _, r := range all {
+			if r.Dst == f.Default() && r.Link != 0 && (best.Link == 0 || r.Metric < best.Metric) {
+				best = r
+			}
+		}
+		if best.Link != 0 {
+			return best.Link, nil
+		}
+	}
+	return 0, sentinel.Errorf(fs.ErrNotExist, "there is no default route")
 }

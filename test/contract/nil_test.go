@@ -137,7 +137,9 @@ func calls(t *testing.T, ctx context.Context, ns, good *netns.NS) map[string]fun
 			return second(link.Create(ctx, good, link.Spec{Name: "m", Kind: link.Macvlan{}, Lower: link.Lower{NS: ns, Index: 1}}))
 		},
 		"link.DeleteAll":          func() error { return link.DeleteAll(ctx, ns, "veth", 5) },
-		"link.Remove":             func() error { return link.Remove(ctx, ns, "h", "veth", "mine") },
+		"link.Remove":             func() error { return link.Remove(ctx, ns, link.Spec{Name: "h", Kind: link.Dummy{}}) },
+		"link.Supported":          func() error { return link.Supported(ctx, ns, link.Dummy{}) },
+		"route.DefaultLink":       func() error { return second(route.DefaultLink(ctx, ns)) },
 		"link.Retain":             func() error { return link.Retain(ctx, ns, "veth", "net") },
 		"link.Delete":             func() error { return link.Delete(ctx, ns, "h", "veth") },
 		"link.Get":                func() error { return second(link.Get(ctx, ns, "h")) },

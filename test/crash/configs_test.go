@@ -18,6 +18,7 @@ type config struct {
 	files map[string]string
 	needs []nstest.Feature
 	rare  bool // few kernels have it, so it mostly runs under emulation
+	alone bool // a pod's interface has no end on the node: GC comes when it is gone with its container
 }
 
 // rare marks what few kernels have.
@@ -28,6 +29,11 @@ func rare(c config) config {
 
 func bridged(name, keys string, needs ...nstest.Feature) config {
 	return config{name: name, needs: needs, json: `{"cniVersion":"1.1.0","name":"net","type":"bridge","bridge":"br0",` + keys + `}`}
+}
+
+// alone is a plugin whose interface has no end on the node.
+func alone(plugin, keys string, need nstest.Feature) config {
+	return config{name: plugin, needs: []nstest.Feature{need}, alone: true, json: `{"cniVersion":"1.1.0","name":"net","type":"` + plugin + `",` + keys + v4 + `}`}
 }
 
 // The peers of an overlay: a is the node. The second list has one less, one more, and one with another address.
@@ -92,6 +98,7 @@ var configs = []config{
 	bridged("bridge, macspoofchk", `"isGateway":true,"macspoofchk":true,"hairpinMode":true,`+v4, nstest.NFTBridge),
 	rare(bridged("bridge, VLAN", `"isGateway":true,"vlan":7,"ipMasq":true,`+v4, nstest.VLANFiltering, nstest.NFT)),
 	bridged("bridge, layer 2", `"mtu":1400`),
+	alone("macvlan", `"master":"uplink",`, nstest.Macvlan),
 	{name: "flannel", needs: []nstest.Feature{nstest.NFT}, json: `{"cniVersion":"1.1.0","name":"net","type":"flannel",
 		"subnetFile":"DIR/peers/subnet.env","dataDir":"DIR/flannel","ipam":{"dataDir":"DIR/leases"},
 		"delegate":{"bridge":"br0","isDefaultGateway":true}}`, files: map[string]string{"subnet.env": subnetEnv}},

@@ -30,17 +30,18 @@ import (
 
 // node is where plugins are killed.
 type node struct {
-	t    *testing.T
-	name string // of the configuration
-	conf string
-	two  string // with the other list of peers
-	ns   *netns.NS
-	all  nstest.Dumper // of the namespace
-	bin  string
-	dir  string             // leases, state
-	io   string             // what programs read and print
-	pods map[string]*podEnd // by container ID
-	last string             // what was struck, for messages
+	t     *testing.T
+	name  string // of the configuration
+	conf  string
+	two   string // with the other list of peers
+	alone bool   // see config
+	ns    *netns.NS
+	all   nstest.Dumper // of the namespace
+	bin   string
+	dir   string             // leases, state
+	io    string             // what programs read and print
+	pods  map[string]*podEnd // by container ID
+	last  string             // what was struck, for messages
 }
 
 // podEnd is a pod's namespace, and what its last ADD gave it.
@@ -52,7 +53,7 @@ type podEnd struct {
 
 func newNode(t *testing.T, c config) *node {
 	t.Helper()
-	n := &node{t: t, name: c.name, ns: nstest.New(t), bin: programs(t), dir: t.TempDir(), io: t.TempDir(), pods: map[string]*podEnd{}}
+	n := &node{t: t, name: c.name, alone: c.alone, ns: nstest.New(t), bin: programs(t), dir: t.TempDir(), io: t.TempDir(), pods: map[string]*podEnd{}}
 	n.all.NS = n.ns
 	n.conf, n.two = strings.ReplaceAll(c.json, "DIR", n.dir), strings.ReplaceAll(c.peers, "DIR", n.dir)
 	for name, text := range c.files {
@@ -111,6 +112,7 @@ func (n *node) with(c call) string {
 	require.NoError(n.t, json.Unmarshal([]byte(c.conf), &conf))
 	switch c.verb {
 	case cni.GC:
+		n.end(func(id string) bool { return !slices.Contains(c.valid, id) })
 		valid := []cni.Attachment{}
 		for _, id := range c.valid {
 			valid = append(valid, cni.Attachment{ContainerID: id, IfName: "eth0"})
@@ -126,6 +128,23 @@ func (n *node) with(c call) string {
 	return string(b)
 }
 
+// end takes the interfaces that have no end on the node from containers, as their end does.
+func (n *node) end(of func(id string) bool) {
+	n.t.Helper()
+	for id, p := range n.pods {
+		if !n.alone || !of(id) {
+			continue
+		}
+		links, err := p.h.LinkList()
+		require.NoError(n.t, err)
+		for _, l := range links {
+			if l.Attrs().Name != "lo" {
+				require.NoError(n.t, p.h.LinkDel(l))
+			}
+		}
+	}
+}
+
 func (n *node) command(c call) *exec.Cmd {
 	conf := n.with(c)
 	if c.verb == upVerb {
@@ -137,7 +156,9 @@ func (n *node) command(c call) *exec.Cmd {
 	require.NoError(n.t, json.Unmarshal([]byte(conf), &of))
 	cmd := exec.Command(filepath.Join(n.bin, of.Type))
 	ns := ""
-	if c.verb != cni.GC && !c.noNS {
+	if c.noNS {
+		n.end(func(id string) bool { return id == c.id })
+	} else if c.verb != cni.GC {
 		ns = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.pod(c.id).ns.Fd())
 	}
 	cmd.Env = []string{"CNI_COMMAND=" + string(c.verb), "CNI_CONTAINERID=" + c.id, "CNI_NETNS=" + ns, "CNI_IFNAME=eth0", "CNI_PATH=" + n.bin}
@@ -312,6 +333,7 @@ func (n *node) steady(round func()) string {
 // cleanup is `cniblocks cleanup --network net`.
 func (n *node) cleanup() {
 	n.t.Helper()
+	n.end(func(string) bool { return true })
 	state := filepath.Join(n.dir, "run")
 	found, err := inventory.Read(n.t.Context(), inventory.Options{NS: n.ns, DataDirs: []string{filepath.Join(n.dir, "leases"), filepath.Join(n.dir, "flannel")}, StateDir: state})
 	require.NoError(n.t, err)

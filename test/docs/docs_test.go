@@ -46,7 +46,7 @@ const (
 
 // oneMachine is a reader with one machine.
 var oneMachine = []step{
-	{page: "README.md", text: "make build && make install", want: []string{`(?m)^installed in /opt/cni/bin: bandwidth bridge flannel host-gw host-local loopback overlay portmap ptp$`}},
+	{page: "README.md", text: "make build && make install", want: []string{`(?m)^installed in /opt/cni/bin: bandwidth bridge flannel host-gw host-local loopback macvlan overlay portmap ptp$`}},
 	{page: "README.md", text: "install -D -m 644 examples/conflists/dual-stack.conflist " + conflist, then: (*world).attachAsREADME},
 	{page: "README.md", text: "cniblocks show", want: []string{`uplink eth0: 192\.0\.2\.11/24`, `bridge cni0 \[ours\]: made for network pods`, `\[ours\]  c1 eth0  10\.22\.0\.2/16, fd00:10:22::2/64; leased`}},
 	{page: "docs/stability.md", text: "cniblocks version", want: []string{`(?m)^CNI 0\.1\.0 to 1\.1\.0$`}},
@@ -66,6 +66,14 @@ CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_NETNS=/run/netns/blue CNI_IFNAME=eth0 CNI
 CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_NETNS=/run/netns/green CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin /opt/cni/bin/ptp`, want: []string{`"gateway": ?"10\.89\.0\.1"`}},
 	{page: "docs/plugins/ptp.md", text: "ip -d addr show type veth", want: []string{`alias cniblocks/demo2/c1/eth0`, `inet 10\.89\.0\.1/32`}},
 	{page: "docs/plugins/ptp.md", text: "ip netns exec blue ip route", as: "ip netns exec green ip route", want: []string{`default via 10\.89\.0\.1`, `10\.89\.0\.0/24 via 10\.89\.0\.1`}},
+	{page: "docs/plugins/macvlan.md", text: "ip netns add blue", as: "ip netns add violet"},
+	{page: "docs/plugins/macvlan.md", text: `echo '{"cniVersion":"1.0.0","name":"lan","type":"macvlan","master":"eth0",
+       "ipam":{"type":"host-local","subnet":"10.88.0.0/24"}}' |
+CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_NETNS=/run/netns/blue CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin /opt/cni/bin/macvlan`,
+		as: `echo '{"cniVersion":"1.0.0","name":"lan","type":"macvlan","master":"eth0",
+       "ipam":{"type":"host-local","subnet":"10.90.0.0/24"}}' |
+CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_NETNS=/run/netns/violet CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin /opt/cni/bin/macvlan`, want: []string{`"address": ?"10\.90\.0\.2/24"`}},
+	{page: "docs/plugins/macvlan.md", text: "ip netns exec blue ip -d link show eth0", as: "ip netns exec violet ip -d link show eth0", want: []string{`alias cniblocks/lan/c1/eth0`, `macvlan mode bridge`}},
 	{page: "docs/plugins/ptp.md", text: "cniblocks show", want: []string{`c1 eth0  10\.89\.0\.2/24; leased`}},
 	{page: "docs/plugins/bandwidth.md", text: "tc qdisc show | grep tbf", prep: limitPod, want: []string{`qdisc tbf 1: dev veth`, `qdisc tbf 1: dev bwp`}},
 	{page: "docs/plugins/bandwidth.md", text: "ip -d link show type ifb", want: []string{`alias cniblocks/demo2/c1/eth0`}},

@@ -33,7 +33,8 @@ func TestMain(m *testing.M) {
 // suite is a plugin with its tests, and what may differ.
 type suite struct {
 	plugin, pkg string
-	needs       []string // other plugins
+	needs       []string         // other plugins
+	kernel      []nstest.Feature // that its tests take for granted
 	differs     []difference
 }
 
@@ -49,6 +50,7 @@ const (
 	linkLocal = "a bridge gets its link-local address with its first carrier, not before"
 	mustFail  = "it wants a DEL to fail"
 	tinyBurst = "a burst of a few bytes, which lets no packet pass, is refused"
+	undone    = "an ADD whose result has no form in the version fails, and leaves no interface"
 )
 
 var (
@@ -62,6 +64,11 @@ var suites = []suite{
 	{plugin: "host-local", pkg: "plugins/ipam/host-local"},
 	{plugin: "portmap", pkg: "plugins/meta/portmap", needs: []string{"host-local", "ptp"}, differs: []difference{
 		{"portmap integration tests Creating an interface in a namespace with the ptp plugin forwards a TCP port on ipv4", []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0"}, names},
+	}},
+	{plugin: "macvlan", pkg: "plugins/main/macvlan", needs: []string{"host-local"}, kernel: []nstest.Feature{nstest.Dummy}, differs: []difference{
+		{"macvlan Operations configures and deconfigures a l2 macvlan link with ADD/DEL", all[:2], undone},
+		{"macvlan Operations configures and deconfigures l2 macvlan link with mac address (from CNI_ARGS) with ADD/DEL", all[:2], undone},
+		{"macvlan Operations configures and deconfigures l2 macvlan link with mac address (from RuntimeConfig) with ADD/DEL", all[:2], undone},
 	}},
 	{plugin: "ptp", pkg: "plugins/main/ptp", needs: []string{"host-local"}},
 	{plugin: "bandwidth", pkg: "plugins/meta/bandwidth", needs: []string{"host-local", "ptp"}, differs: []difference{
@@ -112,6 +119,7 @@ func TestOfTheReferencesSpecsThatItsOwnFilesPassOursFailOnlyTheListed(t *testing
 	for _, s := range suites {
 		t.Run(s.plugin, func(t *testing.T) {
 			t.Parallel()
+			nstest.Need(t, s.kernel...)
 			binary, err := compile(s.plugin, s.pkg)
 			require.NoError(t, err)
 			theirs, err := reference.Build(append(s.needs, s.plugin)...)

@@ -40,6 +40,21 @@ func NoLinkLocal(name string) *Msg {
 	return m
 }
 
+// ARPNotify has a link tell of its IPv4 addresses when it comes up or gets another MAC (arp_notify of ip-sysctl).
+func ARPNotify(link int) *Msg {
+	const (
+		conf      = 1  // IFLA_INET_CONF
+		arpNotify = 22 // IPV4_DEVCONF_ARP_NOTIFY
+	)
+	m := newMsg(unix.RTM_NEWLINK, 0, "set arp_notify of "+index(link), ifinfo(0, link, 0, 0))
+	m.nest(unix.IFLA_AF_SPEC, func() {
+		m.nest(unix.AF_INET, func() {
+			m.nest(conf, func() { m.u32(arpNotify, 1) })
+		})
+	})
+	return m
+}
+
 // Tunnel decodes the data of a tunnel device; nil for links of other kinds.
 func (l Link) Tunnel() Tunnel {
 	data := []byte(l.Data)
