@@ -8,8 +8,10 @@ import (
 	"io/fs"
 
 	"github.com/cniblocks/cniblocks/cni"
+	"github.com/cniblocks/cniblocks/internal/foreign"
 	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/shape"
 	"github.com/cniblocks/cniblocks/veth"
 )
 
@@ -31,4 +33,11 @@ func HostEnd(ctx context.Context, r *cni.Request, node, pod *netns.NS) (link.Lin
 		defer pod.Close()
 	}
 	return veth.HostEnd(ctx, node, pod, r.IfName)
+}
+
+// Shaped is what bears the rate limits of an attachment: the host end of that name, and a helper of the name that the reference
+// gives it.
+func Shaped(network string, a cni.Attachment, hostEnd string) shape.Device {
+	return shape.Device{Name: hostEnd, Owner: link.Alias(network, a.ContainerID, a.IfName),
+		Helper: foreign.Attachment{Network: network, ContainerID: a.ContainerID}.IFB()}
 }

@@ -33,6 +33,7 @@ import (
 	"github.com/cniblocks/cniblocks/ipam"
 	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
+	"github.com/cniblocks/cniblocks/shape"
 	"github.com/cniblocks/cniblocks/veth"
 )
 
@@ -266,7 +267,10 @@ func (p *Pod) removeDevice(ctx context.Context) (was link.Link, ours bool, err e
 	if p.device == nil {
 		l, err := link.Get(ctx, p.Node, p.Host)
 		if err == nil {
-			return l, true, rtnl.Except(p.delete(ctx, p.Node, l.Index), fs.ErrNotExist)
+			if l.Group == shape.Group {
+				err = shape.Revoke(ctx, p.Node, Shaped(p.Network, p.Attachment(), l.Name))
+			}
+			return l, true, errors.Join(err, rtnl.Except(p.delete(ctx, p.Node, l.Index), fs.ErrNotExist))
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return link.Link{}, false, err
@@ -311,7 +315,7 @@ func (p *Pod) referenceEnd(ctx context.Context, pod *netns.NS) (link.Link, bool,
 // their SNAT, then their addresses. It goes on after an error.
 func (p *Pod) Collect(ctx context.Context, more ...func(context.Context) error) error {
 	devices := link.Retain(ctx, p.Node, "veth", p.Network, p.Aliases()...)
-	errs := []error{devices}
+	errs := []error{devices, shape.Retain(ctx, p.Node, link.AliasPrefix(p.Network), p.Aliases())}
 	for _, f := range more {
 		errs = append(errs, f(ctx))
 	}

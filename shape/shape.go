@@ -28,6 +28,10 @@ type Device struct {
 	Helper string
 }
 
+// Group is the link group of host ends to which somebody gave a helper by hand: whoever removes one of them removes that too. Where a
+// bandwidth plugin is in the chain its DEL has done so before.
+const Group = 118
+
 const (
 	kind   = "ifb" // of helpers
 	bucket = "tbf"
@@ -200,6 +204,7 @@ func (d Device) ensure(ctx context.Context, ns *netns.NS, c *rtnl.Conn, s *state
 	}
 	var msgs []*rtnl.Msg
 	switch {
+	case l.Out == limit(s.out):
 	case !l.Out.none():
 		msgs = append(msgs, rtnl.ReplaceQdisc(discipline(s.dev.Index, l.Out, s.dev.MTU)))
 	case ours(s.out):
@@ -220,7 +225,9 @@ func (d Device) ensure(ctx context.Context, ns *netns.NS, c *rtnl.Conn, s *state
 	case s.helper.Alias == "" || !s.helper.Up():
 		msgs = append(msgs, rtnl.SetLink(rtnl.Set{Index: s.helper.Index, Alias: d.Owner, Up: true}))
 	}
-	msgs = append(msgs, rtnl.ReplaceQdisc(discipline(s.helper.Index, l.In, s.dev.MTU)))
+	if l.In != limit(s.in) {
+		msgs = append(msgs, rtnl.ReplaceQdisc(discipline(s.helper.Index, l.In, s.dev.MTU)))
+	}
 	if s.ingress.Kind == "" {
 		msgs = append(msgs, rtnl.NewQdisc(rtnl.Qdisc{Link: s.dev.Index, Parent: rtnl.Ingress, Kind: "ingress"}))
 	}

@@ -90,7 +90,7 @@ func TestCleanupAfterEveryUseLeavesNothingOfOursAndAllOfOthers(t *testing.T) {
 			ns := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), m.NS.Fd())
 			args := []string{"cleanup", "--netns", ns, "--data-dir", m.Dir, "--data-dir", m.Dir + "/flannel", "--state-dir", filepath.Join(m.Dir, "run")}
 
-			attach(t, m, use.conf)
+			addPod(t, m, use.conf)
 			used := nstest.Dump(m.NS)
 			status, said, errs := call(t, append(args, "--network", "other")...)
 			require.Equal(t, failed, status, said)
@@ -113,7 +113,7 @@ func TestCleanupAfterEveryUseLeavesNothingOfOursAndAllOfOthers(t *testing.T) {
 			}
 			require.Equal(t, files, withoutKeys(m.Files(t)), "%s", did)
 
-			attach(t, m, use.conf) // it can be used again
+			addPod(t, m, use.conf) // it can be used again
 			status, did, errs = call(t, append(args, "--all")...)
 			require.Zero(t, status, errs)
 			require.Equal(t, before, nstest.Dump(m.NS), "%s", did)
@@ -123,7 +123,7 @@ func TestCleanupAfterEveryUseLeavesNothingOfOursAndAllOfOthers(t *testing.T) {
 }
 
 // attach adds two pods that live, one whose namespace goes, and one that goes as it should.
-func attach(t *testing.T, m *machine.Machine, conf string) {
+func addPod(t *testing.T, m *machine.Machine, conf string) {
 	t.Helper()
 	for i, id := range []string{"one", "two", "lost", "gone"} {
 		p, err := m.Pod(id)

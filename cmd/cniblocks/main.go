@@ -28,6 +28,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"show", "draw what is on this node, and say whose it is", show},
+		{"qos", "show and change the rates at which pods receive and send", qos},
 		{"cleanup", "remove what cniblocks made, of one network or of all", cleanup},
 		{"agent", "keep this node in step with the other nodes", agentCommand},
 		{"status", "say how the agents of this node do", statusCommand},

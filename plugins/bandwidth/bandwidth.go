@@ -13,7 +13,6 @@ import (
 
 	"github.com/cniblocks/cniblocks/attach"
 	"github.com/cniblocks/cniblocks/cni"
-	"github.com/cniblocks/cniblocks/internal/foreign"
 	"github.com/cniblocks/cniblocks/link"
 	"github.com/cniblocks/cniblocks/netns"
 	"github.com/cniblocks/cniblocks/shape"
@@ -46,13 +45,7 @@ func begin(ctx context.Context, r *cni.Request, f func(*netns.NS, shape.Device, 
 		_, err := limits(r, end.MTU)
 		return err
 	}
-	return f(node, device(r, end.Name), l)
-}
-
-// device has the owner's marks.
-func device(r *cni.Request, name string) shape.Device {
-	return shape.Device{Name: name, Owner: link.Alias(r.Network, r.ContainerID, r.IfName),
-		Helper: foreign.Attachment{Network: r.Network, ContainerID: r.ContainerID}.IFB()}
+	return f(node, attach.Shaped(r.Network, r.Attachment(), end.Name), l)
 }
 
 func apply(ctx context.Context, r *cni.Request) error {
@@ -79,7 +72,7 @@ func revoke(ctx context.Context, r *cni.Request) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return shape.Revoke(ctx, node, device(r, end.Name))
+	return shape.Revoke(ctx, node, attach.Shaped(r.Network, r.Attachment(), end.Name))
 }
 
 func retain(ctx context.Context, r *cni.Request) error {

@@ -78,6 +78,9 @@ CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_NETNS=/run/netns/violet CNI_IFNAME=eth0 C
 	{page: "docs/plugins/bandwidth.md", text: "tc qdisc show | grep tbf", prep: limitPod, want: []string{`qdisc tbf 1: dev veth`, `qdisc tbf 1: dev bwp`}},
 	{page: "docs/plugins/bandwidth.md", text: "ip -d link show type ifb", want: []string{`alias cniblocks/demo2/c1/eth0`}},
 	{page: "docs/plugins/bandwidth.md", text: "cniblocks show", want: []string{`receives 10 Mbit/s, sends 5 Mbit/s`}},
+	{page: "docs/plugins/bandwidth.md", text: "cniblocks qos", want: []string{`^c1 eth0: receives 10 Mbit/s with a burst of 50 kB, sends 5 Mbit/s with a burst of 50 kB\n$`}},
+	{page: "docs/plugins/bandwidth.md", text: "cniblocks qos web --ingress 20M --egress none", as: "cniblocks qos c1 --network demo2 --ingress 20M --egress none",
+		want: []string{`receives 20 Mbit/s \(set by hand\) with a burst of 50 kB, sends no limit \(set by hand\)`}},
 	{page: "docs/plugins/portmap.md", text: "nft list table inet cniblocks-hostports",
 		prep: `echo '{"cniVersion":"1.0.0","name":"demo2","type":"portmap","runtimeConfig":{"portMappings":[{"hostPort":8080,"containerPort":80}]},
        "prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/green"}],"ips":[{"address":"10.89.0.2/24","interface":0}]}}' |
