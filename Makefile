@@ -42,6 +42,7 @@ build: ## bin/: one static executable under each plugin's name, and cniblocks
 	@mkdir -p bin
 	$(GO_BUILD) -ldflags "$(PLUGINS_LDFLAGS)" -o bin/.plugins ./plugins
 	@for name in $$(bin/.plugins --list); do ln -f bin/.plugins "bin/$$name"; done; rm bin/.plugins
+	$(GO_BUILD) -ldflags "$(LDFLAGS)" -o bin/dhcp ./plugins/dhcp/program
 	$(GO_BUILD) -ldflags "$(LDFLAGS)" -o bin/cniblocks ./cmd/cniblocks
 	@ls bin
 
@@ -53,19 +54,22 @@ COMPLETIONS := bash-completion/completions/cniblocks zsh/site-functions/_cnibloc
 install: build ## [DESTDIR=] [CNI_BIN_DIR=/opt/cni/bin] [BINDIR=/usr/local/bin] [SHAREDIR=/usr/local/share]
 	@install -d "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(RT_PROTOS_DIR)" $(foreach file,$(COMPLETIONS),"$(DESTDIR)$(SHAREDIR)/$(dir $(file))")
 	@bin/cniblocks install --from bin/loopback --dir "$(DESTDIR)$(CNI_BIN_DIR)"
-	@new="$(DESTDIR)$(BINDIR)/.cniblocks.$$$$"; install -m 755 bin/cniblocks "$$new"; mv -fT "$$new" "$(DESTDIR)$(BINDIR)/cniblocks"
+	@for file in $(CNI_BIN_DIR)/dhcp $(BINDIR)/cniblocks; do \
+		new="$(DESTDIR)$${file%/*}/.cniblocks.$$$$"; install -m 755 "bin/$${file##*/}" "$$new"; mv -fT "$$new" "$(DESTDIR)$$file"; \
+	done
 	@printf '117\tcniblocks\n' > "$(DESTDIR)$(RT_PROTOS_DIR)/cniblocks.conf"
 	@bin/cniblocks man "$(DESTDIR)$(SHAREDIR)/man"
 	@for file in $(COMPLETIONS); do bin/cniblocks completion "$${file%%[-/]*}" > "$(DESTDIR)$(SHAREDIR)/$$file"; done
 
-# The unit is in place but not enabled: it needs /etc/cniblocks/agent.json first.
+# The units are in place but not enabled: the agent needs /etc/cniblocks/agent.json first, and few networks have addresses from DHCP.
 .PHONY: deb
 deb: ## out/cniblocks_VERSION_ARCH.deb, by dpkg-deb
 	@rm -rf out/deb && mkdir -p out/deb/DEBIAN
 	@$(MAKE) --no-print-directory install DESTDIR=out/deb CNI_BIN_DIR=/opt/cni/bin BINDIR=/usr/bin SHAREDIR=/usr/share RT_PROTOS_DIR=/usr/share/iproute2/rt_protos.d >/dev/null
 	@mv out/deb/usr/share/zsh/site-functions out/deb/usr/share/zsh/vendor-completions
-	@install -D -m 644 deploy/systemd/cniblocks-agent.service out/deb/usr/lib/systemd/system/cniblocks-agent.service
-	@sed -i 's|/usr/local/bin/|/usr/bin/|' out/deb/usr/lib/systemd/system/cniblocks-agent.service
+	@install -d out/deb/usr/lib/systemd/system && for unit in cniblocks-agent.service cniblocks-dhcp.service cniblocks-dhcp.socket; do \
+		sed 's|/usr/local/bin/|/usr/bin/|' "deploy/systemd/$$unit" > "out/deb/usr/lib/systemd/system/$$unit"; \
+	done
 	@install -d out/deb/usr/share/doc/cniblocks && install -m 644 docs/*.md LICENSE out/deb/usr/share/doc/cniblocks
 	@arch=$$(dpkg --print-architecture); version=$(DEB_VERSION); \
 	printf '%s\n' "Package: cniblocks" "Version: $$version" "Architecture: $$arch" "Section: net" "Priority: optional" \

@@ -133,9 +133,9 @@ func (p *Pod) ChooseMAC(ips []cni.IP, known bool) inet.MAC {
 	switch {
 	case p.MAC != inet.MAC{}:
 		return p.MAC
-	case len(ips) > 0:
+	case len(ips) > 0 && !p.throughInterface():
 		return link.MACFor(p.Network, ips[0].Address.Addr().String())
-	case known:
+	case known || p.throughInterface():
 		return link.MACFor(p.Network, p.Owner())
 	}
 	return inet.MAC{}

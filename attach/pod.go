@@ -156,9 +156,17 @@ func (p *Pod) OnError(ctx context.Context, err *error) { p.undo.After(ctx, err, 
 
 // Pair is the attachment as a pair that [Pod.Veth] makes: both ends of the MTU of the netconf.
 func (p *Pod) Pair() veth.Pair {
+	mac := p.MAC
+	if p.throughInterface() {
+		mac = p.ChooseMAC(nil, true)
+	}
 	return veth.Pair{Host: veth.End{NS: p.Node, Name: p.Host, MTU: p.conf.MTU},
-		Pod: veth.End{NS: p.NS, Name: p.IfName, MTU: p.conf.MTU, MAC: p.MAC}, Alias: p.Alias}
+		Pod: veth.End{NS: p.NS, Name: p.IfName, MTU: p.conf.MTU, MAC: mac}, Alias: p.Alias}
 }
+
+// throughInterface reports whether the IPAM plugin speaks with others through the pod's interface: it must have its MAC before
+// the ADD of the IPAM plugin, and be there at its DEL.
+func (p *Pod) throughInterface() bool { return p.conf.IPAM.Type == "dhcp" }
 
 // Veth makes the pair, with its host end a port of the device of an index, if that is not 0. This is the exclusive step
 // that guards all others: of two ADDs of one attachment one fails here.
@@ -201,6 +209,9 @@ func (p *Pod) Addresses(ctx context.Context, res *cni.Result, index int) error {
 
 func (p *Pod) lease(ctx context.Context, res *cni.Result, index int) error {
 	release := func(ctx context.Context) error {
+		if p.throughInterface() {
+			return errors.Join(p.IPAM.Del(ctx, p.Request), p.detach(ctx))
+		}
 		// The device goes before its address returns to the pool.
 		return errors.Join(p.detach(ctx), p.IPAM.Del(ctx, p.Request))
 	}
@@ -235,9 +246,13 @@ func (p *Pod) leases() ipam.Dir { return ipam.Dir{DataDir: p.conf.IPAM.DataDir, 
 // after an error: whatever can go goes. It returns the host end as it was; the zero Link if there was none. Ours is false
 // if the reference may have made the attachment: see [Pod.RemoveReference].
 func (p *Pod) Remove(ctx context.Context) (was link.Link, ours bool, err error) {
-	was, ours, device := p.removeDevice(ctx)
 	var lease error
-	if device == nil && p.IPAM != nil { // an address must not return to the pool while a device bears it
+	first := p.IPAM != nil && p.throughInterface()
+	if first {
+		lease = p.IPAM.Del(ctx, p.Request)
+	}
+	was, ours, device := p.removeDevice(ctx)
+	if device == nil && p.IPAM != nil && !first { // an address must not return to the pool while a device bears it
 		lease = p.IPAM.Del(ctx, p.Request)
 	}
 	err = errors.Join(device, lease)

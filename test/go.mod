@@ -50,4 +50,5 @@ exclude (
 	github.com/cniblocks/cniblocks/cmd/cniblocks v0.1.0
 	github.com/cniblocks/cniblocks/peer/etcd v0.1.0
 	github.com/cniblocks/cniblocks/peer/kube v0.1.0
+	github.com/cniblocks/cniblocks/plugins/dhcp v0.1.0
 )

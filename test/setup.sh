@@ -21,6 +21,7 @@ need runc runc
 need podman podman
 need make make
 need ping iputils-ping
+need dnsmasq dnsmasq-base
 need curl curl
 need mandoc mandoc
 need zsh zsh

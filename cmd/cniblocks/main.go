@@ -33,6 +33,7 @@ func commands() []command {
 		{"agent", "keep this node in step with the other nodes", agentCommand},
 		{"status", "say how the agents of this node do", statusCommand},
 		{"overlay", "apply the peers file to this node, or take the overlay away", overlayCommand},
+		{"dhcp", "keep the leases of pods whose addresses come from a DHCP server", dhcpCommand},
 		{"install", "put the plugins into a runtime's directory", install},
 		{"env", "print this node's range as subnet.env, or as options of a Docker daemon", env},
 		{"wireguard", "print this machine's public key in a network", wireguard},

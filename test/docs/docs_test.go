@@ -86,6 +86,8 @@ CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_NETNS=/run/netns/violet CNI_IFNAME=eth0 C
        "prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/green"}],"ips":[{"address":"10.89.0.2/24","interface":0}]}}' |
 CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_NETNS=/run/netns/green CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin /opt/cni/bin/portmap`,
 		want: []string{`tcp \. 8080 comment "cniblocks/demo2/c1/eth0" : 10\.89\.0\.2 \. 80`}},
+	{page: "docs/plugins/dhcp.md", text: "cniblocks dhcp &",
+		as: "cniblocks dhcp 2>/dev/null & p=$!; until [ -S /run/cni/dhcp.sock ]; do sleep 0.05; done; kill $p; wait $p"},
 	{page: "docs/names.md", text: "ip link show type veth", want: []string{`alias cniblocks/pods/c1/eth0`, `alias cniblocks/demo/c1/eth0`}},
 	{page: "docs/names.md", text: "ip link show group 117", want: []string{`cni0`, `demo0`}},
 	{page: "README.md", text: "cniblocks cleanup --network pods", want: []string{`(?m)^removed  pod interface .* eth0 of container c1$`, `(?m)^removed  bridge +cni0$`, `(?m)^removed  leases .*/pods`}},

@@ -70,6 +70,7 @@ var suites = []suite{
 		{"macvlan Operations configures and deconfigures l2 macvlan link with mac address (from CNI_ARGS) with ADD/DEL", all[:2], undone},
 		{"macvlan Operations configures and deconfigures l2 macvlan link with mac address (from RuntimeConfig) with ADD/DEL", all[:2], undone},
 	}},
+	{plugin: "dhcp", pkg: "plugins/ipam/dhcp"},
 	{plugin: "ptp", pkg: "plugins/main/ptp", needs: []string{"host-local"}},
 	{plugin: "bandwidth", pkg: "plugins/meta/bandwidth", needs: []string{"host-local", "ptp"}, differs: []difference{
 		{"bandwidth test cmdADD works with a Veth pair", chained, tinyBurst},

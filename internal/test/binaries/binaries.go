@@ -44,7 +44,7 @@ var build = sync.OnceValues(func() (string, error) {
 			return dir, err
 		}
 	}
-	return dir, nil
+	return dir, compile(filepath.Join(dir, "dhcp"), "/plugins/dhcp/program", "")
 })
 
 var command = sync.OnceValues(func() (string, error) {
