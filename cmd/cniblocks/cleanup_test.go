@@ -234,7 +234,7 @@ func TestMakeUninstallRemovesWhatMakeInstallMadeAndNothingElse(t *testing.T) {
 		share + "bash-completion/completions/cniblocks", share + "zsh/site-functions/_cniblocks", share + "fish/vendor_completions.d/cniblocks.fish"} {
 		require.Contains(t, files(), path)
 	}
-	others := []string{"opt/cni/bin/macvlan", "opt/cni/bin/multus", "etc/iproute2/rt_protos.d/other.conf", "usr/local/bin/cniblocks-tool",
+	others := []string{"opt/cni/bin/whereabouts", "opt/cni/bin/multus", "etc/iproute2/rt_protos.d/other.conf", "usr/local/bin/cniblocks-tool",
 		share + "man/man8/cniblocks-tool.8", share + "man/man8/ip.8"}
 	for _, path := range others {
 		require.NoError(t, os.WriteFile(filepath.Join(dest, path), []byte("#!/bin/sh\n# cniblocks is mentioned here\n"), 0o755))

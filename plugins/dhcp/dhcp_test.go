@@ -110,7 +110,7 @@ func TestALeaseIsRenewedWhereItsServerAnswersAndWhereAnyDoes(t *testing.T) {
 func TestAnAddressWhoseLeaseEndsIsTakenOffAndComesBackWithItsRoutes(t *testing.T) {
 	t.Parallel()
 	for name, lose := range map[string]func(*server){
-		"no server answers": func(s *server) { s.silent = true },
+		"no server answers":                             func(s *server) { s.silent = true },
 		"the server says no, and gives another address": func(s *server) { s.nak, s.give = true, net.IPv4(10, 7, 0, 61) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -195,7 +195,7 @@ func TestAnADDThatGetsNoLeaseLeavesNothing(t *testing.T) {
 	was := nstest.Dump(w.node)
 	a := w.call(cnitest.Request{Pod: nstest.New(t)})
 	require.Equal(t, 1, a.Status)
-	require.Contains(t, string(a.Out), "no DHCP server on the link of eth0")
+	require.Contains(t, string(a.Out), `"msg":"error calling DHCP.Allocate: no more tries","details":"no DHCP server on the link of eth0`)
 	require.Equal(t, was, nstest.Dump(w.node))
 	require.Empty(t, notes(t, w))
 }

@@ -153,7 +153,9 @@ func (w *lab) add(id string, pod *netns.NS) ([]byte, netip.Prefix) {
 
 func address(t *testing.T, result []byte) netip.Prefix {
 	t.Helper()
-	var res struct{ IPs []struct{ Address netip.Prefix } }
+	var res struct {
+		IPs []struct{ Address netip.Prefix }
+	}
 	require.NoError(t, json.Unmarshal(result, &res))
 	require.Len(t, res.IPs, 1, "%s", result)
 	return res.IPs[0].Address

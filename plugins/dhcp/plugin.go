@@ -62,10 +62,17 @@ func call(r *cni.Request, method string, result any) error {
 	}
 	args := &skel.CmdArgs{ContainerID: r.ContainerID, Netns: ns, IfName: r.IfName, Args: r.Args, Path: strings.Join(r.Path, ":"), StdinData: r.Config}
 	if err := client.Call("DHCP."+method, args, result); err != nil {
-		return cni.Errorf(cni.ErrIO, "error calling DHCP.%s: %w", method, err)
+		msg, details, _ := strings.Cut(err.Error(), ": ")
+		if msg != noMoreTries { // which scripts compare with the reference's, as a whole
+			msg, details = err.Error(), ""
+		}
+		return &cni.Error{Code: cni.ErrIO, Msg: "error calling DHCP." + method + ": " + msg, Details: details}
 	}
 	return nil
 }
+
+// noMoreTries is how the error of an ADD begins that got no lease in time.
+const noMoreTries = "no more tries"
 
 // lacks reports whether an error is that of a daemon that does not have the method: the reference's has Allocate and Release.
 func lacks(err error) bool {

@@ -254,10 +254,11 @@ func newWorld(t *testing.T) *world {
 for last; do [ "$before" = -o ] && to=$last; before=$last; done
 case $last in
 ./plugins) cp %s/bridge "$to" ;;
+./plugins/dhcp/program) cp %s/dhcp "$to" ;;
 ./cmd/cniblocks) cp %s "$to" ;;
 *) exit 1 ;;
 esac
-`, plugins, people)), 0o755))
+`, plugins, plugins, people)), 0o755))
 	nstest.Sysctl(t, w.Net, "net/ipv6/conf/default/accept_dad", "0")
 	nstest.Link(t, nstest.End{NS: w.Net, Name: "eth0", Addrs: []string{"192.0.2.11/24"}},
 		nstest.End{NS: nstest.New(t), Name: "eth0", Addrs: []string{"192.0.2.12/24"}})
