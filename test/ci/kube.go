@@ -13,7 +13,7 @@ import (
 // kubetest is the package by which tests get the programs of Kubernetes.
 const kubetest = "/internal/test/kubetest"
 
-// split parts the packages whose tests need the programs of Kubernetes from the others, which run beside them.
+// split parts the packages whose tests need the programs of Kubernetes from the others.
 func (s *suite) split(ctx context.Context) (others, kube []string, err error) {
 	const format = `{{.ImportPath}}{{range .TestImports}} {{.}}{{end}}{{range .XTestImports}} {{.}}{{end}}`
 	cmd := exec.CommandContext(ctx, "go", append([]string{"list", "-f", format}, s.packages...)...)
@@ -53,27 +53,19 @@ func parted(list string) (others, kube []string) {
 // errKube says that the programs of Kubernetes are not there.
 var errKube = errors.New("no programs of Kubernetes")
 
-// beside tests packages that need the programs of Kubernetes beside the others, one after the other, as soon as these
-// programs are there; clusters mostly wait. The result of wait is nil if there are no such packages.
-func (s *suite) beside(ctx context.Context, packages []string, ended func(l *lane, pkg string)) (wait func() (*lane, error)) {
+// clusters tests packages that need the programs of Kubernetes, one after the other. Without such packages there is no lane.
+func (s *suite) clusters(ctx context.Context, packages []string, ended func(l *lane, pkg string)) (*lane, error) {
 	if len(packages) == 0 {
-		return func() (*lane, error) { return nil, nil }
+		return nil, nil
 	}
-	var l *lane
-	var err error
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err = buildKube(ctx); err != nil {
-			return
-		}
-		args := []string{"-p=1"}
-		if s.race {
-			args = append(args, "-race")
-		}
-		l, err = s.lane(ctx, "kube", nil, append(args, packages...), ended)
-	}()
-	return func() (*lane, error) { <-done; return l, err }
+	if err := buildKube(ctx); err != nil {
+		return nil, err
+	}
+	args := []string{"-p=1"}
+	if s.race {
+		args = append(args, "-race")
+	}
+	return s.lane(ctx, "kube", nil, append(args, packages...), ended)
 }
 
 // buildKube builds the programs of Kubernetes, where they are not there yet.

@@ -93,10 +93,8 @@ func (s *suite) run(ctx context.Context) (report, error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	vms := s.newGuests(ctx)
-	clusters := s.beside(ctx, kube, vms.take)
 	defer func() {
 		cancel()
-		_, _ = clusters()
 		_, _ = vms.wait()
 	}()
 	var lanes []*lane
@@ -115,7 +113,8 @@ func (s *suite) run(ctx context.Context) (report, error) {
 		}
 		lanes = append(lanes, l)
 	}
-	if l, err := clusters(); errors.Is(err, errKube) {
+	// Beside what is left to the virtual machine: clusters have deadlines of their own, and more than that makes them late.
+	if l, err := s.clusters(ctx, kube, vms.take); errors.Is(err, errKube) {
 		missing, problems = s.cannot(missing, problems, "needs the programs of Kubernetes", err)
 	} else if err != nil {
 		return report{}, err

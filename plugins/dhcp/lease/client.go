@@ -22,7 +22,8 @@ import (
 	"github.com/cniblocks/cniblocks/netns"
 )
 
-// Client is the DHCP client of one interface. NetNS, Link and ID are needed; zero times are those of [Defaults].
+// Client is the DHCP client of one interface. NetNS, Link and ID are needed; zero times are those of [Defaults], and without a
+// Log nothing is told of what is tried again.
 type Client struct {
 	NetNS     string // path of the network namespace
 	Cookie    uint64 // which namespace the path is to lead to, see [netns.NS.Cookie]; 0: whichever it does
@@ -120,7 +121,7 @@ func (c Client) open(ctx context.Context, ns *netns.NS, l link.Link, raw bool) (
 
 // Acquire gets an address, if it can be the one wanted, which may be zero. It sets the interface up if it is down.
 func (c Client) Acquire(ctx context.Context, want netip.Addr) (l Lease, err error) {
-	c.Times = c.Times.orDefaults()
+	c = c.orDefaults()
 	ctx, cancel := context.WithTimeout(ctx, c.GiveUp)
 	defer cancel()
 	err = c.insist(ctx, func() error {
@@ -130,17 +131,21 @@ func (c Client) Acquire(ctx context.Context, want netip.Addr) (l Lease, err erro
 	return l, err
 }
 
-func (t Times) orDefaults() Times {
-	if t.Request <= 0 {
-		t.Request = Defaults.Request
+// orDefaults is c without zero times, and with a log.
+func (c Client) orDefaults() Client {
+	if c.Request <= 0 {
+		c.Request = Defaults.Request
 	}
-	if t.ResendMax <= 0 {
-		t.ResendMax = Defaults.ResendMax
+	if c.ResendMax <= 0 {
+		c.ResendMax = Defaults.ResendMax
 	}
-	if t.GiveUp <= 0 {
-		t.GiveUp = Defaults.GiveUp
+	if c.GiveUp <= 0 {
+		c.GiveUp = Defaults.GiveUp
 	}
-	return t
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c
 }
 
 // insist calls f until it succeeds, the interface is gone or ctx is done: soon again at first, then with pauses that double
@@ -260,7 +265,7 @@ func (c Client) ask(ctx context.Context, ns *netns.NS, dev link.Link, to *net.UD
 
 // Release gives the address back. The server does not answer; nil says that the message has left.
 func (c Client) Release(ctx context.Context, l Lease) error {
-	c.Times = c.Times.orDefaults()
+	c = c.orDefaults()
 	return c.visit(ctx, func(ns *netns.NS, dev link.Link) error {
 		request, err := dhcpv4.NewReleaseFromACK(l.ACK, dhcpv4.WithHwAddr(dev.MAC[:]),
 			dhcpv4.WithOption(dhcpv4.OptClientIdentifier(append([]byte{0}, c.ID...))))
@@ -315,7 +320,7 @@ func (c Client) send(ctx context.Context, ns *netns.NS, dev link.Link, to *net.U
 // Disown gives back an address of which no lease is known any more, as after a change of the program that kept it: the
 // server is found by asking for the same address.
 func (c Client) Disown(ctx context.Context, a netip.Addr) error {
-	c.Times = c.Times.orDefaults()
+	c = c.orDefaults()
 	return c.visit(ctx, func(ns *netns.NS, dev link.Link) error {
 		n, _, err := c.open(ctx, ns, dev, true)
 		if err != nil {

@@ -26,7 +26,7 @@ const look = time.Minute
 // asks for the same address until a server gives it, and puts it back with its routes. Changed is called with the lease
 // whenever it changes.
 func (c Client) Keep(ctx context.Context, l Lease, changed func(Lease)) error {
-	c.Times = c.Times.orDefaults()
+	c = c.orDefaults()
 	var saved []rtnl.Route
 	for ctx.Err() == nil {
 		if err := c.There(ctx); errors.Is(err, ErrGone) {
