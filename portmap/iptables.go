@@ -146,27 +146,13 @@ func overlap(a, b Pod) bool {
 	return false
 }
 
-// change applies what plan makes of the table nat. Another program may change it between the reading and the writing.
+// change applies what plan makes of the table nat.
 func (t IPTables) change(ctx context.Context, f xtables.Family, plan func(xtables.Ruleset) ([]string, error)) error {
-	const tries = 5
 	prog, err := xtables.Find(f)
 	if err != nil {
 		return err
 	}
-	for range tries {
-		var rs xtables.Ruleset
-		if rs, err = prog.Save(ctx, t.NS, "nat"); err != nil {
-			return err
-		}
-		lines, planErr := plan(rs)
-		if planErr != nil || len(lines) == 0 {
-			return planErr
-		}
-		if err = prog.Restore(ctx, t.NS, "nat", lines); err == nil || ctx.Err() != nil {
-			return err
-		}
-	}
-	return err
+	return prog.Update(ctx, t.NS, "nat", plan)
 }
 
 // entry are the rules that jump to what all pods have in common.
@@ -344,8 +330,12 @@ func readDNAT(f xtables.Family, text string) (m Map, ok bool) {
 	return m, ok && port > 0
 }
 
-// list reads the pods of a family, from where the programs keep them.
+// list reads the pods of a family, from where the programs keep them. Where nothing is kept it starts no program.
 func (t IPTables) list(ctx context.Context, f xtables.Family) ([]Pod, error) {
+	there, err := hostPortLayout.Mentioned(t.NS, f, mark.HostPortChain)
+	if err != nil || !there {
+		return nil, err
+	}
 	prog, err := xtables.Find(f)
 	if err != nil {
 		return nil, err
@@ -354,15 +344,11 @@ func (t IPTables) list(ctx context.Context, f xtables.Family) ([]Pod, error) {
 	return read(rs, f), err
 }
 
-// List implements [Backend]. Where nothing is kept it starts no program.
+// List implements [Backend].
 func (t IPTables) List(ctx context.Context) ([]Pod, error) {
 	var pods podList
 	for _, f := range []xtables.Family{4, 6} {
-		there, err := hostPortLayout.Mentioned(t.NS, f, mark.HostPortChain)
-		var list []Pod
-		if err == nil && there {
-			list, err = t.list(ctx, f)
-		}
+		list, err := t.list(ctx, f)
 		if err != nil {
 			return nil, fmt.Errorf("host ports: %w", err)
 		}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -53,24 +54,20 @@ func checkLoopback(ns *netns.NS, device string, p Pod) error {
 
 // closeLoopback gives back what openLoopback changed of links, unless pods of the other backend need it.
 func closeLoopback(ctx context.Context, ns *netns.NS, devices []string, byTable bool) error {
+	var chains []string
+	if byTable && len(devices) > 0 {
+		c, err := nft.Open(ns)
+		if err == nil {
+			chains, err = Table{NS: ns}.chains(c)
+		}
+		if err != nil && !nft.Missing(err) {
+			return err
+		}
+	}
 	var errs []error
 	for _, device := range devices {
-		if byTable {
-			c, err := nft.Open(ns)
-			var chains []string
-			if err == nil {
-				chains, err = Table{NS: ns}.chains(c)
-			}
-			if err != nil && !nft.Missing(err) {
-				return err
-			}
-			needed := false
-			for _, chain := range chains {
-				needed = needed || needs(chain, device)
-			}
-			if needed {
-				continue
-			}
+		if slices.ContainsFunc(chains, func(chain string) bool { return needs(chain, device) }) {
+			continue
 		}
 		err := sysctl.Ensure(ns, sysctl.Var{Key: routeLocalnet(device), Value: "0"})
 		if !errors.Is(err, fs.ErrNotExist) {

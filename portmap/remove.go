@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/cniblocks/cniblocks/internal/kernel/nft"
@@ -204,11 +205,8 @@ func (t Table) tidy(c *nft.Conn, b *nft.Batch, lost map[string]int) (devices []s
 	}
 	var free []nft.Element
 	for _, e := range noted {
-		device, needed := strings.TrimRight(e.Key, "\x00"), false
-		for _, chain := range names {
-			needed = needed || !empty[chain] && needs(chain, device)
-		}
-		if !needed {
+		device := strings.TrimRight(e.Key, "\x00")
+		if !slices.ContainsFunc(names, func(chain string) bool { return !empty[chain] && needs(chain, device) }) {
 			free, devices = append(free, e), append(devices, device)
 		}
 	}

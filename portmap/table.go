@@ -239,17 +239,15 @@ func (t Table) addSubnet(c *nft.Conn, b *nft.Batch, s subnet, st state) error {
 
 // settle is [settle] for a holder in the table.
 func (t Table) settle(ctx context.Context, c *nft.Conn, holder string, refuse error, gone map[string]bool) error {
-	answers, err := c.Query(nft.GetElements(table(), owners, nft.Element{Key: recordKey(holder)}))
+	r, err := t.record(c, holder)
 	if err != nil {
 		return err
 	}
-	for _, e := range answers[0].Elements() {
-		if r, ok := toRecord(e); ok && r.label == holder {
-			return settle(ctx, t.NS, r.device, holder, refuse, gone)
-		}
+	if r == nil { // nobody removes it
+		gone[holder] = true
+		return nil
 	}
-	gone[holder] = true // nobody removes it
-	return nil
+	return settle(ctx, t.NS, r.device, holder, refuse, gone)
 }
 
 // crossing looks for holders of the pod's ports whom the kernel does not find, since one has the port on every address and
@@ -417,17 +415,10 @@ func (t Table) Ready(context.Context) error {
 	return err
 }
 
-// refuse fails if the programs' chains have a port of the pod's. Where there are none no program is started.
+// refuse fails if the programs' chains have a port of the pod's.
 func (t IPTables) refuse(ctx context.Context, p Pod) error {
 	for _, f := range []xtables.Family{4, 6} {
 		if len(p.of(f == 4)) == 0 {
-			continue
-		}
-		there, err := hostPortLayout.Mentioned(t.NS, f, mark.HostPortChain)
-		if err != nil || !there {
-			if err != nil {
-				return err
-			}
 			continue
 		}
 		list, err := t.list(ctx, f)

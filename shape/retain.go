@@ -18,14 +18,7 @@ import (
 // Revoke takes the limits of a device away, and the helper of its owner, also where the device is gone or its name is empty:
 // not known. Where there is nothing it does nothing.
 func Revoke(ctx context.Context, ns *netns.NS, d Device) error {
-	if err := ctx.Err(); err != nil {
-		return d.fail(err)
-	}
-	c, err := rtnl.Open(ns)
-	if err != nil {
-		return d.fail(err)
-	}
-	s, err := d.look(c)
+	c, s, err := d.open(ctx, ns)
 	if err != nil {
 		return d.fail(err)
 	}
@@ -38,13 +31,24 @@ func Revoke(ctx context.Context, ns *netns.NS, d Device) error {
 
 // Retain removes the helpers whose owner begins with the prefix and is not among the live ones, and what leads to them.
 func Retain(ctx context.Context, ns *netns.NS, prefix string, live []string) error {
+	return failed(retain(ctx, ns, prefix, live))
+}
+
+func failed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("rate limits: %w", err)
+}
+
+func retain(ctx context.Context, ns *netns.NS, prefix string, live []string) error {
 	c, err := rtnl.Open(ns)
 	if err != nil {
-		return fmt.Errorf("rate limits: %w", err)
+		return err
 	}
 	helpers, err := c.Links(kind)
 	if err != nil {
-		return fmt.Errorf("rate limits: %w", err)
+		return err
 	}
 	var gone []int
 	var msgs []*rtnl.Msg
@@ -58,7 +62,7 @@ func Retain(ctx context.Context, ns *netns.NS, prefix string, live []string) err
 	}
 	disciplines, err := c.Qdiscs()
 	if err != nil {
-		return fmt.Errorf("rate limits: %w", err)
+		return err
 	}
 	for _, q := range disciplines {
 		if q.Parent != rtnl.Ingress {
@@ -66,7 +70,7 @@ func Retain(ctx context.Context, ns *netns.NS, prefix string, live []string) err
 		}
 		redirects, _, err := c.Filters(q.Link)
 		if err != nil {
-			return fmt.Errorf("rate limits: %w", err)
+			return err
 		}
 		for _, r := range redirects {
 			if slices.Contains(gone, r.To) {
@@ -74,10 +78,7 @@ func Retain(ctx context.Context, ns *netns.NS, prefix string, live []string) err
 			}
 		}
 	}
-	if err := rtnl.Except(c.Do(msgs...), fs.ErrNotExist); err != nil {
-		return fmt.Errorf("rate limits: %w", err)
-	}
-	return nil
+	return rtnl.Except(c.Do(msgs...), fs.ErrNotExist)
 }
 
 // Supported fails if this kernel lacks something that Ensure needs. It tries that out in a namespace of its own.
@@ -102,17 +103,22 @@ type Limited struct {
 
 // List finds all devices that have limits in the way of this package, whoever set them, and all helpers that bear an alias.
 func List(ctx context.Context, ns *netns.NS) ([]Limited, error) {
+	all, err := list(ctx, ns)
+	return all, failed(err)
+}
+
+func list(ctx context.Context, ns *netns.NS) ([]Limited, error) {
 	c, err := rtnl.Open(ns)
 	if err != nil {
-		return nil, fmt.Errorf("rate limits: %w", err)
+		return nil, err
 	}
 	links, err := c.Links("")
 	if err != nil {
-		return nil, fmt.Errorf("rate limits: %w", err)
+		return nil, err
 	}
 	disciplines, err := c.Qdiscs()
 	if err != nil {
-		return nil, fmt.Errorf("rate limits: %w", err)
+		return nil, err
 	}
 	root, receives := map[int]rtnl.Qdisc{}, map[int]bool{}
 	for _, q := range disciplines {
@@ -129,7 +135,7 @@ func List(ctx context.Context, ns *netns.NS) ([]Limited, error) {
 			helpers[l.Index] = l
 		}
 	}
-	var list []Limited
+	var all []Limited
 	used := map[int]bool{}
 	for _, l := range links {
 		if l.Kind == kind {
@@ -139,7 +145,7 @@ func List(ctx context.Context, ns *netns.NS) ([]Limited, error) {
 		if receives[l.Index] {
 			redirects, _, err := c.Filters(l.Index)
 			if err != nil {
-				return nil, fmt.Errorf("rate limits: %w", err)
+				return nil, err
 			}
 			for _, r := range redirects {
 				if h, ok := helpers[r.To]; ok {
@@ -149,13 +155,13 @@ func List(ctx context.Context, ns *netns.NS) ([]Limited, error) {
 			}
 		}
 		if found.Limits != (Limits{}) || found.Helper != "" {
-			list = append(list, found)
+			all = append(all, found)
 		}
 	}
 	for _, h := range links {
 		if h.Kind == kind && h.Alias != "" && !used[h.Index] {
-			list = append(list, Limited{Helper: h.Name, Owner: h.Alias, Limits: Limits{In: limit(root[h.Index])}})
+			all = append(all, Limited{Helper: h.Name, Owner: h.Alias, Limits: Limits{In: limit(root[h.Index])}})
 		}
 	}
-	return list, ctx.Err()
+	return all, ctx.Err()
 }

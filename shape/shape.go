@@ -71,6 +71,18 @@ func ask(c *rtnl.Conn, msgs ...*rtnl.Msg) error {
 	return rtnl.Except(c.Do(msgs...), fs.ErrNotExist, unix.EINVAL)
 }
 
+// open looks at a device, over a connection with which it can be changed.
+func (d Device) open(ctx context.Context, ns *netns.NS) (c *rtnl.Conn, s state, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, s, err
+	}
+	if c, err = rtnl.Open(ns); err != nil {
+		return nil, s, err
+	}
+	s, err = d.look(c)
+	return c, s, err
+}
+
 // look reads what concerns the device. One that is not there is no error.
 func (d Device) look(c *rtnl.Conn) (s state, err error) {
 	var preferred, own rtnl.Link
@@ -161,17 +173,13 @@ func (d Device) fail(err error) error {
 // Ensure makes the limits those of the device, at once for what passes from now on. It returns the helper, the zero Link
 // where none is needed. A limit of no rate that is not held means that there is none, and takes away what Ensure made before.
 func Ensure(ctx context.Context, ns *netns.NS, d Device, l Limits) (link.Link, error) {
-	if err := cmp.Or(ctx.Err(), rtnl.CheckAlias("helper of "+d.Name, d.Owner)); err != nil {
+	if err := rtnl.CheckAlias("helper of "+d.Name, d.Owner); err != nil {
 		return link.Link{}, d.fail(err)
 	}
 	if d.Owner == "" {
 		return link.Link{}, d.fail(errors.New("it has no owner"))
 	}
-	c, err := rtnl.Open(ns)
-	if err != nil {
-		return link.Link{}, d.fail(err)
-	}
-	s, err := d.look(c)
+	c, s, err := d.open(ctx, ns)
 	if err == nil {
 		err = d.ensure(ctx, ns, c, &s, l)
 	}
@@ -302,14 +310,7 @@ func (s *state) limits() Limits { return Limits{Out: limit(s.out), In: limit(s.i
 // Check fails unless the device has the limits, and says each difference. In a direction whose limit an administrator holds,
 // that one counts; in one that is to have no limit nothing is looked at. A burst of 0 is any that lets packets pass.
 func Check(ctx context.Context, ns *netns.NS, d Device, l Limits) error {
-	if err := ctx.Err(); err != nil {
-		return d.fail(err)
-	}
-	c, err := rtnl.Open(ns)
-	if err != nil {
-		return d.fail(err)
-	}
-	s, err := d.look(c)
+	_, s, err := d.open(ctx, ns)
 	if err != nil {
 		return d.fail(err)
 	}

@@ -180,12 +180,7 @@ func removeRefPortsLegacy(ctx context.Context, ns *netns.NS, f xtables.Family, o
 	if err != nil || !there {
 		return err
 	}
-	const tries = 5
-	for range tries {
-		rs, readErr := p.Save(ctx, ns, "nat")
-		if readErr != nil {
-			return readErr
-		}
+	return p.Update(ctx, ns, "nat", func(rs xtables.Ruleset) ([]string, error) {
 		jumps := rs.Jumps(refPorts, own)
 		lines := xtables.Deletions(refPorts, jumps)
 		chains := []string{own}
@@ -204,9 +199,6 @@ func removeRefPortsLegacy(ctx context.Context, ns *netns.NS, f xtables.Family, o
 				}
 			}
 		}
-		if err = p.Restore(ctx, ns, "nat", lines); err == nil {
-			return nil
-		}
-	}
-	return err
+		return lines, nil
+	})
 }

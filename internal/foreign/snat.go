@@ -125,25 +125,11 @@ func ignoreNotExist(err error) error {
 }
 
 func removeRefLegacy(ctx context.Context, ns *netns.NS, f xtables.Family, chain string, addrs []netip.Addr) error {
-	const tries = 5 // another program may have changed the table between the reading and the writing
 	p, there, err := xtables.FindMentioned(ctx, ns, f, "nat", chain)
 	if err != nil || !there {
 		return err
 	}
-	for range tries {
-		rs, readErr := p.Save(ctx, ns, "nat")
-		if readErr != nil {
-			return readErr
-		}
-		lines := refRemoval(rs, chain, addrs)
-		if len(lines) == 0 {
-			return nil
-		}
-		if err = p.Restore(ctx, ns, "nat", lines); err == nil {
-			return nil
-		}
-	}
-	return err
+	return p.Update(ctx, ns, "nat", func(rs xtables.Ruleset) ([]string, error) { return refRemoval(rs, chain, addrs), nil })
 }
 
 func refRemoval(rs xtables.Ruleset, chain string, addrs []netip.Addr) []string {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"strings"
 
+	"github.com/cniblocks/cniblocks/attach"
 	"github.com/cniblocks/cniblocks/cni"
 	"github.com/cniblocks/cniblocks/internal/foreign"
 	"github.com/cniblocks/cniblocks/link"
@@ -88,13 +89,9 @@ func revoke(ctx context.Context, r *cni.Request) error {
 
 func retain(ctx context.Context, r *cni.Request) error {
 	return node(r, func(_ conf, ns *netns.NS) error {
-		keep := make([]string, len(r.Valid))
-		for i, a := range r.Valid {
-			keep[i] = link.Alias(r.Network, a.ContainerID, a.IfName)
-		}
 		var errs []error
 		for _, b := range both(ns) {
-			errs = append(errs, b.Retain(ctx, link.AliasPrefix(r.Network), keep))
+			errs = append(errs, b.Retain(ctx, link.AliasPrefix(r.Network), attach.Aliases(r)))
 		}
 		return errors.Join(errs...)
 	})

@@ -107,6 +107,27 @@ func (p Programs) Restore(ctx context.Context, ns *netns.NS, table string, lines
 	return err
 }
 
+// Update applies what plan makes of a table. Another program may change it between the reading and the writing: plan is then
+// called again with what is there now. Where it makes no lines nothing is written.
+func (p Programs) Update(ctx context.Context, ns *netns.NS, table string, plan func(Ruleset) ([]string, error)) error {
+	const tries = 5
+	var failed error
+	for range tries {
+		rs, err := p.Save(ctx, ns, table)
+		if err != nil {
+			return err
+		}
+		lines, err := plan(rs)
+		if err != nil || len(lines) == 0 {
+			return err
+		}
+		if failed = p.Restore(ctx, ns, table, lines); failed == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	return failed
+}
+
 func run(ctx context.Context, ns *netns.NS, stdin io.Reader, path string, args ...string) (string, error) {
 	var out, complaint bytes.Buffer
 	err := ns.Do(func() error {
