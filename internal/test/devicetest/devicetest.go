@@ -182,43 +182,17 @@ func (w *World) Live(conf string) {
 	require.Equal(w.T, before, nstest.Dump(w.Node))
 }
 
-// executed is a program in CNI_PATH.
-type executed string
-
-func (e executed) do(r *cni.Request, f func(cni.Plugin) error) error {
-	p, err := r.Delegate(string(e))
-	if err != nil {
-		return err
-	}
-	return f(p)
-}
-
-func (e executed) Add(ctx context.Context, r *cni.Request) (res *cni.Result, err error) {
-	return res, e.do(r, func(p cni.Plugin) (err error) { res, err = p.Add(ctx, r); return err })
-}
-
-func (e executed) Del(ctx context.Context, r *cni.Request) error {
-	return e.do(r, func(p cni.Plugin) error { return p.Del(ctx, r) })
-}
-
-func (e executed) Check(ctx context.Context, r *cni.Request) error {
-	return e.do(r, func(p cni.Plugin) error { return p.Check(ctx, r) })
-}
-
-func (executed) Status(context.Context, *cni.Request) error { return nil }
-func (executed) GC(context.Context, *cni.Request) error     { return nil }
-
 // ChangeOver tells that what the reference's plugin of the name attached is checked and deleted by ours without a trace, also
 // without prevResult, and the other way round.
 func (w *World) ChangeOver(conf string) {
 	w.T.Helper()
 	dir, err := reference.Build(w.Name, "host-local")
 	require.NoError(w.T, err)
-	ours := w.Plugin
+	ours, theirs := w.Plugin, cni.Exec(filepath.Join(dir, w.Name))
 	before, empty := nstest.Dump(w.Node), nstest.Dump(nstest.New(w.T))
 	turn := func(p cni.Plugin, path string) { w.Plugin, w.Path = p, path }
 	for _, prev := range []bool{true, false} {
-		turn(executed(w.Name), dir)
+		turn(theirs, dir)
 		pod, _, check := w.Add("a", conf)
 		turn(ours, "/nowhere")
 		w.OK(cni.CHECK, "a", pod, conf, check...)
@@ -229,7 +203,7 @@ func (w *World) ChangeOver(conf string) {
 		require.Equal(w.T, empty, nstest.Dump(pod))
 	}
 	pod, _, check := w.Add("b", conf)
-	turn(executed(w.Name), dir)
+	turn(theirs, dir)
 	w.OK(cni.CHECK, "b", pod, conf, check...)
 	w.OK(cni.DEL, "b", pod, conf, check...)
 	turn(ours, "/nowhere")
