@@ -294,11 +294,7 @@ func (q request) had() netip.Addr {
 }
 
 // allocate is the lease of an attachment: the one that is kept, or a new one.
-func (d *Daemon) allocate(args *skel.CmdArgs) (lease.Lease, error) {
-	q, err := read(args)
-	if err != nil {
-		return lease.Lease{}, err
-	}
+func (d *Daemon) allocate(args *skel.CmdArgs, q request) (lease.Lease, error) {
 	options, err := q.IPAM.options(args.Args)
 	if err != nil {
 		return lease.Lease{}, fmt.Errorf("netconf: %w", err)

@@ -18,15 +18,15 @@ type service struct{ d *Daemon }
 
 // Allocate gets a lease that the daemon keeps until Release. One that it keeps already stays.
 func (s *service) Allocate(args *skel.CmdArgs, result *types100.Result) error {
-	l, err := s.d.allocate(args)
+	q, err := read(args)
+	if err != nil {
+		return err
+	}
+	l, err := s.d.allocate(args, q)
 	if err != nil {
 		return err
 	}
 	prefix, err := l.Prefix()
-	if err != nil {
-		return err
-	}
-	q, err := read(args)
 	if err != nil {
 		return err
 	}
@@ -55,11 +55,11 @@ func (s *service) Release(args *skel.CmdArgs, _ *struct{}) error {
 
 // Check fails unless the attachment has a lease of the address that it had, or gets it now: another daemon may have kept it.
 func (s *service) Check(args *skel.CmdArgs, _ *struct{}) error {
-	l, err := s.d.allocate(args)
+	q, err := read(args)
 	if err != nil {
 		return err
 	}
-	q, err := read(args)
+	l, err := s.d.allocate(args, q)
 	if err != nil {
 		return err
 	}
