@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -38,7 +39,7 @@ func ours(t testing.TB) string {
 	return dir
 }
 
-// with is a plugin directory with ours and, of the reference's, the named ones.
+// with is a plugin directory with ours and, in the place of ours if there are any, the named ones of the reference's.
 func with(t testing.TB, names ...string) string {
 	t.Helper()
 	links, err := filepath.Glob(ours(t) + "/*")
@@ -46,11 +47,13 @@ func with(t testing.TB, names ...string) string {
 	ref, err := reference.Build(names...)
 	require.NoError(t, err)
 	dir := t.TempDir()
-	for _, name := range names {
-		links = append(links, filepath.Join(ref, name))
-	}
 	for _, to := range links {
-		require.NoError(t, os.Symlink(to, filepath.Join(dir, filepath.Base(to))))
+		if name := filepath.Base(to); !slices.Contains(names, name) {
+			require.NoError(t, os.Symlink(to, filepath.Join(dir, name)))
+		}
+	}
+	for _, name := range names {
+		require.NoError(t, os.Symlink(filepath.Join(ref, name), filepath.Join(dir, name)))
 	}
 	return dir
 }

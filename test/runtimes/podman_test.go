@@ -142,21 +142,26 @@ func TestPodmansContainersStartTalkRestartAndGoWithoutATrace(t *testing.T) {
 	require.Equal(t, clean, p.Trace(t))
 }
 
-func TestPodmanPublishesAPortThroughTheReferencesPortmap(t *testing.T) {
+func TestPodmanPublishesAPortThroughOurPortmapAndTheReferences(t *testing.T) {
 	t.Parallel()
-	p := newPodman(t, with(t, "portmap", "firewall", "tuning"), conflist("pods",
-		object{"type": "portmap", "capabilities": object{"portMappings": true}},
-		object{"type": "firewall", "backend": "iptables"},
-		object{"type": "tuning"}))
-	outside := withOutside(t, p.Node)
-	clean := p.settled("--publish", "8081:80")
+	for whose, reference := range map[string][]string{"ours": {"firewall", "tuning"}, "the reference's": {"portmap", "firewall", "tuning"}} {
+		t.Run(whose, func(t *testing.T) {
+			t.Parallel()
+			p := newPodman(t, with(t, reference...), conflist("pods",
+				object{"type": "portmap", "capabilities": object{"portMappings": true}},
+				object{"type": "firewall", "backend": "iptables"},
+				object{"type": "tuning"}))
+			outside := withOutside(t, p.Node)
+			clean := p.settled("--publish", "8081:80")
 
-	require.NoError(t, p.run("web", "--publish", "8080:80"))
-	p.do("exec", "web", "httpd", "-h", "/www") // goes into the background by itself
-	require.Equal(t, "hello", get(t, outside, netip.MustParseAddrPort(node4+":8080")))
+			require.NoError(t, p.run("web", "--publish", "8080:80"))
+			p.do("exec", "web", "httpd", "-h", "/www") // goes into the background by itself
+			require.Equal(t, "hello", get(t, outside, netip.MustParseAddrPort(node4+":8080")))
 
-	p.do("rm", "--force", "--time", "0", "web")
-	require.Equal(t, clean, p.Trace(t))
+			p.do("rm", "--force", "--time", "0", "web")
+			require.Equal(t, clean, p.Trace(t))
+		})
+	}
 }
 
 // get fetches the first page of a web server.
