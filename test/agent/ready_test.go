@@ -135,6 +135,7 @@ func TestWhateverMakesTheWayToOtherNodesImpossibleIsNamedByReadinessAndSTATUSAnd
 					require.Equal(t, before.MTU, m.file().MTU)
 					w.mend(m, name, harm.undo)
 					m.ready()
+					until(t, "no peer is left out", func() bool { return len(m.Status().Refused) == 0 }) // it is ready with one family
 					require.NotContains(t, m.status(), "attaches no pods")
 					until(t, "the node file as before", func() bool { return reflect.DeepEqual(before, m.file()) })
 					w.reachAll()
