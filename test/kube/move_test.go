@@ -38,7 +38,7 @@ func TestAClusterMovesFromFlannelNodeByNodeAndBackWhileItsPodsTalk(t *testing.T)
 	require.NoError(t, err)
 	s := &story{cluster: newCluster(t, options{
 		images:  append(images(t), flannelImages(t)...),
-		plugins: []string{"bridge", "host-local", "loopback", "portmap"},
+		plugins: []string{"bridge", "host-local", "loopback", "portmap", "firewall"},
 	})}
 	s.n1 = s.newMachine("n1", "192.0.2.1")
 	s.n2 = s.newMachine("n2", "192.0.2.2")
@@ -185,13 +185,13 @@ func (s *story) movesToOurs(m *machine) {
 	status, err := m.Run(nil, program, "status", "cbr0")
 	require.NoError(s.t, err)
 	s.t.Logf("%s:\n%s", m.name, status)
-	s.oursAreInstalled(m, "flannel", "bridge", "host-local", "loopback")
+	s.oursAreInstalled(m, "flannel", "bridge", "host-local", "loopback", "portmap")
 }
 
 // oursAreInstalled proves that these names, and no more, are programs of ours.
 func (s *story) oursAreInstalled(m *machine, names ...string) {
 	s.t.Helper()
-	for _, name := range []string{"flannel", "bridge", "host-local", "loopback", "portmap"} {
+	for _, name := range []string{"flannel", "bridge", "host-local", "loopback", "portmap", "firewall"} {
 		_, err := m.Run(nil, "grep", "-aq", "cniblocks/cniblocks/plugins", "/opt/cni/bin/"+name)
 		require.Equal(s.t, strings.Contains(strings.Join(names, " "), name), err == nil, "%s: %s is ours: %v", m.name, name, err)
 	}
@@ -212,7 +212,7 @@ func (s *story) movesBack(m *machine) {
 		require.NotContains(s.t, left, ours)
 	}
 	require.Contains(s.t, left, "FLANNEL-POSTRTG")
-	s.oursAreInstalled(m, "bridge", "host-local", "loopback") // flannel has put its own plugin in place
+	s.oursAreInstalled(m, "bridge", "host-local", "loopback", "portmap") // flannel has put its own plugin in place
 }
 
 // podOf is the namespace of the pod with an address.
